@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain English captions of scenes, with a dial for how much they tell."""
+
+import numpy as np
+
+from mrti_jax.mini.world.scene import Scene
+
+_STYLE_PREFIXES = {
+    "photo": ("a photo of", "a photo of", "the photo of", "a good photo of", "a cropped photo of",
+              "a bright photo of", "a dark photo of", "a bad photo of", "a low resolution photo of",
+              "a photograph of"),
+    "painting": ("a painting of", "a painting of", "the painting of", "a good painting of",
+                 "an oil painting of"),
+    "drawing": ("a drawing of", "a drawing of", "the drawing of", "a good drawing of",
+                "a cartoon drawing of"),
+}  # fmt: skip
+_OPEN_PREFIXES = ("a picture of", "an image of", "a rendering of", "a rendition of",
+                  "a depiction of", "a picture of")  # fmt: skip
+_EMPTY_ADJECTIVES = ("clean", "nice", "cool", "weird", "dirty", "good")
+
+TEXTURE_NOUNS = {
+    "striped": "stripes",
+    "dotted": "dots",
+    "checked": "checks",
+    "ringed": "rings",
+    "zigzag": "zigzags",
+}
+PLACE_PHRASES = {
+    "left": ("on the left", "at the left"),
+    "right": ("on the right", "at the right"),
+    "top": ("at the top",),
+    "bottom": ("at the bottom",),
+    "middle": ("in the middle", "in the center"),
+}
+
+
+def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def with_article(phrase: str) -> str:
+    """`phrase` after "a" or "an"."""
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+def _appearance(
+    scene: Scene, noun: str, colour: bool, texture: bool, rng: np.random.Generator
+) -> tuple[str, str]:
+    """Words before the noun, and the noun with what follows it."""
+    if scene.second is None:
+        words = ["plain"] if texture and rng.random() < 0.12 else []
+        return " ".join(words + ([scene.colour] if colour else [])), noun
+    pair = f"{scene.colour} and {scene.second}"
+    if colour and texture:
+        marks = TEXTURE_NOUNS[scene.texture]
+        way = rng.random()
+        if way < 0.62:
+            return f"{pair} {scene.texture}", noun
+        if way < 0.76:
+            return scene.colour, f"{noun} with {scene.second} {marks}"
+        if way < 0.86:
+            return "", f"{noun} with {pair} {marks}"
+        if way < 0.93:
+            return scene.texture, f"{noun} in {pair}"
+        return f"{scene.colour} {scene.texture}", noun
+    if texture:
+        if rng.random() < 0.2:
+            return "", f"{noun} with {TEXTURE_NOUNS[scene.texture]}"
+        return scene.texture, noun
+    if colour:
+        return (pair if rng.random() < 0.8 else scene.colour), noun
+    return "", noun
+
+
+def _object(scene: Scene, mention: float, rng: np.random.Generator) -> str:
+    """The object phrase without an article."""
+    size = scene.size if scene.size != "medium" and rng.random() < mention else ""
+    if scene.thing and rng.random() < 0.85:
+        return " ".join(filter(None, (size, scene.thing)))
+    colour, texture = rng.random(2) < mention
+    before, noun = _appearance(scene, scene.shape, bool(colour), bool(texture), rng)
+    empty = _pick(rng, _EMPTY_ADJECTIVES) if rng.random() < 0.04 else ""
+    return " ".join(filter(None, (empty, size, before, noun)))
+
+
+def _prefix(scene: Scene, mention: float, large: bool, rng: np.random.Generator) -> str:
+    if rng.random() < mention:
+        if large and scene.style == "photo" and rng.random() < 0.3:
+            return "a close-up photo of"
+        return _pick(rng, _STYLE_PREFIXES[scene.style])
+    return _pick(rng, _OPEN_PREFIXES) if rng.random() < 0.6 else ""
+
+
+def _background(scene: Scene, rng: np.random.Generator) -> str:
+    kind = scene.background_kind
+    if kind == "plain":
+        kind = "plain" if rng.random() < 0.12 else ""
+    words = " ".join(filter(None, (scene.background, kind, "background")))
+    return f"{_pick(rng, ('on', 'on', 'on', 'against'))} {with_article(words)}"
+
+
+def caption(scene: Scene, rng: np.random.Generator, mention: float = 1.0) -> str:
+    """A lower-case English caption of `scene`.
+
+    The shape (or the noun of a thing) is always named; `mention` in [0, 1] is the chance of each
+    other attribute (size, colours, texture, place, background, style). A medium size has no word,
+    and plain textures and the middle are named only now and then even at 1.
+    """
+    phrase = _object(scene, mention, rng)
+    prefix = _prefix(scene, mention, scene.size == "large", rng)
+    if prefix:
+        article = rng.random()
+        if article < 0.78:
+            phrase = with_article(phrase)
+        else:
+            phrase = f"{'the' if article < 0.94 else _pick(rng, ('my', 'one'))} {phrase}"
+        phrase = f"{prefix} {phrase}"
+    elif rng.random() < 0.8:
+        phrase = with_article(phrase)
+    place_chance = mention * (0.25 if scene.place == "middle" else 1.0)
+    place = _pick(rng, PLACE_PHRASES[scene.place]) if rng.random() < place_chance else ""
+    background = _background(scene, rng) if rng.random() < mention else ""
+    tail = [place, background] if rng.random() < 0.7 else [background, place]
+    joint = ", " if rng.random() < 0.15 else " "
+    return joint.join(filter(None, (phrase, *tail)))
