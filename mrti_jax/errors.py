@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the user is told when something is wrong: one line, saying what, where and what to do."""
+
+import difflib
+import warnings
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Input that can't be used. The message is one line that a command prints before exit status 2."""
+
+
+def warn(message: str) -> None:
+    """Tells the user of something that goes on but is probably not what they want."""
+    warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the known word that is most like `word`, or an empty string."""
+    matches = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean '{matches[0]}'?" if matches else ""

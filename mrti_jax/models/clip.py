@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CLIP's text encoder (Radford et al. 2021), the one that Stable Diffusion 1.x and 2.x condition on."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from mrti_jax.errors import UserError
+from mrti_jax.models.attention import attend
+
+
+def quick_gelu(x: Array) -> Array:
+    """x * sigmoid(1.702 x), OpenAI CLIP's approximation of GELU."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CLIPTextConfig:
+    """The fields of a text encoder's `config.json` that decide what it computes."""
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> "CLIPTextConfig":
+        """From the JSON object of `config.json`; UserError for an unknown activation."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        result = cls(**{key: value for key, value in config.items() if key in known})
+        if result.hidden_act not in ACTIVATIONS:
+            raise UserError(
+                f"text_encoder/config.json: hidden_act '{result.hidden_act}' is not supported; "
+                f"known are {', '.join(ACTIVATIONS)}"
+            )
+        return result
+
+
+class CLIPEmbeddings(nnx.Module):
+    def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+        def table(rows: int) -> nnx.Embed:
+            return nnx.Embed(rows, config.hidden_size, dtype=dtype, param_dtype=dtype, rngs=rngs)
+
+        self.token_embedding = table(config.vocab_size)
+        self.position_embedding = table(config.max_position_embeddings)
+
+
+class CLIPAttention(nnx.Module):
+    def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+        def linear() -> nnx.Linear:
+            size = config.hidden_size
+            return nnx.Linear(size, size, dtype=dtype, param_dtype=dtype, rngs=rngs)
+
+        self.num_heads = config.num_attention_heads
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (linear() for _ in range(4))
+
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        return self.out_proj(attend(query, key, value, self.num_heads, is_causal=True))
+
+
+class CLIPMLP(nnx.Module):
+    def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+        inner, outer = config.intermediate_size, config.hidden_size
+        self.activation = config.hidden_act
+        self.fc1 = nnx.Linear(outer, inner, dtype=dtype, param_dtype=dtype, rngs=rngs)
+        self.fc2 = nnx.Linear(inner, outer, dtype=dtype, param_dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
+
+
+def layer_norm(
+    config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
+) -> nnx.LayerNorm:
+    return nnx.LayerNorm(
+        config.hidden_size,
+        epsilon=config.layer_norm_eps,
+        use_fast_variance=False,
+        dtype=dtype,
+        param_dtype=dtype,
+        rngs=rngs,
+    )
+
+
+class CLIPEncoderLayer(nnx.Module):
+    def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+        self.layer_norm1 = layer_norm(config, dtype=dtype, rngs=rngs)
+        self.self_attn = CLIPAttention(config, dtype=dtype, rngs=rngs)
+        self.layer_norm2 = layer_norm(config, dtype=dtype, rngs=rngs)
+        self.mlp = CLIPMLP(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class CLIPEncoder(nnx.Module):
+    def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+        self.layers = nnx.List(
+            [
+                CLIPEncoderLayer(config, dtype=dtype, rngs=rngs)
+                for _ in range(config.num_hidden_layers)
+            ]
+        )
+
+
+class CLIPTextModel(nnx.Module):
+    """Token ids -> token embeddings (`embed`) -> text states (`encode`).
+
+    The two halves are apart so that a learned word can take its place between them.
+    """
+
+    def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+        self.embeddings = CLIPEmbeddings(config, dtype=dtype, rngs=rngs)
+        self.encoder = CLIPEncoder(config, dtype=dtype, rngs=rngs)
+        self.final_layer_norm = layer_norm(config, dtype=dtype, rngs=rngs)
+
+    def embed(self, ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:
+        """Token embeddings, without positions."""
+        return self.embeddings.token_embedding(ids)
+
+    def encode(self, embeddings: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        """Adds positions and runs the causal transformer and the final LayerNorm.
+
+        Gives what transformers calls `last_hidden_state`.
+        """
+        positions = self.embeddings.position_embedding(jnp.arange(embeddings.shape[1]))
+        hidden = embeddings.astype(positions.dtype) + positions
+        for layer in self.encoder.layers:
+            hidden = layer(hidden)
+        return self.final_layer_norm(hidden)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A frozen module: its structure, known when a program is compiled, apart from its weights."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import jax
+from flax import nnx
+
+Params = dict[str, Any]
+Module = TypeVar("Module", bound=nnx.Module)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Generic[Module]):
+    """An NNX module split into `graphdef` (static) and `params` (a plain nested dict of arrays).
+
+    Pass `params` as an argument of a jitted function and `bind` it inside: weights that a jitted
+    function closes over become constants of the program, and a plain dict is dispatched ten times
+    faster than a module.
+    """
+
+    config: Any
+    graphdef: nnx.GraphDef[Module]
+    params: Params
+
+    def bind(self, params: Params) -> Module:
+        """The module with these weights; use it inside a jitted function."""
+        return nnx.merge(self.graphdef, nnx.State(params))
+
+
+def abstract(build: Callable[[], Module]) -> tuple[nnx.GraphDef[Module], list[tuple[Any, Any]]]:
+    """The structure of `build()` and its weights as `(path, ShapeDtypeStruct)`, without making any."""
+    graphdef, state = nnx.split(nnx.eval_shape(build), nnx.Param)
+    return graphdef, [(path, var.get_value()) for path, var in nnx.to_flat_state(state)]
+
+
+def initialise(config: Any, build: Callable[[nnx.Rngs], Module], seed: int) -> Frozen[Module]:
+    """A module with freshly drawn weights."""
+
+    def draw() -> tuple[nnx.GraphDef[Module], Params]:
+        graphdef, state = nnx.split(build(nnx.Rngs(seed)), nnx.Param)
+        return graphdef, nnx.to_pure_dict(state)
+
+    graphdef, _ = abstract(lambda: build(nnx.Rngs(seed)))
+    return Frozen(config, graphdef, jax.jit(lambda: draw()[1])())

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UNet2DConditionModel (Rombach et al. 2022, section 3.3): the denoiser. Layout NHWC."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Num
+
+from mrti_jax.errors import UserError
+from mrti_jax.models.config import read_config
+from mrti_jax.models.layers import Downsample2D, ResnetBlock2D, Upsample2D, conv, group_norm
+from mrti_jax.models.transformer import Transformer2DModel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """The fields of a U-Net's `config.json` that decide what it computes."""
+
+    sample_size: int = 64
+    in_channels: int = 4
+    out_channels: int = 4
+    down_block_types: tuple[str, ...] = (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D")
+    up_block_types: tuple[str, ...] = ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3)
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int = 2
+    cross_attention_dim: int = 1280
+    # The number of heads, in spite of its name, which diffusers keeps for its old checkpoints.
+    attention_head_dim: int | tuple[int, ...] = 8
+    use_linear_projection: bool = False
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    flip_sin_to_cos: bool = True
+    freq_shift: int = 0
+
+    @property
+    def num_heads(self) -> tuple[int, ...]:
+        """Attention heads at each level."""
+        heads = self.attention_head_dim
+        return heads if isinstance(heads, tuple) else (heads,) * len(self.block_out_channels)
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> "UNetConfig":
+        """From the JSON object of `config.json`; UserError for what is not supported."""
+        where = "unet/config.json"
+        result = read_config(
+            cls,
+            config,
+            where=where,
+            only={
+                "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+                "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+                "mid_block_type": "UNetMidBlock2DCrossAttn",
+                "act_fn": "silu",
+                "downsample_padding": 1,
+                "center_input_sample": False,
+                "only_cross_attention": False,
+                "dual_cross_attention": False,
+                "num_attention_heads": None,
+                "transformer_layers_per_block": 1,
+                "class_embed_type": None,
+                "addition_embed_type": None,
+                "encoder_hid_dim": None,
+                "num_class_embeds": None,
+                "resnet_time_scale_shift": "default",
+                "time_embedding_type": "positional",
+                "time_cond_proj_dim": None,
+                "conv_in_kernel": 3,
+                "conv_out_kernel": 3,
+                "attention_type": "default",
+            },
+        )
+        levels = len(result.block_out_channels)
+        for key in ("down_block_types", "up_block_types", "num_heads"):
+            if len(getattr(result, key)) != levels:
+                raise UserError(f"{where}: {key} has another length than block_out_channels")
+        return result
+
+
+def timestep_embedding(
+    timesteps: Num[Array, "b"], width: int, *, flip_sin_to_cos: bool, freq_shift: int
+) -> Float[Array, "b e"]:
+    """Sines and cosines of the timesteps at `width // 2` frequencies (Ho et al. 2020), float32."""
+    half = width // 2
+    exponent = -math.log(10_000) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
+    angles = timesteps.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None, :]
+    parts = [jnp.cos(angles), jnp.sin(angles)]
+    return jnp.concatenate(parts if flip_sin_to_cos else parts[::-1], axis=-1)
+
+
+class TimestepEmbedding(nnx.Module):
+    def __init__(self, inputs: int, outputs: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+        self.linear_1 = nnx.Linear(inputs, outputs, dtype=dtype, param_dtype=dtype, rngs=rngs)
+        self.linear_2 = nnx.Linear(outputs, outputs, dtype=dtype, param_dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b e"]:
+        return self.linear_2(jax.nn.silu(self.linear_1(x)))
+
+
+class UNetLevel(nnx.Module):
+    """What a down, mid or up block is made of: residual blocks, transformers, a resampler."""
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        channels: list[tuple[int, int]],
+        num_transformers: int,
+        num_heads: int,
+        resample: str | None,
+        *,
+        dtype: jax.typing.DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        width = channels[-1][1]
+        self.resnets = nnx.List(
+            [
+                ResnetBlock2D(
+                    inputs,
+                    outputs,
+                    groups=config.norm_num_groups,
+                    eps=config.norm_eps,
+                    time_dim=4 * config.block_out_channels[0],
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+                for inputs, outputs in channels
+            ]
+        )
+        self.has_attention = num_transformers > 0
+        if self.has_attention:
+            self.attentions = nnx.List(
+                [
+                    Transformer2DModel(
+                        width,
+                        config.cross_attention_dim,
+                        num_heads,
+                        depth=1,
+                        groups=config.norm_num_groups,
+                        use_linear_projection=config.use_linear_projection,
+                        dtype=dtype,
+                        rngs=rngs,
+                    )
+                    for _ in range(num_transformers)
+                ]
+            )
+        self.resample = resample
+        if resample == "down":
+            self.downsamplers = nnx.List([Downsample2D(width, 1, dtype=dtype, rngs=rngs)])
+        if resample == "up":
+            self.upsamplers = nnx.List([Upsample2D(width, dtype=dtype, rngs=rngs)])
+
+
+class DownBlock(UNetLevel):
+    def __call__(
+        self, x: Array, time: Array, context: Float[Array, "b l d"]
+    ) -> tuple[Array, list[Array]]:
+        """The block's output, and what the up blocks will need of it."""
+        skips = []
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(x, time)
+            if self.has_attention:
+                x = self.attentions[i](x, context)
+            skips.append(x)
+        if self.resample:
+            x = self.downsamplers[0](x)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock(UNetLevel):
+    def __call__(self, x: Array, time: Array, context: Float[Array, "b l d"]) -> Array:
+        x = self.attentions[0](self.resnets[0](x, time), context)
+        return self.resnets[1](x, time)
+
+
+class UpBlock(UNetLevel):
+    def __call__(
+        self, x: Array, skips: list[Array], time: Array, context: Float[Array, "b l d"]
+    ) -> Array:
+        """Takes its part off the end of `skips`."""
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), time)
+            if self.has_attention:
+                x = self.attentions[i](x, context)
+        if self.resample:
+            height, width = skips[-1].shape[1:3]
+            x = self.upsamplers[0](x, (height, width))
+        return x
+
+
+class UNet2DConditionModel(nnx.Module):
+    """Predicts epsilon or v from noisy latents, timesteps and text states."""
+
+    def __init__(self, config: UNetConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+        widths, heads, layers = config.block_out_channels, config.num_heads, config.layers_per_block
+        last = len(widths) - 1
+        self.config = config
+        self.conv_in = conv(config.in_channels, widths[0], dtype=dtype, rngs=rngs)
+        self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0], dtype=dtype, rngs=rngs)
+
+        self.down_blocks = nnx.List([])
+        for i, kind in enumerate(config.down_block_types):
+            first = widths[max(i - 1, 0)]
+            channels = [(first if j == 0 else widths[i], widths[i]) for j in range(layers)]
+            transformers = layers if kind == "CrossAttnDownBlock2D" else 0
+            resample = "down" if i < last else None
+            self.down_blocks.append(
+                DownBlock(
+                    config, channels, transformers, heads[i], resample, dtype=dtype, rngs=rngs
+                )
+            )
+
+        channels = [(widths[-1], widths[-1])] * 2
+        self.mid_block = MidBlock(config, channels, 1, heads[-1], None, dtype=dtype, rngs=rngs)
+
+        self.up_blocks = nnx.List([])
+        for i, kind in enumerate(config.up_block_types):
+            level = last - i
+            width = widths[level]
+            inputs = [widths[min(level + 1, last)]] + [width] * layers
+            skips = [width] * layers + [widths[max(level - 1, 0)]]
+            channels = [(a + b, width) for a, b in zip(inputs, skips, strict=True)]
+            transformers = layers + 1 if kind == "CrossAttnUpBlock2D" else 0
+            resample = "up" if i < last else None
+            self.up_blocks.append(
+                UpBlock(
+                    config, channels, transformers, heads[level], resample, dtype=dtype, rngs=rngs
+                )
+            )
+
+        self.conv_norm_out = group_norm(
+            widths[0], config.norm_num_groups, config.norm_eps, dtype=dtype, rngs=rngs
+        )
+        self.conv_out = conv(widths[0], config.out_channels, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        latents: Float[Array, "b h w c"],
+        timesteps: Num[Array, "b"],
+        context: Float[Array, "b l d"],
+    ) -> Float[Array, "b h w o"]:
+        """The prediction, in the weights' dtype. Timesteps may be fractional."""
+        dtype = self.conv_in.kernel.get_value().dtype
+        embedding = timestep_embedding(
+            timesteps,
+            self.config.block_out_channels[0],
+            flip_sin_to_cos=self.config.flip_sin_to_cos,
+            freq_shift=self.config.freq_shift,
+        )
+        time = self.time_embedding(embedding.astype(dtype))
+        context = context.astype(dtype)
+        x = self.conv_in(latents.astype(dtype))
+        skips = [x]
+        for block in self.down_blocks:
+            x, new = block(x, time, context)
+            skips += new
+        x = self.mid_block(x, time, context)
+        for block in self.up_blocks:
+            x = block(x, skips, time, context)
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
