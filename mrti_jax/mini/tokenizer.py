@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the miniature's tokenizer: byte-level BPE in CLIP's file format, on the world's captions.
+
+Run as `python -m mrti_jax.mini.tokenizer FOLDER`.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import tokenizers
+from etils import epath
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from mrti_jax.mini.words import EVERYDAY_WORDS, TEMPLATE_WORDS
+from mrti_jax.mini.world import THINGS, caption, random_scene
+from mrti_jax.mini.world.palette import COLOURS
+from mrti_jax.mini.world.shapes import SHAPES
+
+START, END, SUFFIX = "<|startoftext|>", "<|endoftext|>", "</w>"
+MAX_LENGTH = 77
+_NUM_CAPTIONS = 6_000
+# How CLIP cuts text into words (Radford et al., 2021, the released tokenizer).
+_WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+
+
+def world_captions(count: int = _NUM_CAPTIONS) -> Iterator[str]:
+    """Captions of `count` scenes, always the same ones."""
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        yield caption(random_scene(rng), rng, mention=0.8)
+
+
+def known_words() -> list[str]:
+    """The words that get one token each: the world's, the templates' and everyday ones."""
+    world = {word for text in world_captions() for word in re.findall("[a-z]+", text)}
+    plurals = {shape + "s" for shape in SHAPES if shape != "cross"}
+    named = set(COLOURS) | set(THINGS) | set(SHAPES) | plurals
+    return sorted(world | named | set(TEMPLATE_WORDS) | set(EVERYDAY_WORDS))
+
+
+def train() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The vocabulary (token to id) and the merges in order; deterministic.
+
+    Ids run as in CLIP: the 256 byte symbols, the same ending a word, merges, start, end.
+    """
+    tokenizer = tokenizers.Tokenizer(models.BPE(end_of_word_suffix=SUFFIX))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.BPEDecoder(SUFFIX)
+    # With no other words in the corpus, training ends when every word is one token.
+    trainer = trainers.BpeTrainer(
+        vocab_size=50_000, min_frequency=1, end_of_word_suffix=SUFFIX, show_progress=False
+    )
+    tokenizer.train_from_iterator([*world_captions(), *known_words()], trainer)
+    merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, *(letter + SUFFIX for letter in letters), *map("".join, merges), START, END]
+    return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
+
+
+def write(folder: epath.PathLike) -> None:
+    """Trains and writes the tokenizer's four files, as `CLIPTokenizer.from_pretrained` reads them."""
+    path = epath.Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    vocabulary, merges = train()
+    special = {
+        "bos_token": START,
+        "eos_token": END,
+        "unk_token": END,
+        "pad_token": END,
+    }
+    settings = special | {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": MAX_LENGTH,
+        "do_lower_case": True,
+        "add_prefix_space": False,
+        "errors": "replace",
+    }
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (path / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False, indent=0) + "\n")
+    (path / "merges.txt").write_text("\n".join(lines) + "\n")
+    (path / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
+    (path / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", help="where vocab.json, merges.txt and the settings go")
+    write(parser.parse_args().folder)
