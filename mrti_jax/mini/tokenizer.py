@@ -38,7 +38,7 @@ def known_words() -> list[str]:
     world = {word for text in world_captions() for word in re.findall("[a-z]+", text)}
     plurals = {shape + "s" for shape in SHAPES if shape != "cross"}
     named = set(COLOURS) | set(THINGS) | set(SHAPES) | plurals
-    return sorted(world | named | set(TEMPLATE_WORDS) | set(EVERYDAY_WORDS))
+    return sorted(world | named | set(TEMPLATE_WORDS.split()) | set(EVERYDAY_WORDS.split()))
 
 
 def train() -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -55,14 +55,20 @@ def train() -> tuple[dict[str, int], list[tuple[str, str]]]:
         ]
     )
     tokenizer.decoder = decoders.BPEDecoder(SUFFIX)
-    # With no other words in the corpus, training ends when every word is one token.
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_ = [*letters, *(letter + SUFFIX for letter in letters)]
+    # With no other words in the corpus, training ends when every word is one token. Naming the
+    # byte symbols first fixes their ids, which break ties between equally frequent pairs.
     trainer = trainers.BpeTrainer(
-        vocab_size=50_000, min_frequency=1, end_of_word_suffix=SUFFIX, show_progress=False
+        vocab_size=50_000,
+        min_frequency=1,
+        end_of_word_suffix=SUFFIX,
+        special_tokens=bytes_,
+        show_progress=False,
     )
     tokenizer.train_from_iterator([*world_captions(), *known_words()], trainer)
     merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*letters, *(letter + SUFFIX for letter in letters), *map("".join, merges), START, END]
+    tokens = [*bytes_, *map("".join, merges), START, END]
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
 
 
@@ -71,12 +77,7 @@ def write(folder: epath.PathLike) -> None:
     path = epath.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     vocabulary, merges = train()
-    special = {
-        "bos_token": START,
-        "eos_token": END,
-        "unk_token": END,
-        "pad_token": END,
-    }
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     settings = special | {
         "tokenizer_class": "CLIPTokenizer",
         "model_max_length": MAX_LENGTH,
