@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is learned and how a prompt speaks of it.
+
+The table and its file, the prompt grammar, and prompts as text states per bucket of diffusion time.
+"""
+
+from mrti_jax.concept.buckets import (
+    bucket,
+    bucket_from_boundaries,
+    equal_boundaries,
+    resolution_to_bucket,
+)
+from mrti_jax.concept.encode import encode_prompts, initializer_row, slot_boundaries, splice
+from mrti_jax.concept.prompt import Prompt, Scheme, Word, parse
+from mrti_jax.concept.schemes import check_words, rows, word_bucket
+from mrti_jax.concept.table import Concept, by_name
+from mrti_jax.concept.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
+from mrti_jax.concept.tokens import NOTHINGS, Nothing, placeholder_ids, tokenize
+
+__all__ = [
+    "NOTHINGS",
+    "OBJECT_TEMPLATES",
+    "STYLE_TEMPLATES",
+    "Concept",
+    "Nothing",
+    "Prompt",
+    "Scheme",
+    "Word",
+    "bucket",
+    "bucket_from_boundaries",
+    "by_name",
+    "check_words",
+    "encode_prompts",
+    "equal_boundaries",
+    "initializer_row",
+    "parse",
+    "placeholder_ids",
+    "resolution_to_bucket",
+    "rows",
+    "slot_boundaries",
+    "splice",
+    "tokenize",
+    "word_bucket",
+]

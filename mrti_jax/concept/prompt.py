@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prompt grammar: `<jane>`, `<jane[3]>`, `<jane(0.3)>`, `<jane|7|>` in ordinary text.
+
+A word starts with `<`, a letter and a name that is followed by `>`, `[`, `(` or `|`; everything
+else is text and stays as it is.
+"""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal, NoReturn
+
+from mrti_jax.errors import UserError
+
+Scheme = Literal["bare", "fully", "semi", "fixed"]
+
+MAX_NAME = 64
+NAME = r"[A-Za-z][A-Za-z0-9_-]*+"
+_WORD_START = re.compile(rf"<({NAME})([>\[(|])")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
+_SCHEMES: dict[str, tuple[Scheme, str]] = {
+    "[": ("fully", "]>"),
+    "(": ("semi", ")>"),
+    "|": ("fixed", "|>"),
+}
+_BRACKETS = {"fully": "[]", "semi": "()", "fixed": "||"}
+_ARGUMENT = "a bucket (0, 1, 2, ...) or a resolution (0.0 to 1.0)"
+_MAX_DIGITS = 400  # enough for every float, and below the limit of Python's int()
+
+
+def check_name(name: str) -> None:
+    """Raises UserError unless `name` can be written in a prompt and as a file name."""
+    if len(name) > MAX_NAME or not re.fullmatch(NAME, name):
+        raise UserError(
+            f"{name[:80]!r} can't name a concept: use a letter (a-z, A-Z), then letters, digits, "
+            f"'_' or '-', at most {MAX_NAME} in all"
+        )
+
+
+@dataclass(frozen=True)
+class Word:
+    """One concept word. `argument`: int = bucket, float = resolution in [0, 1], None if bare."""
+
+    name: str
+    scheme: Scheme = "bare"
+    argument: int | float | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.scheme == "bare":
+            if self.argument is not None:
+                raise UserError(f"a bare word <{self.name}> takes no bucket or resolution")
+        elif self.scheme not in _BRACKETS:
+            known = ", ".join(["bare", *_BRACKETS])
+            raise UserError(
+                f"unknown scheme {self.scheme!r} of <{self.name}>, the schemes are {known}"
+            )
+        elif isinstance(self.argument, bool) or not isinstance(self.argument, int | float):
+            raise UserError(f"<{self.name}> needs {_ARGUMENT}, not {self.argument!r}")
+        elif isinstance(self.argument, float) and not 0 <= self.argument <= 1:
+            raise UserError(f"a resolution lies between 0.0 and 1.0, not {self.argument}")
+        elif self.argument < 0:
+            raise UserError(f"a bucket is 0 or more, not {self.argument}")
+
+    def __str__(self) -> str:
+        if self.scheme == "bare":
+            return f"<{self.name}>"
+        left, right = _BRACKETS[self.scheme]
+        argument = self.argument
+        if isinstance(argument, float):  # 1e-05 is written 0.00001, -0.0 is 0.0
+            argument = format(abs(Decimal(repr(argument))), "f")
+        return f"<{self.name}{left}{argument}{right}>"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt in parts, in order: text as it was written, and concept words."""
+
+    parts: tuple[str | Word, ...]
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The concept words, in order."""
+        return tuple(part for part in self.parts if isinstance(part, Word))
+
+    def __str__(self) -> str:
+        """The text that parses to this prompt."""
+        return "".join(map(str, self.parts))
+
+
+def parse(text: str) -> Prompt:
+    """Splits a prompt at its concept words, in linear time.
+
+    `str(parse(text)) == text`, but for numbers of unusual spelling (`[08]`, `[.50]`).
+    Raises UserError for a malformed word, with its column and an excerpt that `^` marks.
+    """
+    parts: list[str | Word] = []
+    end = 0
+    while match := _WORD_START.search(text, end):
+        if match.start() > end:
+            parts.append(text[end : match.start()])
+        word, end = _word(text, match)
+        parts.append(word)
+    if end < len(text):
+        parts.append(text[end:])
+    return Prompt(tuple(parts))
+
+
+def _word(text: str, start: re.Match[str]) -> tuple[Word, int]:
+    """The word that begins at `start`, and where the text goes on."""
+    name, bracket = start.groups()
+    if len(name) > MAX_NAME:
+        _malformed(text, start.start(1), f"a name has at most {MAX_NAME} characters")
+    if bracket == ">":
+        return Word(name), start.end()
+    scheme, closing = _SCHEMES[bracket]
+    number = _NUMBER.match(text, start.end())
+    if number is None:
+        _malformed(text, start.end(), f"expected {_ARGUMENT} after '{start.group()}'")
+    written = number.group()
+    if len(written) > _MAX_DIGITS:
+        _malformed(text, start.end(), f"a number of {len(written)} characters is too long")
+    argument = float(written) if "." in written else int(written)
+    if isinstance(argument, float) and argument > 1:
+        _malformed(
+            text,
+            start.end(),
+            f"the resolution {written} is above 1.0 (a bucket is written without a decimal point)",
+        )
+    if not text.startswith(closing, number.end()):
+        _malformed(text, number.end(), f"expected '{closing}' after '{start.group()}{written}'")
+    return Word(name, scheme, argument), number.end() + len(closing)
+
+
+def _malformed(text: str, at: int, problem: str) -> NoReturn:
+    raise UserError(f"malformed concept word: {problem}, at column {at + 1} of {excerpt(text, at)}")
+
+
+def excerpt(text: str, at: int, before: int = 30, after: int = 20) -> str:
+    """The text around position `at` on one line and in quotes, with `^` put in before `at`."""
+    left, right = max(0, at - before), at + after
+    marked = " ".join(f"{text[left:at]}^{text[at:right]}".split())
+    return f'"{"..." if left else ""}{marked}{"..." if right < len(text) else ""}"'

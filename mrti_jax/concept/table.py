@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is learned: a table of embeddings, one row per bucket of diffusion time; and its file.
+
+The file `concept.safetensors` holds two tensors, `embeddings` [N, V, D] float32 and `boundaries`
+[N + 1] int32, and string metadata, so that readers of plain embeddings refuse it.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from etils import epath
+from jaxtyping import Float32, Int32
+from safetensors import SafetensorError
+
+from mrti_jax.concept.prompt import check_name
+from mrti_jax.errors import UserError
+
+FILE_NAME = "concept.safetensors"
+FORMAT = "mrti-concept/1"
+_TENSORS = {"embeddings": "F32", "boundaries": "I32"}
+_RESERVED = ("format", "name", "num_train_timesteps")
+_MAX_HEADER_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """A learned word.
+
+    `embeddings` [N, V, D] float32: row n holds the word's V token embeddings in bucket n.
+    `boundaries` [N + 1] int32: bucket n is the timesteps boundaries[n] <= t < boundaries[n + 1],
+    from 0 to the number of training timesteps.
+    `metadata`: strings; usual keys are base_model, initializer, learnable_property (object or
+    style), steps, seed, library_version.
+    Raises UserError for arrays or a name that can't be a concept's.
+    """
+
+    name: str
+    embeddings: Float32[np.ndarray, "n v d"]
+    boundaries: Int32[np.ndarray, "edges"]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        _check_arrays(self.name, self.embeddings, self.boundaries)
+        for key, value in self.metadata.items():
+            if key in _RESERVED:
+                raise UserError(
+                    f"concept {self.name!r}: the metadata key {key!r} is the file's own"
+                )
+            if not isinstance(value, str):
+                raise UserError(f"concept {self.name!r}: metadata {key!r} must be a string")
+
+    @property
+    def num_buckets(self) -> int:
+        """N, the number of buckets (rows)."""
+        return self.embeddings.shape[0]
+
+    @property
+    def num_vectors(self) -> int:
+        """V, the number of token positions that the word takes."""
+        return self.embeddings.shape[1]
+
+    @property
+    def width(self) -> int:
+        """D, the text encoder's hidden size."""
+        return self.embeddings.shape[2]
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """T, the number of timesteps of the schedule it was trained with."""
+        return int(self.boundaries[-1])
+
+    def save(self, path: epath.PathLike) -> None:
+        """Writes the file at `path` (in it, if a folder; may be gs://), whole or not at all."""
+        target = epath.Path(path)
+        metadata = self.metadata | {
+            "format": FORMAT,
+            "name": self.name,
+            "num_train_timesteps": str(self.num_train_timesteps),
+        }
+        tensors = {
+            "embeddings": np.ascontiguousarray(self.embeddings),
+            "boundaries": np.ascontiguousarray(self.boundaries),
+        }
+        try:
+            if target.is_dir():
+                target /= FILE_NAME
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _write_atomically(target, safetensors.numpy.save(tensors, metadata))
+        except (OSError, ImportError) as error:
+            raise UserError(f"can't write the concept file {target}: {_reason(error)}") from error
+
+    @classmethod
+    def load(cls, path: epath.PathLike) -> "Concept":
+        """Reads a concept file, or the `concept.safetensors` of a folder; may be gs://.
+
+        Raises UserError for a file that is missing, damaged or no concept's.
+        """
+        source = epath.Path(path)
+        try:
+            if source.is_dir():
+                source /= FILE_NAME
+                if not source.exists():
+                    raise UserError(f"the folder {path} holds no {FILE_NAME}")
+            elif not source.exists():
+                raise UserError(f"there is no concept file {path}")
+            with source.open("rb") as file:
+                metadata = _check_header(source, _read_header(source, file))
+            tensors = safetensors.numpy.load(source.read_bytes())
+        except SafetensorError as error:
+            raise UserError(f"the concept file {source} is damaged: {_reason(error)}") from error
+        except (OSError, ImportError) as error:
+            raise UserError(f"can't read the concept file {source}: {_reason(error)}") from error
+        timesteps = metadata.pop("num_train_timesteps", None)
+        del metadata["format"]
+        try:
+            name = metadata.pop("name")
+            _check_arrays(name, **tensors)  # here too: a type checker would stop the next line
+            concept = cls(name, **tensors, metadata=metadata)
+        except UserError as error:
+            raise UserError(f"wrong concept file {source}: {error}") from error
+        if timesteps is not None and timesteps != str(concept.num_train_timesteps):
+            raise UserError(
+                f"wrong concept file {source}: its boundaries end at "
+                f"{concept.num_train_timesteps}, its metadata says num_train_timesteps {timesteps}"
+            )
+        return concept
+
+
+def by_name(concepts: Iterable[Concept]) -> dict[str, Concept]:
+    """Concepts by name. Raises UserError if two have one name."""
+    named: dict[str, Concept] = {}
+    for concept in concepts:
+        if concept.name in named:
+            raise UserError(
+                f"two concepts are named {concept.name!r}: leave one out, "
+                "or train it under another name"
+            )
+        named[concept.name] = concept
+    return named
+
+
+def _check_arrays(name: str, embeddings: np.ndarray, boundaries: np.ndarray) -> None:
+    who = f"concept {name!r}"
+    if embeddings.dtype != np.float32 or embeddings.ndim != 3 or 0 in embeddings.shape:
+        raise UserError(
+            f"{who}: embeddings must be float32 [buckets, vectors, width], "
+            f"not {embeddings.dtype} {list(embeddings.shape)}"
+        )
+    if boundaries.dtype != np.int32 or boundaries.shape != (len(embeddings) + 1,):
+        raise UserError(
+            f"{who}: boundaries must be int32 [{len(embeddings) + 1}], one more than the buckets, "
+            f"not {boundaries.dtype} {list(boundaries.shape)}"
+        )
+    if boundaries[0] != 0 or (boundaries[1:] <= boundaries[:-1]).any():
+        raise UserError(f"{who}: boundaries must rise from 0, not {boundaries.tolist()}")
+    finite = np.isfinite(embeddings).all(axis=(1, 2))
+    if not finite.all():
+        rows = np.flatnonzero(~finite).tolist()
+        raise UserError(f"{who}: embeddings of bucket {rows} hold NaN or infinity")
+
+
+def _read_header(source: epath.Path, file: Any) -> Mapping[str, Any]:
+    """The header alone, so that a model of gigabytes is refused without reading it."""
+    damaged = UserError(f"{source} is not a safetensors file, or it is cut short")
+    start = file.read(8)
+    if len(start) < 8:
+        raise damaged
+    (length,) = struct.unpack("<Q", start)
+    if length > _MAX_HEADER_BYTES:
+        raise damaged
+    try:
+        header = json.loads(file.read(length))
+    except (ValueError, RecursionError) as error:  # also wrong UTF-8
+        raise damaged from error
+    if not isinstance(header, dict):
+        raise damaged
+    return header
+
+
+def _check_header(source: epath.Path, header: Mapping[str, Any]) -> dict[str, str]:
+    """The file's metadata, if format, tensor names and dtypes are a concept's."""
+    metadata = header.get("__metadata__") or {}
+    names = sorted(key for key in header if key != "__metadata__")
+    kind = metadata.get("format") if isinstance(metadata, dict) else None
+    if kind != FORMAT:
+        if isinstance(kind, str) and kind.startswith("mrti-concept/"):
+            raise UserError(f"{source} has format {kind}, this version of mrti_jax reads {FORMAT}")
+        held = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise UserError(f"{source} is not a concept file ({FORMAT}); it holds: {held or 'nothing'}")
+    if names != sorted(_TENSORS):
+        raise UserError(
+            f"wrong concept file {source}: it holds {', '.join(names) or 'nothing'} "
+            "instead of boundaries, embeddings"
+        )
+    for name, dtype in _TENSORS.items():
+        found = header[name].get("dtype") if isinstance(header[name], dict) else None
+        if found != dtype:
+            raise UserError(f"wrong concept file {source}: {name} must be {dtype}, not {found}")
+    if not metadata.get("name"):
+        raise UserError(f"wrong concept file {source}: its metadata has no name")
+    return dict(metadata)
+
+
+def _write_atomically(target: epath.Path, content: bytes) -> None:
+    """Writes beside `target`, then renames: a reader never sees half a file."""
+    beside = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            if os.path.exists(os.fspath(beside)):  # a local file; object stores have no fsync
+                os.fsync(file.fileno())
+        beside.replace(target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompt -> token ids, and the concept vectors that take the place of token embeddings.
+
+Text between the words is tokenized piece by piece, as if each word were one special token.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32
+from transformers import CLIPTokenizer
+
+from mrti_jax.concept.prompt import Prompt, Word
+from mrti_jax.concept.schemes import rows
+from mrti_jax.concept.table import Concept
+from mrti_jax.errors import UserError, warn
+
+Nothing = Literal["zero", "drop", "initializer"]
+NOTHINGS: tuple[Nothing, ...] = ("zero", "drop", "initializer")
+
+_LONGEST_CUT_SHOWN = 300
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Token positions of a sequence of texts and placeholders, BOS, EOS and padding included.
+
+    `part` and `vector` [L]: the placeholder (index of its part) and which of its positions; -1 for
+    ordinary tokens. `num_cut`: tokens that did not fit; the first was in part `cut_part`, at
+    character `cut_offset` if that is text, else at that position of the placeholder.
+    """
+
+    ids: Int32[np.ndarray, "l"]
+    part: Int32[np.ndarray, "l"]
+    vector: Int32[np.ndarray, "l"]
+    num_cut: int
+    cut_part: int
+    cut_offset: int
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """One prompt in one interval of diffusion time.
+
+    Where `mask` [L] is true the token embedding is the row of `vectors` [L, D], elsewhere it is the
+    text encoder's own of `ids` [L]. `num_cut`: tokens that did not fit; `cut`: what they were.
+    """
+
+    ids: Int32[np.ndarray, "l"]
+    mask: Bool[np.ndarray, "l"]
+    vectors: Float32[np.ndarray, "l d"]
+    num_cut: int
+    cut: str
+
+    @property
+    def key(self) -> bytes:
+        """Equal for what has the same text states."""
+        return self.ids.tobytes() + self.mask.tobytes() + self.vectors[self.mask].tobytes()
+
+
+def lay_out(parts: Sequence[str | int], tokenizer: CLIPTokenizer) -> Layout:
+    """Tokens of texts and of placeholders (so many positions each), cut and padded to the
+    tokenizer's `model_max_length`; BOS and EOS always stay."""
+    length = tokenizer.model_max_length
+    ids, part, vector, offset = [tokenizer.bos_token_id], [-1], [-1], [0]
+    source = [-1]
+    for index, item in enumerate(parts):
+        if isinstance(item, int):
+            ids += [tokenizer.eos_token_id] * item
+            part += [index] * item
+            vector += range(item)
+            offset += range(item)
+            count = item
+        else:
+            pieces = tokenizer(
+                item, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            )
+            count = len(pieces["input_ids"])
+            ids += pieces["input_ids"]
+            part += [-1] * count
+            vector += [-1] * count
+            offset += [start for start, _ in pieces["offset_mapping"]]
+        source += [index] * count
+    kept = min(len(ids), length - 1)
+    num_cut = len(ids) - kept
+    padding = length - kept - 1
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    ends = [-1] * (padding + 1)
+    return Layout(
+        ids=np.asarray(ids[:kept] + [tokenizer.eos_token_id] + [pad] * padding, np.int32),
+        part=np.asarray(part[:kept] + ends, np.int32),
+        vector=np.asarray(vector[:kept] + ends, np.int32),
+        num_cut=num_cut,
+        cut_part=source[kept] if num_cut else -1,
+        cut_offset=offset[kept] if num_cut else -1,
+    )
+
+
+def tokenize(
+    prompt: Prompt,
+    timestep: int,
+    concepts: Mapping[str, Concept],
+    tokenizer: CLIPTokenizer,
+    *,
+    width: int,
+    nothing: Nothing = "zero",
+    official_semi: bool = False,
+) -> Tokens:
+    """The prompt at a diffusion timestep; its words are known ones (`check_words`).
+
+    A word of V vectors takes V positions. `nothing`, for a word that has no row at this time:
+    "zero" vectors in its positions, "drop" it, or its "initializer" word instead.
+    """
+    parts: list[str | int] = []
+    tables: dict[int, np.ndarray] = {}
+    for index, part in enumerate(prompt.parts):
+        if isinstance(part, str):
+            parts.append(part)
+            continue
+        concept = concepts[part.name]
+        at = int(np.searchsorted(concept.boundaries, timestep, side="right")) - 1
+        row = rows(part, concept.num_buckets, official_semi)[at]
+        if row is not None:
+            tables[index] = concept.embeddings[row]
+            parts.append(concept.num_vectors)
+        elif nothing == "zero":
+            parts.append(concept.num_vectors)
+        elif nothing == "drop":
+            parts.append(0)
+        else:
+            parts.append(_initializer(concept))
+    layout = lay_out(parts, tokenizer)
+    mask = layout.part >= 0
+    vectors = np.zeros((len(mask), width), np.float32)
+    for position in np.flatnonzero(mask):
+        table = tables.get(int(layout.part[position]))
+        if table is not None:
+            vectors[position] = table[layout.vector[position]]
+    return Tokens(layout.ids, mask, vectors, layout.num_cut, _describe_cut(prompt, parts, layout))
+
+
+def placeholder_ids(
+    template: str, num_vectors: int, tokenizer: CLIPTokenizer
+) -> tuple[Int32[np.ndarray, "l"], Int32[np.ndarray, "l"]]:
+    """Token ids [L] of a caption in which `{}` is the concept's place, and vector indices [L].
+
+    The index is v where vector v of the concept stands, -1 at ordinary tokens (see `splice`).
+    Warns of text that did not fit. Raises UserError if the caption has no `{}` or it doesn't fit.
+    """
+    texts = template.split("{}")
+    if len(texts) == 1:
+        raise UserError(f"the caption {template!r} has no {{}} where the concept's word goes")
+    parts: list[str | int] = [texts[0]]
+    for text in texts[1:]:
+        parts += [num_vectors, text]
+    layout = lay_out(parts, tokenizer)
+    if layout.num_cut:
+        if isinstance(parts[layout.cut_part], int) or layout.cut_part < len(parts) - 1:
+            raise UserError(
+                f"the caption {_shorten(template)!r} is longer than {tokenizer.model_max_length} "
+                "tokens and its {} does not fit: shorten it"
+            )
+        cut = texts[-1][layout.cut_offset :]
+        warn(
+            f"a caption is longer than {tokenizer.model_max_length} tokens, "
+            f"cut off: {_shorten(cut)!r}"
+        )
+    return layout.ids, layout.vector
+
+
+def _initializer(concept: Concept) -> str:
+    initializer = concept.metadata.get("initializer")
+    if not initializer:
+        raise UserError(
+            f"concept '{concept.name}' does not say what word it was initialised from: "
+            "use 'zero' or 'drop' as the kind of nothing"
+        )
+    return initializer
+
+
+def _describe_cut(prompt: Prompt, parts: Sequence[str | int], layout: Layout) -> str:
+    """What of the prompt did not fit, and which concept words that concerns; empty if all fits."""
+    if not layout.num_cut:
+        return ""
+    first = prompt.parts[layout.cut_part]
+    rest = prompt.parts[layout.cut_part + 1 :]
+    head = first[layout.cut_offset :] if isinstance(first, str) else str(first)
+    told = repr(_shorten(head + "".join(map(str, rest))))
+    lost = [str(part) for part in rest if isinstance(part, Word)]
+    if isinstance(first, Word):
+        if isinstance(parts[layout.cut_part], int) and layout.cut_offset > 0:
+            kept = f"{layout.cut_offset} of the {parts[layout.cut_part]} vectors of {first}"
+            told += f" (only {kept} fit)"
+        else:
+            lost.insert(0, str(first))
+    if lost:
+        told += f" (without effect: {', '.join(lost)})"
+    return told
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= _LONGEST_CUT_SHOWN:
+        return text
+    half = _LONGEST_CUT_SHOWN // 2
+    return f"{text[:half]} ... {text[-half:]}"

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts as text states per slot of diffusion time."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+from transformers import CLIPTokenizer
+
+from mrti_jax.concept import (
+    Concept,
+    by_name,
+    encode,
+    encode_prompts,
+    initializer_row,
+    placeholder_ids,
+    slot_boundaries,
+    splice,
+)
+from mrti_jax.errors import UserError
+from mrti_jax.models.clip import CLIPTextModel
+from mrti_jax.models.frozen import Frozen
+
+Encode = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def states(tokenizer: CLIPTokenizer, text_encoder: Frozen[CLIPTextModel]) -> Encode:
+    def run(texts: list[str], concepts: list[Concept], **options: object) -> np.ndarray:
+        boundaries = slot_boundaries(concepts, 1000)
+        return np.asarray(
+            encode_prompts(
+                texts,
+                by_name(concepts),
+                tokenizer,
+                text_encoder,
+                boundaries,
+                **options,  # type: ignore[arg-type]
+            )
+        )
+
+    return run
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many sequences each call of `encode_prompts` gave to the text encoder."""
+    counts: list[int] = []
+    encode_all = encode._encode_all
+
+    def count(sequences: list, text_encoder: Frozen) -> np.ndarray:
+        counts.append(len(sequences))
+        return encode_all(sequences, text_encoder)
+
+    monkeypatch.setattr(encode, "_encode_all", count)
+    yield counts
+
+
+def test_equals_the_encoder_with_the_word_in_its_place(
+    states: Encode,
+    tokenizer: CLIPTokenizer,
+    text_encoder: Frozen[CLIPTextModel],
+    make_concept: Callable[..., Concept],
+) -> None:
+    concept = make_concept(num_vectors=2)
+    result = states(["a photo of <jane[3]> in red", "the dog"], [concept])
+    assert result.shape == (10, 2, 20, 16)
+    encoder = text_encoder.bind(text_encoder.params)
+    ids, index = placeholder_ids("a photo of {} in red", 2, tokenizer)
+    for slot in range(10):
+        embeddings = np.array(encoder.embed(jnp.asarray(ids)[None]))
+        embeddings[0, index >= 0] = concept.embeddings[max(slot, 3)]
+        expected = encoder.encode(jnp.asarray(embeddings))
+        # The same float32 arithmetic in another batch size.
+        np.testing.assert_allclose(result[slot, 0], expected[0], atol=1e-5)
+    plain = tokenizer("the dog", padding="max_length")["input_ids"]
+    expected = encoder.encode(encoder.embed(jnp.asarray([plain])))
+    for slot in range(10):
+        np.testing.assert_allclose(result[slot, 1], expected[0], atol=1e-5)
+
+
+def test_identities_to_the_bit(states: Encode, make_concept: Callable[..., Concept]) -> None:
+    concepts = [make_concept()]
+    bare = states(["a <jane>"], concepts)
+    assert len(np.unique(bare[:, 0, 2], axis=0)) == 10
+    for same in ("a <jane[0]>", "a <jane(0)>", "a <jane[0.0]>"):
+        assert np.array_equal(states([same], concepts), bare)
+    fixed = states(["a <jane|9|>"], concepts)
+    for same in ("a <jane[9]>", "a <jane[1.0]>", "a <jane|0.95|>"):
+        assert np.array_equal(states([same], concepts), fixed)
+    assert (fixed == fixed[:1]).all()
+
+
+def test_each_distinct_sequence_is_encoded_once(
+    states: Encode, encoded: list[int], make_concept: Callable[..., Concept]
+) -> None:
+    jane, star = make_concept("jane"), make_concept("star", 3)
+    states(["a dog", "", "a dog"], [jane])
+    states(["a <jane>", "", "a <jane[0]>", "a <jane[7]>"], [jane])
+    states(["a <jane(7)>", "a <jane|7|>"], [jane])
+    states(["a <jane|2|> and <star>"], [jane, star])
+    states(["a <jane(5)>", "a"], [jane], nothing="drop")
+    # 2 texts; 10 rows and ""; rows 7, 8, 9 and nothing; 3 rows of star; rows 5 to 9 and nothing.
+    assert encoded == [2, 11, 4, 3, 6]
+
+
+def test_a_second_prompt_compiles_nothing(
+    states: Encode, make_concept: Callable[..., Concept]
+) -> None:
+    jane = make_concept("jane")
+    states(["a dog", ""], [])
+    before = encode._encode_batch._cache_size()
+    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+        compiled: list[str] = []
+        backend = jax._src.compiler.compile_or_get_cached
+
+        def record(*args: object, **kwargs: object) -> object:
+            compiled.append(str(args[1]))
+            return backend(*args, **kwargs)
+
+        patch.setattr(jax._src.compiler, "compile_or_get_cached", record)
+        states(["a <jane> and <jane(3)>", "red"], [jane])
+        states(["a <jane[0.4]>", ""], [jane], nothing="drop")
+        assert states(["a <jane>", "<one>"], [jane, make_concept("one", 1, 3)]).shape[0] == 10
+    assert compiled == []
+    assert encode._encode_batch._cache_size() == before
+
+
+def test_slots(make_concept: Callable[..., Concept]) -> None:
+    ten = list(range(0, 1001, 100))
+    for buckets in ((), (10,), (1,), (2, 5), (10, 1)):
+        concepts = [make_concept(f"c{i}", n) for i, n in enumerate(buckets)]
+        assert slot_boundaries(concepts, 1000).tolist() == ten
+    both = slot_boundaries([make_concept("a", 3), make_concept("b", 10)], 1000)
+    assert both.tolist() == sorted([*ten, 334, 667])
+    three = slot_boundaries([make_concept("a", 3)], 1000).tolist()
+    assert len(three) == 11 and {0, 334, 667, 1000} <= set(three)
+    assert three == sorted(set(three))
+    assert slot_boundaries([], 4).tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(UserError, match=r"'a' was trained with 500 .* has 1000"):
+        slot_boundaries([make_concept("a", num_train_timesteps=500)], 1000)
+
+
+def test_padded_slots_use_the_right_rows(
+    states: Encode, make_concept: Callable[..., Concept]
+) -> None:
+    concept = make_concept("jane", 3)
+    boundaries = slot_boundaries([concept], 1000)
+    result = states(["<jane>"], [concept])
+    fixed = [states([f"<jane|{k}|>"], [concept])[0] for k in range(3)]
+    for slot, start in enumerate(boundaries[:-1]):
+        np.testing.assert_allclose(result[slot], fixed[start * 3 // 1000], atol=1e-5)
+
+
+def test_cut_is_told_once_a_prompt(states: Encode, make_concept: Callable[..., Concept]) -> None:
+    with pytest.warns(UserWarning) as warned:
+        states(["a " * 18 + "<jane>", "dog", "cat " * 19], [make_concept()])
+    assert [str(w.message) for w in warned] == [
+        "a prompt is longer than 20 tokens, cut off: '<jane>' (without effect: <jane>)",
+        "a prompt is longer than 20 tokens, cut off: 'cat '",
+    ]
+
+
+def test_what_does_not_fit_the_model(
+    states: Encode,
+    tokenizer: CLIPTokenizer,
+    text_encoder: Frozen[CLIPTextModel],
+    make_concept: Callable[..., Concept],
+) -> None:
+    with pytest.raises(UserError, match="'jane' was trained .* width 24 .*mini.* has 16"):
+        states(["a"], [make_concept(width=24, base_model="mini")])
+    other = by_name([make_concept(num_train_timesteps=500)])
+    with pytest.raises(UserError, match="500 diffusion timesteps, .* has 1000"):
+        encode_prompts(["a"], other, tokenizer, text_encoder, slot_boundaries([], 1000))
+    with pytest.raises(UserError, match="unknown concept word <jan>"):
+        states(["a <jan>"], [make_concept()])
+    # Type checking, where it is on, comes first.
+    with pytest.raises((UserError, TypeCheckError)):
+        states(["a"], [make_concept()], nothing="none")
+    with pytest.raises(UserError, match="no prompt"):
+        states([], [])
+
+
+def test_splice_and_its_gradient() -> None:
+    rng = np.random.default_rng(0)
+    embeddings = jnp.asarray(rng.standard_normal((2, 5, 3)), jnp.float32)
+    table = jnp.asarray(rng.standard_normal((2, 2, 3)), jnp.float32)
+    index = jnp.asarray([[-1, 0, 1, -1, -1], [1, -1, -1, 0, 0]])
+    expected = np.array(embeddings)
+    for b, position in np.ndindex(2, 5):
+        if index[b, position] >= 0:
+            expected[b, position] = table[b, index[b, position]]
+    assert np.array_equal(jax.jit(splice)(embeddings, index, table), expected)
+    weights = jnp.asarray(rng.standard_normal((2, 5, 3)), jnp.float32)
+    grad = jax.grad(lambda rows: jnp.sum(weights * splice(embeddings, index, rows)))(table)
+    assert np.array_equal(grad[0], weights[0, 1:3])
+    np.testing.assert_allclose(grad[1, 0], weights[1, 3] + weights[1, 4], rtol=1e-6)
+    assert np.array_equal(grad[1, 1], weights[1, 0])
+    assert splice(embeddings.astype(jnp.bfloat16), index, table).dtype == jnp.bfloat16
+
+
+def test_initializer(tokenizer: CLIPTokenizer, text_encoder: Frozen[CLIPTextModel]) -> None:
+    row = initializer_row("Dog", tokenizer, text_encoder)
+    table = text_encoder.params["embeddings"]["token_embedding"]["embedding"]
+    assert row.dtype == jnp.float32
+    assert np.array_equal(row, table[tokenizer.convert_tokens_to_ids("dog</w>")])
+    for word, problem in (
+        ("red dog", r"2 tokens \(red \+ dog\).*such as 'dog'"),
+        ("ox", r"2 tokens \(o \+ x\).*such as 'object'"),
+        ("  ", "is empty"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            initializer_row(word, tokenizer, text_encoder)

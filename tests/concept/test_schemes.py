@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which row a word uses at which bucket."""
+
+from collections.abc import Callable
+
+import pytest
+
+from mrti_jax.concept import Concept, Word, by_name, check_words, parse, rows
+from mrti_jax.errors import UserError
+
+
+def rows_of(text: str, num_buckets: int = 10, official_semi: bool = False) -> tuple:
+    (word,) = parse(text).words
+    return rows(word, num_buckets, official_semi)
+
+
+def test_table_of_the_schemes() -> None:
+    assert rows_of("<jane>") == (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    assert rows_of("<jane[3]>") == (3, 3, 3, 3, 4, 5, 6, 7, 8, 9)
+    assert rows_of("<jane(3)>") == (None, None, None, 3, 4, 5, 6, 7, 8, 9)
+    assert rows_of("<jane|3|>") == (3,) * 10
+
+
+@pytest.mark.parametrize("num_buckets", [1, 2, 3, 10, 33])
+def test_identities(num_buckets: int) -> None:
+    bare = rows_of("<j>", num_buckets)
+    last = num_buckets - 1
+    assert bare == tuple(range(num_buckets))
+    for same in ("<j[0]>", "<j(0)>", "<j[0.0]>", "<j(0.0)>"):
+        assert rows_of(same, num_buckets) == bare
+    for same in (f"<j[{last}]>", "<j[1.0]>", "<j|1.0|>"):
+        assert rows_of(same, num_buckets) == rows_of(f"<j|{last}|>", num_buckets)
+
+
+def test_one_bucket_is_ordinary_textual_inversion() -> None:
+    for text in ("<j>", "<j[0]>", "<j(0)>", "<j|0|>", "<j[0.7]>", "<j(1.0)>", "<j|0.2|>"):
+        assert rows_of(text, 1) == (0,)
+
+
+def test_resolutions() -> None:
+    for tenth in range(10):
+        for left, right in ("[]", "()", "||"):
+            by_resolution = rows_of(f"<j{left}0.{tenth}{right}>")
+            assert by_resolution == rows_of(f"<j{left}{tenth}{right}>")
+    assert rows_of("<j|0.5|>", 3) == (1, 1, 1)
+
+
+def test_the_authors_semi_scheme_nulls_bucket_k() -> None:
+    assert rows_of("<j(3)>", official_semi=True) == (None,) * 4 + (4, 5, 6, 7, 8, 9)
+    assert rows_of("<j(9)>", official_semi=True) == (None,) * 10
+    assert rows_of("<j[3]>", official_semi=True) == rows_of("<j[3]>")
+
+
+def test_bucket_out_of_range() -> None:
+    with pytest.raises(UserError, match=r"<j\[10\]>.*'j' has 10 buckets.* between 0 and 9"):
+        rows(Word("j", "fully", 10), 10)
+
+
+def test_check_words(make_concept: Callable[..., Concept]) -> None:
+    concepts = by_name([make_concept("jane"), make_concept("star", num_buckets=3)])
+    check_words(parse("<jane[9]> and <star[2]> <3"), concepts)
+    with pytest.raises(UserError, match=r"<jame\[3\]>.*jane, star.*Did you mean 'jane'\?"):
+        check_words(parse("a <jame[3]>"), concepts)
+    with pytest.raises(UserError, match="'star' has 3 buckets"):
+        check_words(parse("a <star|3|>"), concepts)
+    with pytest.raises(UserError, match="none is loaded"):
+        check_words(parse("a <jane>"), {})
+    for text in ("a <jane", "a <jane [3]>", "<jane<star>"):
+        with pytest.raises(UserError, match="'<jane' isn't closed"):
+            check_words(parse(text), concepts)
+    check_words(parse("a <janet"), concepts)
+
+
+def test_two_concepts_of_one_name(make_concept: Callable[..., Concept]) -> None:
+    with pytest.raises(UserError, match="two concepts are named 'jane'"):
+        by_name([make_concept("jane"), make_concept("jane", num_buckets=2)])
