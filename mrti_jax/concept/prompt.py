@@ -23,7 +23,7 @@ _SCHEMES: dict[str, tuple[Scheme, str]] = {
     "(": ("semi", ")>"),
     "|": ("fixed", "|>"),
 }
-_BRACKETS = {"fully": "[]", "semi": "()", "fixed": "||"}
+_BRACKETS = {"fully": ("[", "]"), "semi": ("(", ")"), "fixed": ("|", "|")}
 _ARGUMENT = "a bucket (0, 1, 2, ...) or a resolution (0.0 to 1.0)"
 _MAX_DIGITS = 400  # enough for every float, and below the limit of Python's int()
 
@@ -66,9 +66,9 @@ class Word:
         if self.scheme == "bare":
             return f"<{self.name}>"
         left, right = _BRACKETS[self.scheme]
-        argument = self.argument
-        if isinstance(argument, float):  # 1e-05 is written 0.00001, -0.0 is 0.0
-            argument = format(abs(Decimal(repr(argument))), "f")
+        argument = str(self.argument)
+        if isinstance(self.argument, float):  # 1e-05 is written 0.00001, -0.0 is 0.0
+            argument = format(abs(Decimal(repr(self.argument))), "f")
         return f"<{self.name}{left}{argument}{right}>"
 
 

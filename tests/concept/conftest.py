@@ -31,7 +31,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
             merges.append((pieces[0], pieces[1]))
             pieces[:2] = [pieces[0] + pieces[1]]
             tokens.append(pieces[0])
-    tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     folder = tmp_path_factory.mktemp("tokenizer")
     (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
     lines = [" ".join(merge) for merge in dict.fromkeys(merges)]

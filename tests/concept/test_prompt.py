@@ -3,6 +3,7 @@
 
 import random
 import time
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_text_and_prompt_are_inverse() -> None:
         parts: list[str | Word] = []
         for _ in range(rng.randrange(6)):
             name = rng.choice(["jane", "j", "A_b-9"])
-            scheme = rng.choice(["text", "bare", "fully", "semi", "fixed"])
+            scheme: Any = rng.choice(["text", "bare", "fully", "semi", "fixed"])
             if scheme == "text":
                 piece = rng.choice(text_pieces)
                 if parts and isinstance(parts[-1], str):

@@ -68,7 +68,7 @@ def test_a_cloud_path_that_can_not_be_reached(monkeypatch: pytest.MonkeyPatch) -
         raise ImportError("Please install gcsfs\nto access Google Storage")
 
     monkeypatch.setattr(epath.Path("x").__class__, "is_dir", missing)
-    with pytest.raises(UserError, match="gs://nowhere/jane.*: Please install gcsfs to access"):
+    with pytest.raises(UserError, match=r"gs://nowhere/jane.*: Please install gcsfs to access"):
         Concept.load("gs://nowhere/jane.safetensors")
 
 
@@ -138,7 +138,7 @@ def test_missing_and_damaged_files(tmp_path: Path, make_concept: Callable[..., C
     whole = path.read_bytes()
     for length in (0, 5, 8, 60, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match="damaged|cut short") as error:
+        with pytest.raises(UserError, match=r"damaged|cut short") as error:
             Concept.load(path)
         assert "\n" not in str(error.value)
     header = b"[" * 100_000
