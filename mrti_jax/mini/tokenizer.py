@@ -7,7 +7,7 @@ Run as `python -m mrti_jax.mini.tokenizer FOLDER`.
 import argparse
 import json
 import re
-from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import tokenizers
@@ -26,11 +26,11 @@ _NUM_CAPTIONS = 6_000
 _WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
 
-def world_captions(count: int = _NUM_CAPTIONS) -> Iterator[str]:
-    """Captions of `count` scenes, always the same ones."""
+@cache
+def world_captions() -> tuple[str, ...]:
+    """Captions of a few thousand scenes, always the same ones."""
     rng = np.random.default_rng(0)
-    for _ in range(count):
-        yield caption(random_scene(rng), rng, mention=0.8)
+    return tuple(caption(random_scene(rng), rng, mention=0.8) for _ in range(_NUM_CAPTIONS))
 
 
 def known_words() -> list[str]:
@@ -67,7 +67,7 @@ def train() -> tuple[dict[str, int], list[tuple[str, str]]]:
         show_progress=False,
     )
     tokenizer.train_from_iterator([*world_captions(), *known_words()], trainer)
-    merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    merges = [(a, b) for a, b in json.loads(tokenizer.to_str())["model"]["merges"]]
     tokens = [*bytes_, *map("".join, merges), START, END]
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
 

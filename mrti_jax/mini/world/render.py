@@ -60,7 +60,8 @@ def _coverage(distance: Plane, pixel: float) -> Plane:
     return np.clip(0.5 - distance / np.float32(pixel), 0.0, 1.0)
 
 
-def _background(scene: Scene, size: int) -> Float[np.ndarray, "h w 3"]:
+def background(scene: Scene, size: int) -> Float[np.ndarray, "size size 3"]:
+    """What lies behind the object, float32 in [0, 1], before any brush strokes."""
     colour = rgb(scene.background, scene.background_shift)
     picture = np.empty((size, size, 3), np.float32)
     picture[:] = colour
@@ -126,7 +127,7 @@ def object_mask(scene: Scene, size: int = 64) -> Float[np.ndarray, "size size"]:
 def render(scene: Scene, size: int = 64) -> UInt8[np.ndarray, "size size 3"]:
     """The picture of `scene`; the same scene at every resolution."""
     pixel = _EXTENT / size
-    picture = _background(scene, size)
+    picture = background(scene, size)
     rows, columns = _window(scene, size)
     x, y = (plane[rows, columns] for plane in _grid(size))
     distance = _distance(scene, x, y)

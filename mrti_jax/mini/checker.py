@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a picture of the world back into words, from its pixels and the renderer alone.
+
+Nothing here is trained, so it can judge what a trained model draws.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from scipy import ndimage
+
+from mrti_jax.mini.outline import find_mask, fit_outline
+from mrti_jax.mini.pattern import fit_pattern
+from mrti_jax.mini.world.palette import COLOURS, lab, rgb
+from mrti_jax.mini.world.render import background
+from mrti_jax.mini.world.scene import BACKGROUND_KINDS, Scene
+
+_SIZE = 64
+_BORDER = (0, 1, 2, _SIZE - 3, _SIZE - 2, _SIZE - 1)
+_SAME = 28.0  # CIELAB distance below which the object's extremes count as one colour
+_UNPATTERNED = 0.15  # part of the variance below which no texture explains the two colours
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a picture shows. Shape, texture and colours are None where no object was found.
+
+    `colour` is the colour that covers more of the object and `second` the other one (None for a
+    plain object): about as much area has either colour in stripes, so compare `colours`.
+    `shape_score` is the soft IoU with the best outline, in [0, 1].
+    """
+
+    shape: str | None
+    colour: str | None
+    second: str | None
+    texture: str | None
+    background: str
+    background_kind: str
+    shape_score: float
+
+    @property
+    def colours(self) -> frozenset[str]:
+        """The object's one or two colours."""
+        return frozenset(c for c in (self.colour, self.second) if c)
+
+
+def _border_rows(picture: Float[np.ndarray, "64 64 3"]) -> Float[np.ndarray, "64 3"]:
+    """Each row's colour at the left and right borders, whatever of an object reaches one."""
+    return ndimage.median_filter(np.median(picture[:, _BORDER], axis=1), size=(3, 1))
+
+
+@cache
+def _backgrounds() -> tuple[
+    list[tuple[str, str]], Float[np.ndarray, "k 64 64 3"], Float[np.ndarray, "k 64 3"]
+]:
+    """(colour, kind), CIELAB pictures and border rows of every background."""
+    keys = [(colour, kind) for colour in COLOURS for kind in BACKGROUND_KINDS]
+    scenes = [Scene("circle", "plain", "red", None, c, background_kind=k) for c, k in keys]
+    pictures = np.stack([lab(background(scene, _SIZE)).astype(np.float32) for scene in scenes])
+    return keys, pictures, np.stack([_border_rows(p) for p in pictures])
+
+
+@cache
+def _shades() -> tuple[list[str], Float[np.ndarray, "k 3"]]:
+    """Colour names and CIELAB values of the palette in the shadow, in the light and with gloss."""
+    names, values = [], []
+    for name in COLOURS:
+        for light in (0.8, 0.9, 1.0, 1.1):
+            for gloss in (0.0, 0.1):
+                colour = np.minimum(rgb(name) * light, 1.0)
+                names.append(name)
+                values.append(lab(colour + gloss * (1.0 - colour)))
+    return names, np.stack(values)
+
+
+def _name(colour: Float[np.ndarray, "3"]) -> str:
+    names, values = _shades()
+    return names[int(np.linalg.norm(values - colour, axis=-1).argmin())]
+
+
+def _interior(mask: Bool[np.ndarray, "64 64"]) -> Bool[np.ndarray, "64 64"]:
+    """The mask without its rim, which holds blends with the background, or a drawn line."""
+    depth = ndimage.distance_transform_edt(mask)
+    for rim in (2.8, 2.1, 1.2):
+        inner = depth > rim
+        if inner.sum() >= 40:
+            return inner
+    return mask
+
+
+def _read_surface(
+    picture: Float[np.ndarray, "64 64 3"], inner: Bool[np.ndarray, "64 64"], x: float, y: float
+) -> tuple[str, str | None, str]:
+    """The larger colour, the other one, and the texture."""
+    pixels = picture[inner]
+    mean = pixels.mean(0)
+    axis = np.linalg.eigh(np.cov(pixels.T))[1][:, -1].astype(np.float32)
+    along = (pixels - mean) @ axis
+    low, high = np.percentile(along, (8, 92))
+    ends = pixels[along <= low].mean(0), pixels[along >= high].mean(0)
+    names = _name(ends[0]), _name(ends[1])
+    if names[0] == names[1] or np.linalg.norm(ends[1] - ends[0]) < _SAME:
+        return _name(np.median(pixels, axis=0)), None, "plain"
+    share = np.clip(((picture - mean) @ axis - low) / (high - low), 0.0, 1.0)
+    texture, explained = fit_pattern(share, inner, x, y)
+    if explained < _UNPATTERNED:
+        return _name(np.median(pixels, axis=0)), None, "plain"
+    larger = int(share[inner].mean() > 0.5)
+    return names[larger], names[1 - larger], texture
+
+
+def read(image: UInt8[np.ndarray, "64 64 3"]) -> Reading:
+    """What `image`, a 64 x 64 sRGB picture, shows."""
+    picture = lab(image.astype(np.float32) / 255).astype(np.float32)
+    keys, pictures, borders = _backgrounds()
+    rows = _border_rows(picture)
+    # The cap keeps rows where the object reaches both borders from deciding.
+    gaps = np.minimum(np.linalg.norm(borders - rows, axis=-1), 60.0).mean(1)
+    best = int(gaps.argmin())
+    behind = pictures[best] + (rows - borders[best])[:, None]
+    name, kind = keys[best]
+    mask = find_mask(np.linalg.norm(picture - behind, axis=-1))
+    if not mask.any():
+        return Reading(None, None, None, None, name, kind, 0.0)
+    outline = fit_outline(mask)
+    colour, second, texture = _read_surface(picture, _interior(mask), outline.x, outline.y)
+    return Reading(outline.shape, colour, second, texture, name, kind, outline.score)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checker reads real and blurred pictures of the world right."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from mrti_jax.mini.checker import read
+from mrti_jax.mini.world import random_scene, render
+
+
+@pytest.mark.parametrize("degraded", [False, True])
+def test_reads_pictures_right(degraded: bool) -> None:
+    rng = np.random.default_rng(7)
+    count = 80
+    right = dict.fromkeys(("shape", "colours", "background", "texture"), 0)
+    for index in range(count):
+        scene = random_scene(rng, held_out=index % 4 == 0)
+        picture = render(scene).astype(np.float32)
+        if degraded:  # about what a decoder loses
+            picture = ndimage.gaussian_filter(picture, (0.7, 0.7, 0.0))
+            picture += rng.normal(0.0, 5.0, picture.shape)
+        reading = read(np.clip(picture + 0.5, 0, 255).astype(np.uint8))
+        right["shape"] += reading.shape == scene.shape
+        right["colours"] += reading.colours == {scene.colour, scene.second} - {None}
+        right["background"] += reading.background == scene.background
+        right["texture"] += reading.texture == scene.texture
+    for name, hits in right.items():
+        # Dots and checks of a few px each can look alike.
+        assert hits / count >= (0.92 if name == "texture" else 0.98), (name, hits)
+
+
+def test_empty_picture_has_a_background_and_no_object() -> None:
+    reading = read(np.full((64, 64, 3), (44, 98, 208), np.uint8))
+    assert reading.background == "blue"
+    assert reading.shape is None
+    assert reading.colours == frozenset()
+
+
+def test_noise_has_no_object() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert read(noise).shape is None
