@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a network predicts, and what that says of the clean latents and of the noise.
+
+Throughout, x_t = alpha x_0 + sigma epsilon with alpha^2 + sigma^2 = 1 (variance preserving).
+"""
+
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+PREDICTION_TYPES: tuple[PredictionType, ...] = get_args(PredictionType)
+
+
+def training_target(
+    prediction_type: PredictionType,
+    latents: Float[Array, "*shape"],
+    noise: Float[Array, "*shape"],
+    alpha: Float[Array, "..."],
+    sigma: Float[Array, "..."],
+) -> Float[Array, "*shape"]:
+    """What the network should have said, fp32; v = alpha epsilon - sigma x_0 is eq. 10 of
+    Salimans & Ho 2022 (arXiv 2202.00512). `alpha` and `sigma` broadcast against the latents."""
+    latents, noise = latents.astype(jnp.float32), noise.astype(jnp.float32)
+    match prediction_type:
+        case "epsilon":
+            return noise
+        case "v_prediction":
+            return alpha * noise - sigma * latents
+        case "sample":
+            return latents
+
+
+def x0_and_epsilon(
+    prediction_type: PredictionType,
+    prediction: Float[Array, "*shape"],
+    latents: Float[Array, "*shape"],
+    alpha: Float[Array, "..."],
+    sigma: Float[Array, "..."],
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """The estimates (x_0, epsilon), fp32, that a prediction at the noisy `latents` stands for.
+
+    `alpha` and `sigma` broadcast against the latents. An `epsilon` prediction says nothing of x_0
+    where alpha is 0, nor a `sample` prediction of epsilon where sigma is 0: inf or NaN there.
+    """
+    prediction, latents = prediction.astype(jnp.float32), latents.astype(jnp.float32)
+    match prediction_type:
+        case "epsilon":
+            return (latents - sigma * prediction) / alpha, prediction
+        case "v_prediction":
+            return alpha * latents - sigma * prediction, alpha * prediction + sigma * latents
+        case "sample":
+            return prediction, (latents - alpha * prediction) / sigma

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The samplers by name, and which one a model's own scheduler config asks for."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from mrti_jax.diffusion.samplers.ddim import DDIM
+from mrti_jax.diffusion.samplers.dpmpp_2m import DPMpp2M
+from mrti_jax.diffusion.samplers.euler import Euler
+from mrti_jax.diffusion.samplers.euler_ancestral import EulerAncestral
+from mrti_jax.diffusion.samplers.pndm import PNDM
+from mrti_jax.diffusion.samplers.sampler import Sampler
+from mrti_jax.errors import UserError, nearest
+
+# The name, and not the config, says whether the noise levels are Karras's.
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "ddim": DDIM.from_config,
+    "pndm": PNDM.from_config,
+    "euler": partial(Euler.from_config, use_karras_sigmas=False),
+    "euler_karras": partial(Euler.from_config, use_karras_sigmas=True),
+    "euler_ancestral": EulerAncestral.from_config,
+    "dpmpp_2m": partial(DPMpp2M.from_config, use_karras_sigmas=False),
+    "dpmpp_2m_karras": partial(DPMpp2M.from_config, use_karras_sigmas=True),
+}
+
+SCHEDULER_CLASSES = {
+    "DDIMScheduler": "ddim",
+    "PNDMScheduler": "pndm",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_ancestral",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+}
+
+
+def make_sampler(name: str, scheduler_config: Mapping[str, Any], **options: Any) -> Sampler:
+    """The sampler `name` for a model whose `scheduler_config.json` is given.
+
+    `options` (`eta=1.0`, `timestep_spacing="trailing"`, ...) go before the file's. Raises UserError
+    for an unknown name or option, and for a value that this sampler doesn't have.
+    """
+    if name not in SAMPLERS:
+        raise UserError(
+            f"unknown sampler {name!r}, known are {', '.join(SAMPLERS)}.{nearest(name, SAMPLERS)}"
+        )
+    return SAMPLERS[name](scheduler_config, **options)
+
+
+def sampler_from_config(scheduler_config: Mapping[str, Any]) -> str:
+    """The name of the sampler that a `scheduler_config.json` is written for.
+
+    Raises UserError where its `_class_name` is missing or is no scheduler known here.
+    """
+    class_name = scheduler_config.get("_class_name")
+    if class_name not in SCHEDULER_CLASSES:
+        raise UserError(
+            f"scheduler config: _class_name is {class_name!r}, known are "
+            f"{', '.join(SCHEDULER_CLASSES)}; name a sampler yourself: {', '.join(SAMPLERS)}."
+        )
+    name = SCHEDULER_CLASSES[class_name]
+    karras = scheduler_config.get("use_karras_sigmas") and f"{name}_karras" in SAMPLERS
+    return f"{name}_karras" if karras else name

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the diffusion says of configs and options that it can't use."""
+
+import pytest
+
+from mrti_jax.diffusion import SAMPLERS, NoiseSchedule, make_sampler, sampler_from_config
+from mrti_jax.errors import UserError
+
+from .reference import SD15, SD21
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"beta_schedule": "scaled_liner"},
+            "beta_schedule is 'scaled_liner'.*mean 'scaled_linear'",
+        ),
+        ({"prediction_type": "flow_prediction"}, "prediction_type is 'flow_prediction', known are"),
+        ({"num_train_timesteps": 0}, "num_train_timesteps is 0"),
+        ({"trained_betas": [0.1, 0.2]}, r"trained_betas has shape \[2\]"),
+        ({"beta_end": 1.5}, "betas must lie between 0 and 1"),
+    ],
+)
+def test_schedule(changes, words):
+    with pytest.raises(UserError, match=words):
+        NoiseSchedule.from_config(SD15 | changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("ddim", {"thresholding": True}, "thresholding is True"),
+        ("ddim", {"timestep_spacing": "linear"}, "timestep_spacing is 'linear', known are"),
+        ("pndm", {"skip_prk_steps": False}, "skip_prk_steps is False"),
+        ("pndm", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True"),
+        ("euler", {"use_exponential_sigmas": True}, "use_exponential_sigmas is True"),
+        ("euler", {"interpolation_type": "log_linear"}, "can only do 'linear'"),
+        ("euler", {"final_sigmas_type": "one"}, "final_sigmas_type is 'one'"),
+        ("dpmpp_2m", {"solver_order": 3}, "solver_order is 3, .* can only do 2"),
+        ("dpmpp_2m", {"algorithm_type": "sde-dpmsolver++"}, "algorithm_type is"),
+        ("dpmpp_2m", {"solver_type": "heun"}, "solver_type is 'heun'"),
+        ("dpmpp_2m", {"use_lu_lambdas": True}, "use_lu_lambdas is True"),
+    ],
+)
+def test_options_in_the_config(name, changes, words):
+    with pytest.raises(UserError, match=words):
+        make_sampler(name, SD15 | changes)
+
+
+def test_options_of_the_caller():
+    with pytest.raises(UserError, match="unknown sampler 'eulr'.*mean 'euler'"):
+        make_sampler("eulr", SD15)
+    with pytest.raises(UserError, match="no option 'etta'.*mean 'eta'"):
+        make_sampler("ddim", SD15, etta=1.0)
+    with pytest.raises(UserError, match="eta is 2"):
+        make_sampler("ddim", SD15, eta=2.0)
+    assert make_sampler("ddim", SD15, steps_offset=0).steps_offset == 0
+
+
+def test_pndm_config_without_the_key_means_runge_kutta():
+    config = {key: value for key, value in SD15.items() if key != "skip_prk_steps"}
+    with pytest.raises(UserError, match="skip_prk_steps is False"):
+        make_sampler("pndm", config)
+    make_sampler("pndm", config | {"_class_name": "DDIMScheduler"})
+
+
+@pytest.mark.parametrize("count", [0, -1, 1001])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_number_of_steps(name, count):
+    schedule = NoiseSchedule.from_config(SD15)
+    with pytest.raises(UserError, match=f"num_inference_steps is {count}.* 1 to 1000"):
+        make_sampler(name, SD15).plan(schedule, count)
+
+
+def test_steps_that_leave_the_schedule_or_repeat():
+    schedule = NoiseSchedule.from_config(SD15)
+    with pytest.raises(UserError, match="leaves the 1000 trained timesteps"):
+        make_sampler("ddim", SD15).plan(schedule, 1000)
+    with pytest.raises(UserError, match="repeats a timestep"):
+        make_sampler("dpmpp_2m", SD15, steps_offset=0).plan(schedule, 1000)
+
+
+def test_no_signal_and_epsilon():
+    config = SD15 | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    with pytest.raises(UserError, match="use 'v_prediction'"):
+        make_sampler("ddim", config).plan(NoiseSchedule.from_config(config), 10)
+
+
+def test_scheduler_classes():
+    assert sampler_from_config(SD15) == "pndm"
+    assert sampler_from_config(SD21) == "ddim"
+    karras = {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}
+    assert sampler_from_config(karras) == "dpmpp_2m_karras"
+    with pytest.raises(UserError, match="_class_name is 'LCMScheduler', known are DDIM"):
+        sampler_from_config({"_class_name": "LCMScheduler"})
+    with pytest.raises(UserError, match="_class_name is None"):
+        sampler_from_config({})
