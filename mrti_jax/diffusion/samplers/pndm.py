@@ -50,7 +50,7 @@ class PNDMState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PNDM(Sampler):
-    """The pseudo linear multistep method (PLMS) of section 3, without the Runge-Kutta warm-up
+    """The pseudo linear multistep method (PLMS), eq. 9 and 12; without the Runge-Kutta warm-up
     (`skip_prk_steps`): n steps take n + 1 calls of the network, one step a single call.
 
     As in the reference, the predictions are combined as they are, whatever the prediction type,
