@@ -11,11 +11,11 @@ from mrti_jax.mini.world.textures import TEXTURES
 
 _REACH = 26  # px on each side of the object's centre
 _TURNS = {"striped": 20, "dotted": 10, "checked": 10, "ringed": 1, "zigzag": 20}
+_PHASES = {"striped": 5, "dotted": 6, "checked": 6, "ringed": 6, "zigzag": 5}
 _PERIODS = np.linspace(5.2, 8.8, 6)
-_PHASES = np.arange(5) / 5
-_STEP = np.array([0.09, 0.45, 0.12, 1.0, 1.0, 0.1])  # angle, period, phase, x, y, duty
-_WIDTHS = (1.0, 0.6, 0.3)  # of the search around a texture's best pattern, round by round
-_TRIES = 16  # a round
+_STEPS = np.array([0.09, 0.5, 0.14, 1.2, 1.2, 0.1])  # angle, period, phase, x, y, duty
+_WIDTHS = (1.0, 0.5)  # of the search around a texture's best pattern, round by round
+_OFFSETS = np.array([-1.0, -0.5, 0.5, 1.0])
 _RIVALS = 3  # textures that are looked at closely
 
 
@@ -48,7 +48,7 @@ def _bank() -> tuple[list[_Details], Float[np.ndarray, "k s"]]:
         for name, turns in _TURNS.items()
         for turn in range(turns)
         for p in map(float, _PERIODS)
-        for phase in map(float, _PHASES)
+        for phase in (np.arange(_PHASES[name]) / _PHASES[name]).tolist()
     ]
     return details, np.stack([_pattern(d, x, y).ravel() for d in details]).astype(np.float32)
 
@@ -107,17 +107,21 @@ def _refined(
     share: Float[np.ndarray, " n"],
 ) -> float:
     """The best agreement found by small changes of `start`'s details, centre and duty."""
-    rng = np.random.default_rng(0)  # the same tries for every picture
     x, y = at_x[None].astype(np.float32), at_y[None].astype(np.float32)
-    best = np.array([start.angle, start.period, start.phase, 0.0, 0.0, 0.5])
-    top = -1.0
-    for width in _WIDTHS:
-        tries = best + width * _STEP * rng.uniform(-1.0, 1.0, (_TRIES, len(best)))
+
+    def agreement(tries: Float[np.ndarray, "k 6"]) -> Float[np.ndarray, " k"]:
         patterns = [
             _pattern(_Details(start.texture, angle, period, phase), x + dx, y + dy, duty)[0]
             for angle, period, phase, dx, dy, duty in tries.tolist()
         ]
-        scores = _agreement(np.stack(patterns).astype(np.float32), share)
-        if scores.max() > top:
-            top, best = float(scores.max()), tries[int(scores.argmax())]
+        return _agreement(np.stack(patterns).astype(np.float32), share)
+
+    best = np.array([start.angle, start.period, start.phase, 0.0, 0.0, 0.5])
+    top = float(agreement(best[None])[0])
+    for width in _WIDTHS:
+        for detail, step in enumerate(width * _STEPS):  # one detail after the other
+            tries = best + np.outer(_OFFSETS * step, np.arange(len(best)) == detail)
+            scores = agreement(tries)
+            if scores.max() > top:
+                top, best = float(scores.max()), tries[int(scores.argmax())]
     return top
