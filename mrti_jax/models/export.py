@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing a whole Stable Diffusion as a diffusers folder, which PyTorch's diffusers loads too."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from mrti_jax.models.checkpoint import save_module
+from mrti_jax.models.frozen import Frozen
+from mrti_jax.models.stable_diffusion import load_tokenizer
+
+# The release of diffusers whose files these are; readers only show it.
+DIFFUSERS_VERSION = "0.42.0"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def save_pipeline(
+    folder: epath.PathLike,
+    tokenizer_folder: epath.PathLike,
+    text_encoder: Frozen,
+    unet: Frozen,
+    vae: Frozen,
+    scheduler_config: Mapping[str, Any],
+    dtype: jax.typing.DTypeLike = jnp.float32,
+) -> None:
+    """Writes `folder` so that `StableDiffusion.load` and `StableDiffusionPipeline` read it.
+
+    Args:
+        tokenizer_folder: its files are copied; may be the folder's own `tokenizer`.
+        scheduler_config: the JSON object of `scheduler_config.json`, `_class_name` included.
+        dtype: of the weights in the files.
+
+    Raises:
+        UserError: `tokenizer_folder` holds no tokenizer.
+    """
+    target, source = epath.Path(folder), epath.Path(tokenizer_folder)
+    tokenizer = load_tokenizer(source)
+    if source != target / "tokenizer":
+        (target / "tokenizer").mkdir(parents=True, exist_ok=True)
+        for name in TOKENIZER_FILES:
+            if (source / name).exists():
+                (target / "tokenizer" / name).write_bytes((source / name).read_bytes())
+
+    save_module(text_encoder.params, target / "text_encoder" / "model.safetensors", dtype)
+    ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos")}
+    pad = ids["eos_token_id"] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    config = text_encoder_config(text_encoder.config) | ids | {"pad_token_id": pad}
+    _write_json(target / "text_encoder" / "config.json", config | {"dtype": jnp.dtype(dtype).name})
+
+    save_module(unet.params, target / "unet" / WEIGHTS, dtype)
+    _write_json(target / "unet" / "config.json", unet_config(unet.config))
+
+    save_module(vae.params, target / "vae" / WEIGHTS, dtype)
+    sample_size = unet.config.sample_size * vae.config.downscale
+    _write_json(target / "vae" / "config.json", vae_config(vae.config, sample_size))
+
+    (target / "scheduler").mkdir(parents=True, exist_ok=True)
+    _write_json(target / "scheduler" / "scheduler_config.json", dict(scheduler_config))
+    _write_json(target / "model_index.json", model_index(scheduler_config["_class_name"]))
+
+
+def text_encoder_config(config: Any) -> dict[str, Any]:
+    """`text_encoder/config.json` of a CLIPTextConfig, without the tokenizer's ids."""
+    return dataclasses.asdict(config) | {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "attention_dropout": 0.0,
+        "initializer_factor": 1.0,
+        "initializer_range": 0.02,
+        "projection_dim": config.hidden_size,
+    }
+
+
+def unet_config(config: Any) -> dict[str, Any]:
+    """`unet/config.json` of a UNetConfig."""
+    return dataclasses.asdict(config) | {
+        "_class_name": "UNet2DConditionModel",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "act_fn": "silu",
+        "center_input_sample": False,
+        "downsample_padding": 1,
+        "mid_block_scale_factor": 1,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+    }
+
+
+def vae_config(config: Any, sample_size: int) -> dict[str, Any]:
+    """`vae/config.json` of a VAEConfig; `sample_size`: side of the pictures it was trained on."""
+    levels = len(config.block_out_channels)
+    return dataclasses.asdict(config) | {
+        "_class_name": "AutoencoderKL",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "act_fn": "silu",
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "sample_size": sample_size,
+    }
+
+
+def model_index(scheduler_class: str) -> dict[str, Any]:
+    """`model_index.json` of a pipeline without a safety checker."""
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", scheduler_class],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+def _write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

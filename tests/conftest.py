@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: two CPU devices, checked array shapes, and tiny models.
+
+Each array annotation of the package is checked at every call (jaxtyping with beartype).
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+# Before jax is imported. Two devices, so that every program is a sharded one; with fewer pool
+# threads than NPROC asks for, sharded CPU programs can deadlock on machines with few cores.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
+os.environ.setdefault("NPROC", "16")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("mrti_jax", "beartype.beartype")
+
+import pytest  # noqa: E402
+from tiny import save_tiny  # noqa: E402
+
+from mrti_jax.models.stable_diffusion import StableDiffusion  # noqa: E402
+
+MARKERS = {
+    "torch": "compares with PyTorch's diffusers and transformers",
+    "slow": "takes more than 20 s",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if importlib.util.find_spec("torch") is None:
+        skip = pytest.mark.skip(reason="PyTorch is not installed")
+        for item in items:
+            if item.get_closest_marker("torch"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder shaped like SD 1.x: epsilon, PNDM, latents 8x8, pictures 16x16."""
+    return save_tiny(tmp_path_factory.mktemp("tiny") / "sd1", "sd1")
+
+
+@pytest.fixture(scope="session")
+def tiny_v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder shaped like SD 2.x: v_prediction, linear projections, GELU."""
+    return save_tiny(tmp_path_factory.mktemp("tiny") / "sd2", "sd2")
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tiny_folder: Path) -> StableDiffusion:
+    return StableDiffusion.load(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_v_sd(tiny_v_folder: Path) -> StableDiffusion:
+    return StableDiffusion.load(tiny_v_folder)

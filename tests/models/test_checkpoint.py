@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading weights: what is wrong with a folder is named, and what is right comes through to the bit."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from safetensors.numpy import load_file, save_file
+
+from mrti_jax.errors import UserError
+from mrti_jax.models.checkpoint import save_module
+from mrti_jax.models.stable_diffusion import StableDiffusion
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+TEXT = "text_encoder/model.safetensors"
+WEIGHT = "mid_block.resnets.0.conv1.weight"
+
+
+@pytest.fixture
+def copy(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+
+
+def change(path: Path, edit: Callable[[dict[str, np.ndarray]], object]) -> None:
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def load_error(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        StableDiffusion.load(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_missing_tensor_is_named(copy: Path) -> None:
+    change(copy / UNET, lambda tensors: tensors.pop(WEIGHT))
+    assert f"'{WEIGHT}' is missing" in load_error(copy)
+
+
+def test_left_over_tensor_is_named(copy: Path) -> None:
+    change(copy / UNET, lambda tensors: tensors.update(extra=np.zeros(3, np.float32)))
+    assert "1 tensors are not part of this module: extra" in load_error(copy)
+
+
+def test_misshaped_tensor_is_named(copy: Path) -> None:
+    change(copy / UNET, lambda tensors: tensors.update({WEIGHT: tensors[WEIGHT][:, :5].copy()}))
+    message = load_error(copy)
+    assert WEIGHT in message
+    assert "[64, 5, 3, 3]" in message and "[64, 64, 3, 3]" in message
+
+
+def test_truncated_file_is_named(copy: Path) -> None:
+    content = (copy / UNET).read_bytes()
+    (copy / UNET).write_bytes(content[: len(content) // 2])
+    assert UNET in load_error(copy)
+
+
+def test_missing_weights_are_named(copy: Path) -> None:
+    (copy / UNET).unlink()
+    assert "holds no weights" in load_error(copy)
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    assert "does not exist" in load_error(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("unet", "only_cross_attention", True),
+        ("unet", "down_block_types", ["AttnDownBlock2D", "DownBlock2D"]),
+        ("vae", "act_fn", "relu"),
+        ("text_encoder", "hidden_act", "tanh"),
+    ],
+)
+def test_unsupported_config_value_is_named(copy: Path, part: str, key: str, value: object) -> None:
+    path = copy / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    message = load_error(copy)
+    assert f"{part}/config.json" in message and key in message
+
+
+def test_older_names_of_the_text_encoder(copy: Path, tiny_sd: StableDiffusion) -> None:
+    tensors = {f"text_model.{name}": value for name, value in load_file(copy / TEXT).items()}
+    tensors["text_model.embeddings.position_ids"] = np.arange(77)[None]
+    save_file(tensors, copy / TEXT)
+    loaded = StableDiffusion.load(copy).text_encoder.params
+    jax.tree.map(np.testing.assert_array_equal, loaded, tiny_sd.text_encoder.params)
+
+
+def test_weights_come_in_the_wanted_dtype(tiny_folder: Path, tiny_sd: StableDiffusion) -> None:
+    loaded = StableDiffusion.load(tiny_folder, dtype=jnp.bfloat16)
+    assert loaded.dtype == jnp.bfloat16
+    jax.tree.map(
+        lambda low, full: np.testing.assert_array_equal(low, full.astype(jnp.bfloat16)),
+        loaded.params,
+        tiny_sd.params,
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_round_trip_is_exact(copy: Path, dtype: jax.typing.DTypeLike) -> None:
+    before = StableDiffusion.load(copy, dtype=dtype)
+    for path, params in [
+        (UNET, before.unet.params),
+        (TEXT, before.text_encoder.params),
+        ("vae/diffusion_pytorch_model.safetensors", before.vae.params),
+    ]:
+        save_module(params, epath.Path(copy / path), dtype)
+    after = StableDiffusion.load(copy, dtype=dtype)
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
