@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded model's sizes and how long each of its parts is trained."""
+
+import dataclasses
+
+from mrti_jax.models.clip import CLIPTextConfig
+from mrti_jax.models.unet import UNetConfig
+from mrti_jax.models.vae import VAEConfig
+
+PICTURE_SIZE = 64
+
+VAE = VAEConfig(
+    block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=8, latent_channels=4
+)
+
+TEXT_WIDTH = 128
+
+UNET = UNetConfig(
+    sample_size=PICTURE_SIZE // VAE.downscale,
+    in_channels=VAE.latent_channels,
+    out_channels=VAE.latent_channels,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    block_out_channels=(32, 128, 160),
+    layers_per_block=1,
+    cross_attention_dim=TEXT_WIDTH,
+    attention_head_dim=4,
+    use_linear_projection=True,
+    norm_num_groups=8,
+)
+
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "_diffusers_version": "0.42.1",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+
+
+def text_config(vocab_size: int) -> CLIPTextConfig:
+    """The text encoder, for a tokenizer of `vocab_size` tokens."""
+    return CLIPTextConfig(
+        vocab_size=vocab_size,
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        hidden_act="quick_gelu",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Amounts:
+    """How much each stage sees. The defaults made the weights that ship with the project.
+
+    Attributes:
+        vae_pictures, unet_pictures: how many pictures are drawn for a stage; captions are drawn
+            anew each time that a picture is used.
+        context_length: tokens of a caption that the U-Net sees before its last steps, which see
+            all 77: attention to padding is most of its cost.
+    """
+
+    vae_pictures: int = 40_000
+    vae_steps: int = 3_000
+    vae_full_steps: int = 150
+    vae_batch: int = 16
+    text_steps: int = 1_000
+    text_batch: int = 128
+    unet_pictures: int = 80_000
+    unet_steps: int = 6_000
+    unet_batch: int = 32
+    full_context_steps: int = 500
+    context_length: int = 28
