@@ -1,1 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Multiresolution Textual Inversion for Stable Diffusion, in JAX and Flax.
+
+    from mrti_jax import Concept, StableDiffusion, generate, learn
+
+The names are imported at their first use, so that `import mrti_jax` alone takes no time.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mrti_jax.concept import Concept
+    from mrti_jax.models.stable_diffusion import StableDiffusion
+    from mrti_jax.sampling import generate
+    from mrti_jax.training import learn
+
+__all__ = ["Concept", "StableDiffusion", "generate", "learn"]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Concept": "mrti_jax.concept",
+    "StableDiffusion": "mrti_jax.models.stable_diffusion",
+    "generate": "mrti_jax.sampling",
+    "learn": "mrti_jax.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
