@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From seeds and text states to pixels: the whole sampling loop as one compiled program."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8, UInt32
+
+from mrti_jax.diffusion import Sampler
+from mrti_jax.models.frozen import Params
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.parallel.mesh import batch_sharded, replicated
+
+MAX_SEED = 2**32 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a compiled program is made for; everything else is an argument of it.
+
+    Attributes:
+        unet, vae: the structure of the modules.
+        scaling_factor: of the VAE; its latents are the U-Net's divided by this.
+        latent_shape: `(h, w, c)` of one picture.
+        mesh: its axis `data` splits the batch.
+    """
+
+    unet: nnx.GraphDef
+    vae: nnx.GraphDef
+    scaling_factor: float
+    latent_shape: tuple[int, int, int]
+    sampler: Sampler
+    mesh: Mesh
+
+
+def make_program(sd: StableDiffusion, sampler: Sampler, height: int, width: int) -> Program:
+    """The program that draws pictures of `height` by `width` pixels, multiples of the VAE's factor."""
+    factor = sd.vae.config.downscale
+    return Program(
+        unet=sd.unet.graphdef,
+        vae=sd.vae.graphdef,
+        scaling_factor=sd.vae.config.scaling_factor,
+        latent_shape=(height // factor, width // factor, sd.vae.config.latent_channels),
+        sampler=sampler,
+        mesh=sd.mesh,
+    )
+
+
+def draw(
+    program: Program,
+    sd: StableDiffusion,
+    text_states: Float[np.ndarray, "slots b g l d"],
+    steps: Any,
+    slots: Int[np.ndarray, "s"],
+    seeds: UInt32[np.ndarray, "b"],
+    guidance_scale: float,
+) -> UInt8[np.ndarray, "b H W 3"]:
+    """Draws B pictures, one per seed; B is a multiple of the number of devices.
+
+    A second call compiles only if a shape, a dtype or `program` is another one.
+
+    Args:
+        text_states: what the U-Net sees in each slot of diffusion time. g = 2 is classifier-free
+            guidance, [unconditional, conditional]; with g = 1 `guidance_scale` has no effect.
+        steps: the sampler's plan, S calls of the network.
+        slots: the slot of each call.
+        seeds: a picture's noise is a function of its seed and of nothing else.
+    """
+    per_slot = NamedSharding(program.mesh, PartitionSpec(None, "data"))
+    images = _draw(
+        program,
+        {"unet": sd.unet.params, "vae": sd.vae.params},
+        jax.device_put(text_states, per_slot),
+        *jax.device_put((steps, slots.astype(np.int32)), replicated(program.mesh)),
+        jax.device_put(seeds, batch_sharded(program.mesh)),
+        jax.device_put(np.float32(guidance_scale), replicated(program.mesh)),
+    )
+    return np.asarray(images)
+
+
+@partial(jax.jit, static_argnums=0)
+def _draw(
+    program: Program,
+    params: dict[str, Params],
+    text_states: Float[Array, "slots b g l d"],
+    steps: Any,
+    slots: Int[Array, "s"],
+    seeds: UInt32[Array, "b"],
+    guidance_scale: Float[Array, ""],
+) -> UInt8[Array, "b H W 3"]:
+    sampler = program.sampler
+    unet = nnx.merge(program.unet, nnx.State(params["unet"]))
+    num_slots, batch, passes = text_states.shape[:3]
+    keys = jax.vmap(jax.random.key)(seeds)
+
+    def noise(index: int | Int[Array, ""]) -> Float[Array, "b h w c"]:
+        normal = jax.vmap(partial(_normal, index=index, shape=program.latent_shape))(keys)
+        return jax.lax.with_sharding_constraint(normal, batch_sharded(program.mesh))
+
+    # A branch only picks text states that are ready: the text encoder isn't part of the loop.
+    branches = [partial(jnp.take, text_states, slot, axis=0) for slot in range(num_slots)]
+
+    def call(state: Any, xs: Any) -> tuple[Any, None]:
+        index, step, slot = xs
+        context = jax.lax.switch(slot, branches)
+        # The passes of one picture lie side by side, so that they stay on one device.
+        latents = jnp.repeat(sampler.model_input(state, step), passes, axis=0)
+        timesteps = jnp.broadcast_to(step.timesteps, latents.shape[:1])
+        out = unet(latents, timesteps, context.reshape(batch * passes, *context.shape[2:]))
+        out = out.astype(jnp.float32).reshape(batch, passes, *out.shape[1:])
+        prediction = out[:, -1]
+        if passes == 2:  # Ho & Salimans 2022 (arXiv 2207.12598), with guidance_scale = w + 1
+            prediction = out[:, 0] + guidance_scale * (out[:, 1] - out[:, 0])
+        fresh = noise(index + 1) if sampler.stochastic else None
+        return sampler.update(state, prediction, step, fresh), None
+
+    state = sampler.initialize(noise(0), steps)
+    state, _ = jax.lax.scan(call, state, (jnp.arange(len(slots)), steps, slots))
+    vae = nnx.merge(program.vae, nnx.State(params["vae"]))
+    pixels = vae.decode(sampler.finalize(state) / program.scaling_factor).astype(jnp.float32)
+    return jnp.round(255 * jnp.clip(pixels / 2 + 0.5, 0, 1)).astype(jnp.uint8)
+
+
+def _normal(
+    key: PRNGKeyArray, index: int | Int[Array, ""], shape: tuple[int, int, int]
+) -> Float[Array, "h w c"]:
+    return jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One prompt over all resolutions: a table of pictures with the same noise along each row."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mrti_jax.concept import Concept, by_name, parse
+from mrti_jax.errors import UserError
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.sampling.generate import Picture, expand_seeds, generate
+
+SweepRows = Literal["seeds", "schemes"]
+
+MARK = "{k}"
+BRACKETS = {"fully": "[]", "semi": "()", "fixed": "||"}
+_WORD = re.compile(r"[\[(|]\{k\}[\])|]>")
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Pictures [rows][columns], and a label for each row and column."""
+
+    pictures: list[list[Picture]]
+    row_labels: list[str]
+    column_labels: list[str]
+
+
+def sweep(
+    sd: StableDiffusion,
+    template: str,
+    concepts: Iterable[Concept],
+    *,
+    rows: SweepRows = "seeds",
+    values: Sequence[str] = (),
+    seeds: int | Sequence[int] = 0,
+    images_per_prompt: int = 1,
+    **options: Any,
+) -> Sweep:
+    """Draws a prompt such as `a photo of <star[{k}]>` with each value of `{k}`, one per column.
+
+    Args:
+        rows: "seeds" is a row per seed; "schemes" is a row per scheme and seed, in which the
+            brackets around `{k}` are those of the scheme.
+        values: buckets ("3") or resolutions ("0.3"); all buckets if none is given.
+        options: of `generate`.
+
+    Raises:
+        UserError: there is no `{k}`, or what `generate` refuses.
+    """
+    table = by_name(concepts)
+    values = list(values) or default_values(template, table.values())
+    all_seeds = expand_seeds(seeds, images_per_prompt)
+    templates = {"": template} if rows == "seeds" else scheme_templates(template)
+    prompts = [
+        variant.replace(MARK, value) for variant in templates.values() for value in values
+    ]
+    flat = generate(sd, prompts, table.values(), seeds=all_seeds, **options)
+
+    pictures: list[list[Picture]] = []
+    labels: list[str] = []
+    for block, scheme in enumerate(templates):
+        for index, seed in enumerate(all_seeds):
+            starts = [(block * len(values) + column) * len(all_seeds) for column in range(len(values))]
+            pictures.append([flat[start + index] for start in starts])
+            told = [scheme] * bool(scheme)
+            if not scheme or len(all_seeds) > 1:
+                told.append(f"seed {seed}")
+            labels.append(", ".join(told))
+    return Sweep(pictures, labels, [f"k = {value}" for value in values])
+
+
+def default_values(template: str, concepts: Iterable[Concept]) -> list[str]:
+    """All buckets of the concepts that a template names, or tenths where their numbers differ."""
+    if MARK not in template:
+        raise UserError(
+            f"the grid's prompt {template!r} has no {MARK}: write for example "
+            '"a photo of <star[{k}]>"'
+        )
+    named = {word.name for word in parse(template.replace(MARK, "0")).words}
+    counts = {concept.num_buckets for concept in concepts if concept.name in named}
+    if len(counts) == 1:
+        return [str(k) for k in range(counts.pop())]
+    return [f"0.{tenth}" for tenth in range(10)]
+
+
+def scheme_templates(template: str) -> dict[str, str]:
+    """The template with the brackets of each scheme around `{k}`. Raises UserError."""
+    if not _WORD.search(template):
+        raise UserError(
+            f"the grid's prompt {template!r} has no word such as <star[{MARK}]> whose scheme "
+            "could be changed"
+        )
+    return {
+        scheme: _WORD.sub(f"{left}{MARK}{right}>", template)
+        for scheme, (left, right) in BRACKETS.items()
+    }
