@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of a training run; their defaults are the recipe of the embedded model."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from etils import epath
+
+from mrti_jax.errors import UserError
+from mrti_jax.training.yaml import from_mapping, read_yaml
+
+SAMPLE = "sample"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The frozen base model."""
+
+    path: str = "mini"
+    """A diffusers folder (Stable Diffusion 1.x or 2.x), or `mini`, the embedded model."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the frozen weights; auto: float32 on a CPU, bfloat16 elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The photos of the concept."""
+
+    path: str = SAMPLE
+    """A folder of images, `tfds:NAME/split`, or `sample`, the photos that come with the project."""
+    learnable_property: Literal["object", "style"] = "object"
+    """Which templates to train with: "a photo of a <name>" or "a painting in the style of <name>".
+    """
+    captions: bool = False
+    """Take the captions (one a line) of `photo.txt` beside `photo.png`, with `<name>` or `{}` where
+    the word goes. Photos without one get the templates."""
+    size: int | None = None
+    """Side of the square that photos are cropped to, in pixels; the model's own if not given."""
+    flip: bool = False
+    """Show half of the examples mirrored. Wrong for writing and for faces that are not alike."""
+    tfds_dir: str | None = None
+    """Where TFDS data sets are; TFDS's own default if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptConfig:
+    """The word that is learned."""
+
+    name: str = "jane"
+    """The word's name: prompts speak of `<name>`."""
+    initializer: str = "star"
+    """A one-token word for what the photos show, such as `dog`; training starts from it."""
+    num_buckets: int = 10
+    """Rows of the table; 1 is ordinary Textual Inversion."""
+    num_vectors: int = 1
+    """Token positions that the word takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW on the table."""
+
+    learning_rate: float = 5e-3
+    """The peak, per update whatever the batch size."""
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """What follows the warm-up; cosine and linear fall to 0 at the last step."""
+    warmup_steps: int = 10
+    """Updates in which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    """Decoupled, per update, times the learning rate."""
+    beta1: float = 0.9
+    """Decay of the mean gradient."""
+    beta2: float = 0.999
+    """Decay of the mean squared gradient."""
+    eps: float = 1e-8
+    """Added to the root of the mean squared gradient."""
+    dense: bool = False
+    """Update every row at every step, as PyTorch's AdamW does: rows without an example then move by
+    their old momentum and shrink by weight decay. Without it they stand still."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and how to train."""
+
+    steps: int = 400
+    """Updates of the table."""
+    batch_size: int = 8
+    """Examples of one update, over all devices. Every example trains one row."""
+    accumulation: int = 1
+    """Parts in which a batch is worked through one after the other, to save memory; the result is
+    the same but for rounding."""
+    timesteps: Literal["uniform", "stratified"] = "stratified"
+    """How an example's diffusion time is drawn. stratified: evenly spread over every stretch of
+    examples, so that each row gets its share; uniform: independently, as in the paper."""
+    seed: int = 0
+    """All that is random follows from it."""
+    checkpoint_every: int = 200
+    """Updates between checkpoints; there is always one at the end."""
+    keep: int = 2
+    """Checkpoints that are kept, the newest ones."""
+    metrics_every: int = 20
+    """Updates between lines of metrics.jsonl."""
+    picture_every: int = 0
+    """Updates between grids of pictures drawn with the concept so far; 0: none."""
+    picture_steps: int = 30
+    """Sampling steps of those pictures and of the last grid."""
+    final_grid: bool = True
+    """Draw the labelled grid at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings of a run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    concept: ConceptConfig = field(default_factory=ConceptConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    out: str | None = None
+    """Folder for the results; `runs/<name>` if not given."""
+
+
+def read_config(path: epath.PathLike) -> Config:
+    """The settings in a YAML file; what it leaves out has its default.
+
+    Raises UserError for a missing or malformed file, an unknown key (naming the nearest known one)
+    and a value of the wrong type.
+    """
+    return from_mapping(Config, read_yaml(epath.Path(path)), str(path))
+
+
+def check(config: Config) -> None:
+    """Raises UserError for values that no run can use, before anything heavy is done."""
+    at_least = {
+        "concept.num_buckets": 1,
+        "concept.num_vectors": 1,
+        "train.steps": 1,
+        "train.batch_size": 1,
+        "train.accumulation": 1,
+        "train.seed": 0,
+        "train.checkpoint_every": 1,
+        "train.keep": 1,
+        "train.metrics_every": 1,
+        "train.picture_every": 0,
+        "train.picture_steps": 1,
+        "optimizer.warmup_steps": 0,
+        "optimizer.weight_decay": 0,
+    }
+    for key, least in at_least.items():
+        value = _get(config, key)
+        if not value >= least:
+            raise UserError(f"{key} is {value}, it must be at least {least}")
+    for key in ("optimizer.learning_rate", "optimizer.eps"):
+        if not _get(config, key) > 0:
+            raise UserError(f"{key} is {_get(config, key)}, it must be above 0")
+    for key in ("optimizer.beta1", "optimizer.beta2"):
+        if not 0 <= _get(config, key) < 1:
+            raise UserError(f"{key} is {_get(config, key)}, it must lie in 0 <= {key} < 1")
+    if config.train.seed >= 2**32:
+        raise UserError(f"train.seed is {config.train.seed}, it must be below 2**32")
+    if config.train.batch_size % config.train.accumulation:
+        raise UserError(
+            f"train.batch_size {config.train.batch_size} can't be worked through in "
+            f"{config.train.accumulation} equal parts: choose train.accumulation among its divisors"
+        )
+    warm_up, steps = config.optimizer.warmup_steps, config.train.steps
+    if config.optimizer.schedule != "constant" and warm_up >= steps:
+        raise UserError(
+            f"optimizer.warmup_steps is {warm_up}, it must be below train.steps ({steps})"
+        )
+
+
+def check_devices(config: Config, num_devices: int) -> None:
+    """Raises UserError unless each part of a batch divides over the devices."""
+    part = config.train.batch_size // config.train.accumulation
+    if part % num_devices:
+        batch = -(-part // num_devices) * num_devices * config.train.accumulation
+        raise UserError(
+            f"{part} examples at a time (train.batch_size / train.accumulation) don't divide over "
+            f"{num_devices} devices: use --train.batch-size {batch}, or fewer devices"
+        )
+
+
+def flatten(config: Config) -> dict[str, object]:
+    """Dotted names and values of all settings."""
+    flat: dict[str, object] = {}
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _get(config: Config, key: str) -> int | float:
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Photos of a concept: a folder of image files to square RGB pictures of the training size."""
+
+import collections
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from mrti_jax.errors import UserError, warn
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# More than any camera's; PIL itself refuses twice its own limit of about 89 megapixels.
+MAX_PIXELS = 250_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """One training picture. `captions`: its own ones, `{}` being the word's place; may be empty."""
+
+    name: str
+    pixels: UInt8[np.ndarray, "s s 3"]
+    captions: tuple[str, ...] = ()
+
+
+def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = None) -> list[Photo]:
+    """The pictures in a folder (or of one file), sorted by name, as squares of `size` pixels.
+
+    Files that can't be read are named in a warning and left out; hidden files are ignored. With
+    `caption_word`, each line of `photo.txt` is a caption of `photo.png`; `<caption_word>` or `{}`
+    is the word's place. Raises UserError if the folder is missing or no picture is left.
+    """
+    folder = epath.Path(path)
+    if not folder.exists():
+        raise UserError(f"there is no folder of images '{folder}'")
+    if folder.is_dir():
+        paths = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+        files = [file for file in paths if file.suffix.lower() in EXTENSIONS and file.is_file()]
+        if not files:
+            raise UserError(
+                f"the folder '{folder}' holds no images (PNG, JPEG, WebP, BMP): {_describe(paths)}"
+            )
+    elif folder.suffix.lower() in EXTENSIONS:
+        files = [folder]
+    else:
+        raise UserError(f"'{folder}' is not a folder, and not a PNG, JPEG, WebP or BMP image")
+    photos = decode([(file.name, file.read_bytes()) for file in files], size, f"'{folder}'")
+    if caption_word is None:
+        return photos
+    return [
+        Photo(photo.name, photo.pixels, _captions(file, caption_word))
+        for photo in photos
+        for file in files
+        if file.name == photo.name
+    ]
+
+
+def decode(files: Iterable[tuple[str, bytes | Image.Image]], size: int, where: str) -> list[Photo]:
+    """Named, encoded images (or PIL ones) as squares of `size` pixels.
+
+    Warns of those that can't be read and of those smaller than `size`. Raises UserError if none is
+    left.
+    """
+    photos: list[Photo] = []
+    bad: list[str] = []
+    small: list[str] = []
+    for name, content in files:
+        try:
+            image = _open(content)
+            if min(image.size) < size:
+                small.append(f"{name} ({image.width}x{image.height})")
+            photos.append(Photo(name, square(image, size)))
+        except Exception as error:  # decoders of damaged files raise all kinds
+            bad.append(f"{name} ({' '.join(str(error).split()) or type(error).__name__})")
+    if bad and photos:
+        warn(f"skipped {_count(bad, 'image')} in {where} that can't be read: {_list(bad)}")
+    if not photos:
+        detail = f"none of them can be read: {_list(bad)}" if bad else "it is empty"
+        raise UserError(f"no images in {where}: {detail}")
+    if small:
+        warn(
+            f"{_count(small, 'image')} in {where} had to be enlarged to {size} px, the training "
+            f"size, and will look soft: {_list(small)}"
+        )
+    return photos
+
+
+def square(image: Image.Image, size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """The picture scaled until its short side is `size`, then its centre cut out; never squashed.
+
+    EXIF orientation is applied, transparency shows white, all modes become 8-bit RGB.
+    """
+    image = _to_rgb(ImageOps.exif_transpose(image))
+    scale = size / min(image.size)
+    scaled = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
+    if scaled != image.size:
+        image = image.resize(scaled, Image.Resampling.LANCZOS)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.array(image.crop((left, top, left + size, top + size)))
+
+
+def from_arrays(
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"] | Image.Image], size: int
+) -> list[Photo]:
+    """Pictures that are in memory already: uint8 RGB arrays or PIL images."""
+    named = [
+        (f"image {i}", image if isinstance(image, Image.Image) else Image.fromarray(image))
+        for i, image in enumerate(images)
+    ]
+    return decode(named, size, "the list of images")
+
+
+def _open(content: bytes | Image.Image) -> Image.Image:
+    if isinstance(content, Image.Image):
+        return content
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is below
+        image = Image.open(io.BytesIO(content))
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels are too many")
+    image.load()
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, which PIL's own conversion clips at 255
+        grey = np.asarray(image).astype(np.float64) / 257
+        return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _captions(file: epath.Path, word: str) -> tuple[str, ...]:
+    beside = file.with_suffix(".txt")
+    if not beside.exists():
+        return ()
+    try:
+        lines = [line.strip() for line in beside.read_text().splitlines()]
+    except UnicodeDecodeError:
+        raise UserError(f"the captions in '{beside}' are not UTF-8 text") from None
+    captions = [line.replace(f"<{word}>", "{}") for line in lines if line]
+    for caption in captions:
+        if "{}" not in caption:
+            raise UserError(
+                f"the caption {caption[:80]!r} in '{beside}' has neither <{word}> nor {{}} where "
+                "the word goes"
+            )
+    return tuple(captions)
+
+
+def _describe(paths: Sequence[epath.Path]) -> str:
+    if not paths:
+        return "it is empty"
+    kinds = collections.Counter(
+        "folder" if path.is_dir() else path.suffix.lower() or "file without extension"
+        for path in paths
+    )
+    held = ", ".join(f"{number} x {kind}" for kind, number in kinds.most_common(5))
+    return f"it holds {held}"
+
+
+def _count(items: Sequence[str], noun: str) -> str:
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
+
+
+def _list(items: Sequence[str]) -> str:
+    return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`learn`: photos of something -> a concept, from the first check to the last picture."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+import mrti_jax
+from mrti_jax.concept import Concept, equal_boundaries, initializer_row
+from mrti_jax.concept.prompt import check_name
+from mrti_jax.concept.table import FILE_NAME
+from mrti_jax.diffusion import NoiseSchedule
+from mrti_jax.errors import UserError, warn
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.parallel.mesh import replicated
+from mrti_jax.training.checkpoint import Checkpoints
+from mrti_jax.training.config import SAMPLE, Config, check, check_devices, flatten
+from mrti_jax.training.images import Photo, from_arrays, read_folder
+from mrti_jax.training.latents import encode_moments
+from mrti_jax.training.loop import train
+from mrti_jax.training.metrics import FILE_NAME as METRICS_NAME
+from mrti_jax.training.metrics import Metrics
+from mrti_jax.training.optim import learning_rate
+from mrti_jax.training.pictures import draw_final, draw_progress
+from mrti_jax.training.prompts import tokenize_captions
+from mrti_jax.training.step import Data, State, frozen_params, initial_state, make_train_step
+from mrti_jax.training.tfds_source import PREFIX, read_tfds
+from mrti_jax.training.yaml import write_yaml
+
+CONFIG_NAME = "config.yaml"
+Images = epath.PathLike | Sequence[UInt8[np.ndarray, "_ _ 3"] | Image.Image]
+
+# Settings that a run may be continued with other values of.
+_FREE = {"out", "data.path", "data.tfds_dir"} | {
+    f"train.{name}"
+    for name in (
+        "checkpoint_every",
+        "keep",
+        "metrics_every",
+        "picture_every",
+        "picture_steps",
+        "final_grid",
+    )
+}
+
+
+def learn(
+    sd: StableDiffusion,
+    images: Images,
+    *,
+    name: str,
+    initializer: str,
+    out: epath.PathLike | None = None,
+    config: Config | None = None,
+    progress: bool = False,
+) -> Concept:
+    """Learns the word `<name>` for what the images show; only its table is trained.
+
+    Args:
+        images: a folder, `tfds:NAME/split`, "sample", or pictures in memory (uint8 RGB or PIL).
+        initializer: a one-token word for what they show, such as "dog".
+        out: a folder for concept.safetensors, config.yaml, metrics.jsonl, checkpoints and pictures.
+            The same call goes on where it was stopped. Nothing is written if not given.
+        config: all other settings; the recipe of the embedded model if not given. What it says of
+            the model, the photos' path, the name, the initializer and the folder is not used.
+        progress: show a bar on stderr.
+
+    Raises:
+        UserError: images, a word, a setting or a folder that can't be used.
+    """
+    config = config or Config()
+    config = replace(
+        config,
+        model=replace(config.model, path=sd.name),
+        data=replace(config.data, path=str(images) if _is_path(images) else "pictures in memory"),
+        concept=replace(config.concept, name=name, initializer=initializer),
+        out=None if out is None else os.fspath(out),
+    )
+
+    # What can go wrong, first.
+    check(config)
+    check_name(name)
+    check_devices(config, sd.mesh.devices.size)
+    size = _training_size(sd, config.data.size)
+    start = _initial_concept(sd, config)
+    folder = None if out is None else _writable(epath.Path(out))
+    photos = _read(images, size, config)
+    prompts = tokenize_captions(
+        photos,
+        config.data.learnable_property,
+        config.concept.num_vectors,
+        sd.tokenizer,
+        captions=config.data.captions,
+    )
+
+    pixels = np.stack([photo.pixels for photo in photos])
+    settings = flatten(config) | {"photos": hashlib.sha256(pixels.tobytes()).hexdigest()[:16]}
+
+    with contextlib.ExitStack() as stack:
+        # Where an earlier run stopped, if there was one.
+        state = initial_state(start.embeddings, config.optimizer, sd.mesh)
+        checkpoints, resumed = None, 0
+        if folder is not None:
+            checkpoints = stack.enter_context(Checkpoints(folder, config.train.keep))
+            resumed = checkpoints.latest_step() or 0
+            if resumed:
+                _check_same_run(checkpoints.settings(), settings, resumed, folder)
+                state = checkpoints.restore(state)
+            write_yaml(config, folder / CONFIG_NAME)
+        if resumed == config.train.steps:
+            return _finished_before(_concept(start, state), resumed, folder)
+
+        moments = encode_moments(sd.vae, pixels, flip=config.data.flip)
+        seed = np.uint32(config.train.seed)
+        state = train(
+            make_train_step(sd, config),
+            state,
+            frozen_params(sd),
+            jax.device_put(Data(moments, *prompts, seed), replicated(sd.mesh)),
+            config.train,
+            metrics=Metrics(
+                None if folder is None else folder / METRICS_NAME,
+                start.embeddings,
+                learning_rate(config.optimizer, config.train.steps),
+                config.train.batch_size,
+                resumed,
+            ),
+            concept_of=lambda state: _concept(start, state),
+            out=folder,
+            checkpoints=checkpoints,
+            settings=settings,
+            draw_pictures=lambda step, concept: draw_progress(sd, concept, step, folder, config),
+            title=f"<{name}>" if progress else None,
+        )
+    concept = _concept(start, state)
+    _warn_of_idle_rows(state, start)
+    if folder is not None and config.train.final_grid:
+        draw_final(sd, concept, pixels, folder, config)
+    return concept
+
+
+def _concept(start: Concept, state: State) -> Concept:
+    """The concept at a state, in a copy: the next step reuses the state's memory."""
+    metadata = start.metadata | {"steps": str(int(state["step"]))}
+    return replace(start, embeddings=np.array(state["table"]), metadata=metadata)
+
+
+def _finished_before(concept: Concept, steps: int, folder: epath.Path | None) -> Concept:
+    if folder is not None and not (folder / FILE_NAME).exists():
+        concept.save(folder / FILE_NAME)
+    warn(
+        f"the run in '{folder}' has done its {steps} steps already: nothing is trained "
+        "(delete the folder or choose another --out to start anew)"
+    )
+    return concept
+
+
+def _training_size(sd: StableDiffusion, size: int | None) -> int:
+    """Pixels along a side, checked."""
+    latent, factor = sd.unet.config, sd.vae.config.downscale
+    if latent.in_channels != sd.vae.config.latent_channels:
+        raise UserError(
+            f"model '{sd.name}' takes {latent.in_channels} channels instead of "
+            f"{sd.vae.config.latent_channels}: it edits pictures (inpainting), use a base model"
+        )
+    size = latent.sample_size * factor if size is None else size
+    if size < factor or size % factor:
+        raise UserError(
+            f"data.size {size} is not a multiple of {factor}, this model's pixels per latent: take "
+            f"{max(size // factor, 1) * factor} or {(size // factor + 1) * factor}"
+        )
+    return size
+
+
+def _initial_concept(sd: StableDiffusion, config: Config) -> Concept:
+    """Every row and vector starts as the initializer's token embedding."""
+    wanted = config.concept
+    row = np.asarray(initializer_row(wanted.initializer, sd.tokenizer, sd.text_encoder))
+    table: Float32[np.ndarray, "n v d"] = np.tile(row, (wanted.num_buckets, wanted.num_vectors, 1))
+    schedule = NoiseSchedule.from_config(sd.scheduler_config)
+    return Concept(
+        wanted.name,
+        table,
+        equal_boundaries(wanted.num_buckets, schedule.num_train_timesteps),
+        {
+            "base_model": sd.name,
+            "initializer": wanted.initializer,
+            "learnable_property": config.data.learnable_property,
+            "seed": str(config.train.seed),
+            "library_version": mrti_jax.__version__,
+        },
+    )
+
+
+def _read(images: Images, size: int, config: Config) -> list[Photo]:
+    if not _is_path(images):
+        return from_arrays(images, size)  # type: ignore[arg-type]
+    path = str(images)
+    if path.startswith(PREFIX):
+        return read_tfds(path, size, data_dir=config.data.tfds_dir)
+    if path == SAMPLE:
+        path = str(epath.resource_path("mrti_jax") / "assets" / "concept")
+    word = config.concept.name if config.data.captions else None
+    return read_folder(path, size, caption_word=word)
+
+
+def _is_path(images: Images) -> bool:
+    return isinstance(images, str | os.PathLike)
+
+
+def _writable(folder: epath.Path) -> epath.Path:
+    """Makes the folder and a file in it, now rather than after the training."""
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except (OSError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"can't write to the folder '{folder}' (--out): {reason}") from None
+    return folder
+
+
+def _check_same_run(
+    before: dict[str, Any], settings: dict[str, Any], done: int, folder: epath.Path
+) -> None:
+    """Raises UserError if the folder holds a run with other settings."""
+    free = set(_FREE)
+    if settings["optimizer.schedule"] == "constant" and settings["train.steps"] >= done:
+        free.add("train.steps")  # train on for longer
+    changed = [
+        f"{key} ({before.get(key)} -> {value})"
+        for key, value in settings.items()
+        if key not in free and before.get(key) != value
+    ]
+    if changed:
+        raise UserError(
+            f"the folder '{folder}' holds a run with other settings: {', '.join(changed[:4])}; "
+            "choose another --out, or delete it"
+        )
+
+
+def _warn_of_idle_rows(state: State, start: Concept) -> None:
+    """A row that never got a gradient is the initializer still: tell, loudly."""
+    rows = np.arange(start.num_buckets)
+    without = rows[np.array(state["examples"]) == 0]
+    unmoved = (np.array(state["table"]) == start.embeddings).all(axis=(1, 2))
+    no_gradient = rows[(np.array(state["gradients"]) == 0) & (np.array(state["examples"]) > 0)]
+    still = np.setdiff1d(rows[unmoved], np.concatenate([without, no_gradient]))
+    for kind, which in (
+        ("had no training example", without),
+        ("never got a gradient", no_gradient),
+        ("did not move", still),
+    ):
+        if len(which):
+            warn(
+                f"WARNING: row{'s' if len(which) > 1 else ''} {', '.join(map(str, which))} of "
+                f"<{start.name}> {kind} and still hold the initializer: train longer, or with a "
+                "larger batch or fewer buckets"
+            )

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: updates, metrics, checkpoints, pictures."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from etils import epath
+from tqdm import tqdm
+
+from mrti_jax.concept import Concept
+from mrti_jax.concept.table import FILE_NAME
+from mrti_jax.training.checkpoint import Checkpoints
+from mrti_jax.training.config import TrainConfig
+from mrti_jax.training.metrics import Metrics
+from mrti_jax.training.step import Data, State, TrainStep
+
+
+def train(
+    train_step: TrainStep,
+    state: State,
+    frozen: dict[str, Any],
+    data: Data,
+    config: TrainConfig,
+    *,
+    metrics: Metrics,
+    concept_of: Callable[[State], Concept],
+    out: epath.Path | None,
+    checkpoints: Checkpoints | None,
+    settings: dict[str, Any],
+    draw_pictures: Callable[[int, Concept], None],
+    title: str | None,
+) -> State:
+    """Runs the updates that are left and gives the last state.
+
+    At each checkpoint, the metrics up to it are on disk, and `concept.safetensors` is written.
+    `title`: of the progress bar; none is shown without it.
+    """
+    first = int(state["step"])
+    bar = tqdm(
+        range(first, config.steps),
+        title,
+        initial=first,
+        total=config.steps,
+        unit="step",
+        disable=title is None,
+        file=sys.stderr,
+    )
+    for step in bar:
+        state = train_step(state, frozen, data)
+        done = step + 1
+        last = done == config.steps
+        if step == first:
+            jax.block_until_ready(state["table"])
+            metrics.start_clock(done)
+        if done % config.metrics_every == 0 or last:
+            state = metrics.record(done, state)
+            if last:
+                metrics.flush()
+            speed = metrics.examples_per_second
+            bar.set_postfix(loss=f"{metrics.loss:.4f}", examples_per_s=f"{speed:.1f}")
+        if done % config.checkpoint_every == 0 or last:
+            metrics.flush()
+            concept = concept_of(state)
+            if checkpoints is not None:
+                checkpoints.save(done, state, concept, settings)
+            if out is not None and jax.process_index() == 0:
+                concept.save(out / FILE_NAME)
+        if config.picture_every and done % config.picture_every == 0 and not last:
+            draw_pictures(done, concept_of(state))
+    return state

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AdamW on the table, in which a row without a gradient stands still.
+
+Loshchilov & Hutter 2019 (arXiv 1711.05101), algorithm 2. Every row is a parameter with an optimizer
+of its own: moments, weight decay and bias correction count only the updates in which the row had
+an example. Bias correction must, too: a row's first gradient in the update 50 would otherwise be
+divided by a far too small root mean square.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from mrti_jax.training.config import OptimizerConfig
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate at each update: linear warm-up, then constant, cosine or linear to 0."""
+    peak, warm_up = config.learning_rate, config.warmup_steps
+    match config.schedule:
+        case "constant":
+            after: optax.Schedule = optax.constant_schedule(peak)
+        case "cosine":
+            after = optax.cosine_decay_schedule(peak, steps - warm_up)
+        case "linear":
+            after = optax.linear_schedule(peak, 0.0, steps - warm_up)
+    # From 1/(w+1), not from 0, so that the first update is not lost.
+    rise = optax.linear_schedule(peak / (warm_up + 1), peak, warm_up)
+    return optax.join_schedules([rise, after], [warm_up]) if warm_up else after
+
+
+def initial_optimizer(config: OptimizerConfig, table: Float[Array, "n v d"]) -> Any:
+    """The optimizer's state of each row (first axis N)."""
+    return jax.vmap(_row_optimizer(config).init)(table)
+
+
+def update_table(
+    config: OptimizerConfig,
+    steps: int,
+    step: Int[Array, ""],
+    table: Float[Array, "n v d"],
+    gradient: Float[Array, "n v d"],
+    state: Any,
+    trained: Bool[Array, "n"],
+) -> tuple[Float[Array, "n v d"], Any]:
+    """One update. Rows where `trained` is false keep value and state, bit for bit, unless the
+    config is `dense`, which is PyTorch's AdamW on the whole table.
+    """
+    if config.dense:
+        trained = jnp.ones_like(trained)
+    directions, new_state = jax.vmap(_row_optimizer(config).update)(gradient, state, table)
+    moved = table - learning_rate(config, steps)(step) * directions
+
+    def keep(new: Array, old: Array) -> Array:
+        return jnp.where(trained.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    return keep(moved, table), jax.tree.map(keep, new_state, state)
+
+
+def _row_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.scale_by_adam(config.beta1, config.beta2, config.eps),
+        optax.add_decayed_weights(config.weight_decay),
+    )

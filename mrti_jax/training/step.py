@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The train step: one update of the table, over all devices. Everything else is frozen.
+
+Multiresolution Textual Inversion (Daras & Dimakis 2022, arXiv 2211.17115), section 3: the mean
+squared error of the model's prediction at a random timestep t, with row bucket(t) of the table in
+the word's place.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, UInt32
+
+from mrti_jax.concept import bucket, splice
+from mrti_jax.diffusion import NoiseSchedule
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.parallel.mesh import replicated
+from mrti_jax.training.config import Config, OptimizerConfig, TrainConfig
+from mrti_jax.training.draws import draw
+from mrti_jax.training.latents import sample_latents
+from mrti_jax.training.optim import initial_optimizer, update_table
+
+State = dict[str, Any]
+"""`table` [N, V, D] float32; `optimizer`; `step` int32, updates done; `examples` and `gradients`
+[N] int32, how many examples trained each row and how many updates had a gradient for it;
+`window`: `loss` [N] float32 and `examples` [N] int32, sums since the metrics were last read."""
+
+TrainStep = Callable[[State, dict[str, Any], "Data"], State]
+
+
+class Data(NamedTuple):
+    """What the step trains on, on the devices.
+
+    `moments` [F, M, h, w, 2C]: of M photos, and mirrored (F = 2). `ids` and `vector_index` [K, L]:
+    the captions' token ids and, where the concept's vector v stands, v, else -1. Photo m has the
+    captions `first_prompt[m]` .. `first_prompt[m] + num_prompts[m] - 1`.
+    """
+
+    moments: Float[Array, "f m h w c"]
+    ids: Int[Array, "k l"]
+    vector_index: Int[Array, "k l"]
+    first_prompt: Int[Array, "m"]
+    num_prompts: Int[Array, "m"]
+    seed: UInt32[Array, ""]
+
+
+def initial_state(
+    table: Float[np.ndarray, "n v d"], optimizer: OptimizerConfig, mesh: Mesh
+) -> State:
+    """The state before the first update, on every device of the mesh."""
+    rows = len(table)
+    counts = np.zeros(rows, np.int32)
+    state = {
+        "table": table,
+        "optimizer": initial_optimizer(optimizer, jnp.asarray(table)),
+        "step": np.int32(0),
+        "examples": counts,
+        "gradients": counts,
+        "window": empty_window(rows),
+    }
+    # A copy of each: the step gives its arguments' memory to its results.
+    return jax.device_put(jax.tree.map(np.array, state), replicated(mesh))
+
+
+def empty_window(num_buckets: int) -> dict[str, np.ndarray]:
+    """The sums that metrics are made of, all zero."""
+    return {"loss": np.zeros(num_buckets, np.float32), "examples": np.zeros(num_buckets, np.int32)}
+
+
+def make_train_step(sd: StableDiffusion, config: Config) -> TrainStep:
+    """The jitted `train_step(state, frozen, data) -> state`; `frozen` is `frozen_params(sd)`.
+
+    `state` is donated. Compiled once for a model, settings and shapes, also over several runs.
+    """
+    return _train_step(
+        sd.text_encoder.graphdef,
+        sd.unet.graphdef,
+        json.dumps(sd.scheduler_config, sort_keys=True),
+        float(sd.vae.config.scaling_factor),
+        config.concept.num_buckets,
+        config.optimizer,
+        _deciding(config.train),
+        sd.mesh,
+    )
+
+
+def frozen_params(sd: StableDiffusion) -> dict[str, Any]:
+    """The weights that the step reads."""
+    return {"text_encoder": sd.text_encoder.params, "unet": sd.unet.params}
+
+
+def _deciding(train: TrainConfig) -> tuple[int, int, int, str]:
+    """The settings that change the program: others must not compile it anew."""
+    return train.steps, train.batch_size, train.accumulation, train.timesteps
+
+
+@functools.lru_cache(maxsize=8)
+def _train_step(
+    text_encoder: nnx.GraphDef,
+    unet: nnx.GraphDef,
+    scheduler_config: str,
+    scaling_factor: float,
+    num_buckets: int,
+    optimizer: OptimizerConfig,
+    train: tuple[int, int, int, Any],
+    mesh: Mesh,
+) -> TrainStep:
+    steps, batch_size, accumulation, timesteps = train
+    schedule = NoiseSchedule.from_config(json.loads(scheduler_config))
+    part = batch_size // accumulation
+
+    def shard(batch: Any) -> Any:
+        def one(x: Array) -> Array:
+            spec = PartitionSpec("data", *(None,) * (x.ndim - 1))
+            return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+        return jax.tree.map(one, batch)
+
+    def losses(
+        table: Float[Array, "n v d"], step: Int[Array, ""], index: Int[Array, "b"], args: Any
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """A part's share of the batch's mean loss, and its sums per bucket."""
+        frozen, data = args
+        height, width, channels = data.moments.shape[2:]
+        examples = shard(
+            draw(
+                data.seed,
+                step,
+                index,
+                batch_size=batch_size,
+                latent_shape=(height, width, channels // 2),
+                num_train_timesteps=schedule.num_train_timesteps,
+                timesteps=timesteps,
+                flip=len(data.moments) == 2,
+                first_prompt=data.first_prompt,
+                num_prompts=data.num_prompts,
+            )
+        )
+        moments = data.moments[examples.mirrored.astype(jnp.int32), examples.photo]
+        latents = sample_latents(moments, examples.latent_noise, scaling_factor)
+        noisy = schedule.add_noise(latents, examples.noise, examples.timestep)
+        target = schedule.target(latents, examples.noise, examples.timestep)
+
+        buckets = bucket(examples.timestep, num_buckets, schedule.num_train_timesteps)
+        encoder = nnx.merge(text_encoder, nnx.State(frozen["text_encoder"]))
+        embeddings = encoder.embed(data.ids[examples.prompt])
+        vector_index = data.vector_index[examples.prompt]
+        context = encoder.encode(splice(embeddings, vector_index, table[buckets]))
+
+        denoiser = nnx.merge(unet, nnx.State(frozen["unet"]))
+        prediction = denoiser(noisy, examples.timestep, context).astype(jnp.float32)
+        loss = jnp.mean(jnp.square(prediction - target), axis=(1, 2, 3))
+        sums = {
+            "loss": jnp.zeros(num_buckets).at[buckets].add(loss),
+            "examples": jnp.zeros(num_buckets, jnp.int32).at[buckets].add(1),
+        }
+        return jnp.sum(loss) / batch_size, sums
+
+    gradient_of = jax.grad(losses, has_aux=True)
+
+    @functools.partial(jax.jit, donate_argnames="state", out_shardings=replicated(mesh))
+    def train_step(state: State, frozen: dict[str, Any], data: Data) -> State:
+        def add_part(total: Any, number: Int[Array, ""]) -> tuple[Any, None]:
+            index = number * part + jnp.arange(part, dtype=jnp.int32)
+            one = gradient_of(state["table"], state["step"], index, (frozen, data))
+            return jax.tree.map(jnp.add, total, one), None
+
+        zero = (jnp.zeros_like(state["table"]), jax.tree.map(jnp.asarray, empty_window(num_buckets)))
+        if accumulation == 1:  # no loop: XLA's CPU convolutions are slow inside one
+            (gradient, sums), _ = add_part(zero, jnp.int32(0))
+        else:
+            parts = jnp.arange(accumulation, dtype=jnp.int32)
+            (gradient, sums), _ = jax.lax.scan(add_part, zero, parts)
+
+        trained = sums["examples"] > 0
+        table, optimizer_state = update_table(
+            optimizer, steps, state["step"], state["table"], gradient, state["optimizer"], trained
+        )
+        return {
+            "table": table,
+            "optimizer": optimizer_state,
+            "step": state["step"] + 1,
+            "examples": state["examples"] + sums["examples"],
+            "gradients": state["gradients"] + jnp.any(gradient != 0, axis=(1, 2)),
+            "window": jax.tree.map(jnp.add, state["window"], sums),
+        }
+
+    return train_step

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dataclasses from YAML files and back, refusing unknown keys and values of the wrong type."""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from etils import epath
+
+from mrti_jax.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+def read_yaml(path: epath.Path) -> Mapping[str, Any]:
+    """The mapping that a YAML file holds. Raises UserError for anything else."""
+    try:
+        value = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"there is no configuration file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"can't read the configuration file {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold `key: value` lines, not {type(value).__name__}")
+    return value
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "") -> T:
+    """The dataclass with these values, dataclass fields within from mappings within.
+
+    Raises UserError for an unknown key or a value that its field can't hold.
+    """
+    hints = get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    arguments = {}
+    for key, value in values.items():
+        if key not in known:
+            inside = f" in '{prefix[:-1]}'" if prefix else ""
+            hint = nearest(str(key), known) or f" Known are {', '.join(known)}."
+            raise UserError(f"{where}: unknown key '{key}'{inside}.{hint}")
+        hint_type = hints[key]
+        if dataclasses.is_dataclass(hint_type):
+            if not isinstance(value, dict):
+                raise UserError(f"{where}: '{prefix}{key}' must hold keys of its own, not {value!r}")
+            arguments[key] = from_mapping(hint_type, value, where, f"{prefix}{key}.")
+        else:
+            arguments[key] = _convert(value, hint_type, f"{where}: '{prefix}{key}'")
+    return cls(**arguments)
+
+
+def _convert(value: Any, hint: Any, what: str) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = (option for option in get_args(hint) if option is not type(None))
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            known = ", ".join(get_args(hint))
+            raise UserError(f"{what} is {value!r}, known are {known}")
+        return value
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # also text: YAML 1.1 reads 2e-3 as a string
+        except ValueError:
+            pass
+    elif type(value) is hint:
+        return value
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    raise UserError(f"{what} must be {names[hint]}, not {value!r}")
+
+
+def write_yaml(value: Any, path: epath.Path) -> None:
+    """Writes a dataclass as YAML that `from_mapping` reads."""
+    path.write_text(yaml.safe_dump(dataclasses.asdict(value), sort_keys=False, allow_unicode=True))
