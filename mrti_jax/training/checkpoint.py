@@ -21,8 +21,7 @@ _ITEMS = ("state", "concept", "meta")
 
 
 class Checkpoints:
-    """The checkpoints in `out / "checkpoints"`; a context manager, which waits for the last write.
-    """
+    """The checkpoints of an output folder; a context manager, which waits for the last write."""
 
     def __init__(self, out: epath.Path, keep: int):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
@@ -75,17 +74,17 @@ class Checkpoints:
 
 
 def load_concept(out: epath.PathLike) -> Concept:
-    """The concept in the newest checkpoint of a training folder, without its concept.safetensors.
+    """The concept in the newest checkpoint of a training folder (or of its folder of checkpoints),
+    without concept.safetensors.
 
     Raises UserError if there is none, or it is damaged.
     """
-    folder = _absolute(epath.Path(out)) / FOLDER
-    if not folder.is_dir():
-        raise UserError(f"the folder '{out}' holds no {FOLDER}: is it a training folder?")
+    folder = _absolute(epath.Path(out))
+    folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+    if not folder.is_dir() or not any(path.name.isdigit() for path in folder.iterdir()):
+        raise UserError(f"'{out}' holds no checkpoint: is it a training folder?")
     with ocp.CheckpointManager(folder, item_names=_ITEMS) as manager:
         step = manager.latest_step()
-        if step is None:
-            raise UserError(f"there is no checkpoint in '{folder}' yet")
         meta = _read_meta(manager, folder)
         rows = meta["shape"][0]
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -11,6 +11,7 @@ from mrti_jax.errors import UserError
 from mrti_jax.training.yaml import from_mapping, read_yaml
 
 SAMPLE = "sample"
+SAMPLE_NAME, SAMPLE_INITIALIZER = "jane", "star"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,9 @@ class DataConfig:
 class ConceptConfig:
     """The word that is learned."""
 
-    name: str = "jane"
+    name: str | None = None
     """The word's name: prompts speak of `<name>`."""
-    initializer: str = "star"
+    initializer: str | None = None
     """A one-token word for what the photos show, such as `dog`; training starts from it."""
     num_buckets: int = 10
     """Rows of the table; 1 is ordinary Textual Inversion."""
@@ -106,6 +107,8 @@ class TrainConfig:
     """Updates between grids of pictures drawn with the concept so far; 0: none."""
     picture_steps: int = 30
     """Sampling steps of those pictures and of the last grid."""
+    picture_guidance: float = 3.0
+    """Their scale of classifier-free guidance."""
     final_grid: bool = True
     """Draw the labelled grid at the end."""
 
@@ -130,6 +133,25 @@ def read_config(path: epath.PathLike) -> Config:
     and a value of the wrong type.
     """
     return from_mapping(Config, read_yaml(epath.Path(path)), str(path))
+
+
+def resolve(config: Config) -> Config:
+    """Fills in the word's name and initializer (if it is the sample's) and the output folder.
+
+    Raises UserError where they are not given.
+    """
+    name, initializer = config.concept.name, config.concept.initializer
+    if config.data.path == SAMPLE:
+        name, initializer = name or SAMPLE_NAME, initializer or SAMPLE_INITIALIZER
+    if not name:
+        raise UserError("the new word has no name: give one, such as --concept.name rex")
+    if not initializer:
+        raise UserError(
+            "there is no word to start from: say what the images show in one common word, such as "
+            "--concept.initializer dog"
+        )
+    concept = dataclasses.replace(config.concept, name=name, initializer=initializer)
+    return dataclasses.replace(config, concept=concept, out=config.out or f"runs/{name}")
 
 
 def check(config: Config) -> None:

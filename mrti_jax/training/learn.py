@@ -48,6 +48,7 @@ _FREE = {"out", "data.path", "data.tfds_dir"} | {
         "metrics_every",
         "picture_every",
         "picture_steps",
+        "picture_guidance",
         "final_grid",
     )
 }
@@ -91,7 +92,7 @@ def learn(
     check_name(name)
     check_devices(config, sd.mesh.devices.size)
     size = _training_size(sd, config.data.size)
-    start = _initial_concept(sd, config)
+    start = _initial_concept(sd, config, name, initializer)
     folder = None if out is None else _writable(epath.Path(out))
     photos = _read(images, size, config)
     prompts = tokenize_captions(
@@ -104,6 +105,10 @@ def learn(
 
     pixels = np.stack([photo.pixels for photo in photos])
     settings = flatten(config) | {"photos": hashlib.sha256(pixels.tobytes()).hexdigest()[:16]}
+
+    def draw_pictures(step: int, concept: Concept) -> None:
+        if folder is not None:
+            draw_progress(sd, concept, step, size, folder, config)
 
     with contextlib.ExitStack() as stack:
         # Where an earlier run stopped, if there was one.
@@ -138,13 +143,13 @@ def learn(
             out=folder,
             checkpoints=checkpoints,
             settings=settings,
-            draw_pictures=lambda step, concept: draw_progress(sd, concept, step, folder, config),
+            draw_pictures=draw_pictures,
             title=f"<{name}>" if progress else None,
         )
     concept = _concept(start, state)
     _warn_of_idle_rows(state, start)
     if folder is not None and config.train.final_grid:
-        draw_final(sd, concept, pixels, folder, config)
+        draw_final(sd, concept, pixels, folder, config, progress=progress)
     return concept
 
 
@@ -181,19 +186,19 @@ def _training_size(sd: StableDiffusion, size: int | None) -> int:
     return size
 
 
-def _initial_concept(sd: StableDiffusion, config: Config) -> Concept:
+def _initial_concept(sd: StableDiffusion, config: Config, name: str, initializer: str) -> Concept:
     """Every row and vector starts as the initializer's token embedding."""
     wanted = config.concept
-    row = np.asarray(initializer_row(wanted.initializer, sd.tokenizer, sd.text_encoder))
+    row = np.asarray(initializer_row(initializer, sd.tokenizer, sd.text_encoder))
     table: Float32[np.ndarray, "n v d"] = np.tile(row, (wanted.num_buckets, wanted.num_vectors, 1))
     schedule = NoiseSchedule.from_config(sd.scheduler_config)
     return Concept(
-        wanted.name,
+        name,
         table,
         equal_boundaries(wanted.num_buckets, schedule.num_train_timesteps),
         {
             "base_model": sd.name,
-            "initializer": wanted.initializer,
+            "initializer": initializer,
             "learnable_property": config.data.learnable_property,
             "seed": str(config.train.seed),
             "library_version": mrti_jax.__version__,

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Float
 from jax.sharding import NamedSharding
+from jaxtyping import Array, Float
 
 from mrti_jax.errors import UserError
 from mrti_jax.training.step import State, empty_window
@@ -89,7 +89,7 @@ class Metrics:
                 for loss, count in zip(window["loss"], window["examples"], strict=True)
             ],
             "examples_per_bucket": window["examples"].tolist(),
-            **{name: values.tolist() for name, values in rows.items()},
+            **{name: rows[name].tolist() for name in ("norm", "drift", "cosine")},
             "learning_rate": float(self._schedule(step - 1)),
             "examples_per_second": _number(self.examples_per_second),
         }

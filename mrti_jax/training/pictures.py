@@ -1,4 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled grids of pictures drawn with the concept, during the training and at its end."""
-def draw_progress(*a): ...
-def draw_final(*a): ...
+"""Labelled sheets of pictures drawn with the concept, during the training and at its end."""
+
+import io
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from mrti_jax.concept import Concept
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.sampling import generate
+from mrti_jax.sampling.grid import make_grid
+from mrti_jax.sampling.sweep import sweep
+from mrti_jax.training.config import Config
+
+FOLDER = "pictures"
+FINAL_NAME = "grid.png"
+SEEDS = (0, 1)
+RESOLUTIONS = ("0.0", "0.5", "0.8")
+MAX_COLUMNS = 10
+PROMPTS = {"object": "a photo of a {}", "style": "a painting in the style of {}"}
+
+
+def draw_progress(
+    sd: StableDiffusion, concept: Concept, step: int, size: int, out: epath.Path, config: Config
+) -> None:
+    """Writes `out/pictures/step_XXXXXX.png`: the word at some resolutions, always two seeds."""
+    prompt = PROMPTS[config.data.learnable_property]
+    prompts = [prompt.format(f"<{concept.name}[{value}]>") for value in RESOLUTIONS]
+    pictures = generate(
+        sd,
+        prompts,
+        [concept],
+        seeds=SEEDS,
+        num_steps=config.train.picture_steps,
+        guidance_scale=config.train.picture_guidance,
+        height=size,
+        width=size,
+    )
+    cells = [
+        [picture.image for picture in pictures[row :: len(SEEDS)]] for row in range(len(SEEDS))
+    ]
+    labels = [f"seed {seed}" for seed in SEEDS]
+    sheet = make_grid(cells, labels, prompts, f"<{concept.name}> after {step} steps")
+    _save(sheet, out / FOLDER / f"step_{step:06d}.png")
+
+
+def draw_final(
+    sd: StableDiffusion,
+    concept: Concept,
+    photos: UInt8[np.ndarray, "m s s 3"],
+    out: epath.Path,
+    config: Config,
+    *,
+    progress: bool,
+) -> None:
+    """Writes `out/grid.png`: the photos, below them `<name[k]>` over the buckets, for two seeds."""
+    template = PROMPTS[config.data.learnable_property].format(f"<{concept.name}[{{k}}]>")
+    columns = min(concept.num_buckets, MAX_COLUMNS)
+    values = [str(k * concept.num_buckets // columns) for k in range(columns)]
+    size = photos.shape[1]
+    with tqdm(desc="drawing", unit="picture", disable=not progress) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        drawn = sweep(
+            sd,
+            template,
+            [concept],
+            values=values,
+            seeds=SEEDS,
+            num_steps=config.train.picture_steps,
+            guidance_scale=config.train.picture_guidance,
+            height=size,
+            width=size,
+            progress=update,
+        )
+    cells = [
+        list(photos[: max(columns, 4)]),
+        *([picture.image for picture in row] for row in drawn.pictures),
+    ]
+    title = f"{template} - {config.train.steps} steps, k = 0 keeps everything"
+    _save(
+        make_grid(cells, ["photos", *drawn.row_labels], drawn.column_labels, title),
+        out / FINAL_NAME,
+    )
+
+
+def _save(sheet: Image.Image, path: epath.Path) -> None:
+    content = io.BytesIO()
+    sheet.save(content, "PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.getvalue())

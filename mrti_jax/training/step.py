@@ -172,7 +172,10 @@ def _train_step(
             one = gradient_of(state["table"], state["step"], index, (frozen, data))
             return jax.tree.map(jnp.add, total, one), None
 
-        zero = (jnp.zeros_like(state["table"]), jax.tree.map(jnp.asarray, empty_window(num_buckets)))
+        zero = (
+            jnp.zeros_like(state["table"]),
+            jax.tree.map(jnp.asarray, empty_window(num_buckets)),
+        )
         if accumulation == 1:  # no loop: XLA's CPU convolutions are slow inside one
             (gradient, sums), _ = add_part(zero, jnp.int32(0))
         else:

@@ -25,7 +25,7 @@ def read_tfds(address: str, size: int, *, data_dir: str | None = None) -> list[P
     """
     name, _, split = address.removeprefix(PREFIX).rpartition("/")
     if not name or not split:
-        raise UserError(f"'{address}' names no split: write tfds:NAME/split, such as tfds:NAME/train")
+        raise UserError(f"'{address}' names no split: write tfds:NAME/split, as in tfds:NAME/train")
     builder = _builder(name, data_dir)
     import tensorflow_datasets as tfds
 

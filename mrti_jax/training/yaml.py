@@ -47,7 +47,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str, prefix: st
         hint_type = hints[key]
         if dataclasses.is_dataclass(hint_type):
             if not isinstance(value, dict):
-                raise UserError(f"{where}: '{prefix}{key}' must hold keys of its own, not {value!r}")
+                raise UserError(f"{where}: '{prefix}{key}' must hold keys, not {value!r}")
             arguments[key] = from_mapping(hint_type, value, where, f"{prefix}{key}.")
         else:
             arguments[key] = _convert(value, hint_type, f"{where}: '{prefix}{key}'")

@@ -19,9 +19,7 @@ SIZE = 16
 def pictures() -> list[np.ndarray]:
     """Three smooth uint8 RGB pictures of the tiny model's size."""
     y, x = np.mgrid[0:SIZE, 0:SIZE] / (SIZE - 1)
-    return [
-        np.uint8(255 * np.stack([x, y, np.full_like(x, k / 2)], axis=-1)) for k in range(3)
-    ]
+    return [np.uint8(255 * np.stack([x, y, np.full_like(x, k / 2)], axis=-1)) for k in range(3)]
 
 
 @pytest.fixture

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `python -m mrti_jax.train`: learns a concept from photos."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import tyro
+from etils import epath
+
+from mrti_jax.commands import run_command, use_compilation_cache
+from mrti_jax.training.config import Config, check, read_config, resolve
+
+PROG = "python -m mrti_jax.train"
+DESCRIPTION = f"""Learns a word for what some photos show. Without arguments: the sample concept
+that comes with the project, on the embedded model. With photos of your own:
+{PROG} --data.path photos --concept.name rex --concept.initializer dog"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(Config):
+    """A recipe and what is to be different from it."""
+
+    recipe: tyro.conf.Positional[str | None] = None
+    """A YAML file with settings, such as configs/sd15.yaml; flags go before it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and gives its exit status."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+
+    def body(flags: Flags) -> None:
+        config = read_config(flags.recipe) if flags.recipe else Config()
+        defaults = Flags(**_values(config), recipe=flags.recipe)
+        # Once more, now that the defaults are known: what was not given is the recipe's.
+        _run(Config(**_values(tyro.cli(Flags, args=arguments, default=defaults))))
+
+    return run_command(Flags, body, arguments, prog=PROG, description=DESCRIPTION)
+
+
+def _values(config: Config) -> dict[str, object]:
+    return {field.name: getattr(config, field.name) for field in fields(Config)}
+
+
+def _run(config: Config) -> None:
+    config = resolve(config)
+    check(config)
+    use_compilation_cache()
+    from mrti_jax.models.stable_diffusion import StableDiffusion
+    from mrti_jax.training.learn import learn
+
+    dtype = None if config.model.dtype == "auto" else config.model.dtype
+    sd = StableDiffusion.load(config.model.path, dtype=dtype)
+    name, initializer, out = config.concept.name, config.concept.initializer, config.out
+    learn(
+        sd,
+        config.data.path,
+        name=name,
+        initializer=initializer,
+        out=out,
+        config=config,
+        progress=True,
+    )
+    folder = epath.Path(out)
+    print(f"learned <{name}>: {folder / 'concept.safetensors'}")
+    if config.train.final_grid:
+        print(f"at all resolutions: {folder / 'grid.png'}")
+    print(f'draw it: python -m mrti_jax.sample "a photo of a <{name}>" --concept {out}', end="")
+    print("" if config.model.path == "mini" else f" --model {config.model.path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
