@@ -7,6 +7,7 @@ The names are imported at their first use, so that `import mrti_jax` alone takes
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ _HOMES = {
     "generate": "mrti_jax.sampling",
     "learn": "mrti_jax.training",
 }
+
+# Only its tokenizer is used here, so its advice on import to install PyTorch would mislead.
+logging.getLogger("transformers").addFilter(lambda record: "PyTorch was not" not in str(record.msg))
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README's commands are understood, its Python compiles, and its links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from mrti_jax import sample, train
+from mrti_jax.concept import parse
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FLAGS = {"sample": sample.Flags, "train": train.Flags}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+COMMANDS = re.findall(
+    r"python -m mrti_jax\.(sample|train)\b(.*)", "\n".join(blocks("bash")).replace("\\\n", " ")
+)
+
+
+def test_there_are_commands() -> None:
+    assert {command for command, _ in COMMANDS} == set(FLAGS)
+
+
+@pytest.mark.parametrize(("command", "arguments"), COMMANDS)
+def test_command(command: str, arguments: str) -> None:
+    flags = tyro.cli(FLAGS[command], args=shlex.split(arguments, comments=True))
+    if isinstance(flags, sample.Flags):
+        template = [flags.grid.replace("{k}", "0")] if flags.grid else []
+        for prompt in [*flags.prompts, *template]:
+            assert parse(prompt).words
+    elif flags.recipe:
+        assert (ROOT / flags.recipe).exists()
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_compiles(code: str) -> None:
+    compile(code, "README.md", "exec")
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
+def test_link(link: str) -> None:
+    assert (ROOT / link).exists()
