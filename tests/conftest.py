@@ -20,7 +20,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook("mrti_jax", "beartype.beartype")
+install_import_hook("mrti_jax", "typechecker.check")
 
 import pytest  # noqa: E402
 from tiny import save_tiny  # noqa: E402

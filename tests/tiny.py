@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mrti_jax.concept import Concept, equal_boundaries
 from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel
 from mrti_jax.models.export import save_pipeline
 from mrti_jax.models.frozen import Frozen, abstract
@@ -89,6 +90,15 @@ def random_module(config: Any, module: type[nnx.Module], seed: int = 0) -> Froze
 
     params = {path: draw(path[-1], want.shape) for path, want in weights}
     return Frozen(config, graphdef, nnx.traversals.unflatten_mapping(params))
+
+
+def tiny_concept(
+    name: str = "jane", num_buckets: int = 10, num_vectors: int = 1, width: int = TEXT_WIDTH
+) -> Concept:
+    """A table with rows far apart, so that each of them shows in a picture."""
+    rng = np.random.default_rng(len(name) + 100 * num_buckets + num_vectors)
+    table = 3 * rng.standard_normal((num_buckets, num_vectors, width), np.float32)
+    return Concept(name, table, equal_boundaries(num_buckets, 1000), {"initializer": "circle"})
 
 
 def save_tiny(folder: Path, kind: Kind = "sd1") -> Path:

@@ -181,7 +181,7 @@ def picture_size(sd: StableDiffusion, height: int | None, width: int | None) -> 
     if sd.unet.config.in_channels != sd.vae.config.latent_channels:
         raise UserError(
             f"model '{sd.name}' takes {sd.unet.config.in_channels} channels instead of "
-            f"{sd.vae.config.latent_channels}: it edits pictures (inpainting) and can't draw new ones"
+            f"{sd.vae.config.latent_channels}: it edits pictures and can't draw new ones"
         )
     own = sd.unet.config.sample_size * factor
     sizes = {"height": own if height is None else height, "width": own if width is None else width}

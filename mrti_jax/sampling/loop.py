@@ -40,7 +40,7 @@ class Program:
 
 
 def make_program(sd: StableDiffusion, sampler: Sampler, height: int, width: int) -> Program:
-    """The program that draws pictures of `height` by `width` pixels, multiples of the VAE's factor."""
+    """The program for pictures of `height` by `width` pixels, multiples of the VAE's factor."""
     factor = sd.vae.config.downscale
     return Program(
         unet=sd.unet.graphdef,

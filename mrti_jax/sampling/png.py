@@ -6,6 +6,7 @@ is a JSON object with everything that it takes to draw the picture again.
 """
 
 import io
+import itertools
 import json
 import re
 from typing import Any
@@ -14,6 +15,7 @@ from etils import epath
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from mrti_jax.concept import parse
 from mrti_jax.errors import UserError
 from mrti_jax.sampling.generate import Picture
 
@@ -48,19 +50,23 @@ def save_new(
     """
     content = io.BytesIO()
     image.save(content, "PNG", pnginfo=info)
-    target, number = epath.Path(folder), 1
+    target = epath.Path(folder)
+    check_folder(target)
+    names = itertools.chain([f"{stem}.png"], (f"{stem}-{i}.png" for i in itertools.count(2)))
     try:
         target.mkdir(parents=True, exist_ok=True)
-        while True:
-            path = target / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
-            try:
-                with path.open("xb") as file:
-                    file.write(content.getvalue())
-                return path
-            except FileExistsError:
-                number += 1
+        path = next(target / name for name in names if not (target / name).exists())
+        path.write_bytes(content.getvalue())
     except OSError as error:
         raise UserError(f"can't write to the folder {target}: {error.strerror or error}") from error
+    return path
+
+
+def check_folder(folder: epath.PathLike) -> None:
+    """Raises UserError where a file stands in the place of a folder that is to be written to."""
+    path = epath.Path(folder)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: name a folder for the pictures")
 
 
 def read_parameters(path: epath.PathLike) -> dict[str, Any]:
@@ -98,6 +104,13 @@ def a1111_text(parameters: dict[str, Any]) -> str:
 
 
 def slug(prompt: str) -> str:
-    """A prompt as part of a file name: letters, digits and single dashes."""
-    words = re.findall(r"[A-Za-z0-9]+(?:\.[0-9]+)?", prompt)
+    """A prompt as part of a file name: letters, digits, dots in numbers and single dashes."""
+    words: list[str] = []
+    for part in parse(prompt).parts:
+        if isinstance(part, str):
+            words += re.findall(r"[A-Za-z0-9]+", part)
+            continue
+        scheme = [part.scheme] * (part.scheme in ("semi", "fixed"))
+        argument = [] if part.argument is None else [str(part.argument)]
+        words += [part.name, *scheme, *argument]
     return "-".join(words)[:MAX_SLUG].strip("-.") or "picture"

@@ -49,20 +49,25 @@ def sweep(
     Raises:
         UserError: there is no `{k}`, or what `generate` refuses.
     """
+    if MARK not in template:
+        raise UserError(
+            f"the grid's prompt {template!r} has no {MARK}: write for example "
+            '"a photo of <star[{k}]>"'
+        )
     table = by_name(concepts)
     values = list(values) or default_values(template, table.values())
     all_seeds = expand_seeds(seeds, images_per_prompt)
     templates = {"": template} if rows == "seeds" else scheme_templates(template)
-    prompts = [
-        variant.replace(MARK, value) for variant in templates.values() for value in values
-    ]
+    prompts = [variant.replace(MARK, value) for variant in templates.values() for value in values]
     flat = generate(sd, prompts, table.values(), seeds=all_seeds, **options)
 
     pictures: list[list[Picture]] = []
     labels: list[str] = []
     for block, scheme in enumerate(templates):
         for index, seed in enumerate(all_seeds):
-            starts = [(block * len(values) + column) * len(all_seeds) for column in range(len(values))]
+            starts = [
+                (block * len(values) + column) * len(all_seeds) for column in range(len(values))
+            ]
             pictures.append([flat[start + index] for start in starts])
             told = [scheme] * bool(scheme)
             if not scheme or len(all_seeds) > 1:
@@ -73,11 +78,6 @@ def sweep(
 
 def default_values(template: str, concepts: Iterable[Concept]) -> list[str]:
     """All buckets of the concepts that a template names, or tenths where their numbers differ."""
-    if MARK not in template:
-        raise UserError(
-            f"the grid's prompt {template!r} has no {MARK}: write for example "
-            '"a photo of <star[{k}]>"'
-        )
     named = {word.name for word in parse(template.replace(MARK, "0")).words}
     counts = {concept.num_buckets for concept in concepts if concept.name in named}
     if len(counts) == 1:
@@ -86,13 +86,13 @@ def default_values(template: str, concepts: Iterable[Concept]) -> list[str]:
 
 
 def scheme_templates(template: str) -> dict[str, str]:
-    """The template with the brackets of each scheme around `{k}`. Raises UserError."""
+    """By label, the template with the brackets of each scheme around `{k}`. Raises UserError."""
     if not _WORD.search(template):
         raise UserError(
             f"the grid's prompt {template!r} has no word such as <star[{MARK}]> whose scheme "
             "could be changed"
         )
     return {
-        scheme: _WORD.sub(f"{left}{MARK}{right}>", template)
+        f"{scheme} {left}k{right}": _WORD.sub(f"{left}{MARK}{right}>", template)
         for scheme, (left, right) in BRACKETS.items()
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading weights: what is wrong with a folder is named, and what is right comes through to the bit."""
+"""Reading weights: what is wrong with a folder is named, what is right comes through exactly."""
 
 import json
 import shutil

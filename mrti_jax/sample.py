@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `python -m mrti_jax.sample`: draws prompts, with concepts at any resolution."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from mrti_jax.commands import run_command, use_compilation_cache
+from mrti_jax.errors import UserError
+
+if TYPE_CHECKING:  # at run time they wait until the flags are read: --help needs no jax
+    from mrti_jax.concept import Concept
+    from mrti_jax.models.stable_diffusion import StableDiffusion
+    from mrti_jax.sampling import Picture
+
+PROG = "python -m mrti_jax.sample"
+DESCRIPTION = """Draws pictures from prompts. A learned concept is a word in the prompt:
+<star> as it was learned, <star[0.8]> with only its coarse features (fully resolution-dependent),
+<star(0.8)> semi resolution-dependent, <star|3|> the row of bucket 3 throughout. A number with a
+decimal point is a resolution, one without is a bucket."""
+EXAMPLE = f'{PROG} "a photo of a red circle"'
+
+DEFAULT_STEPS, DEFAULT_GUIDANCE = 50, 7.5
+MINI_STEPS, MINI_GUIDANCE = 30, 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    prompts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """What to draw; each prompt in quotes."""
+    prompts_file: str | None = None
+    """A text file with a prompt on each line; empty lines and lines with # are left out."""
+    concept: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A concept file, training folder or checkpoint folder; may be given several times."""
+    model: str = "mini"
+    """A diffusers folder of a Stable Diffusion 1.x or 2.x; 'mini' is the embedded model."""
+    sampler: str | None = None
+    """ddim, pndm, euler, euler_karras, euler_ancestral, dpmpp_2m or dpmpp_2m_karras; the model's
+    own if not given."""
+    steps: int | None = None
+    """Number of sampling steps; 50 if not given, 30 for the embedded model."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance, 1 is none; 7.5 if not given, 3 for the embedded model."""
+    negative_prompt: str = ""
+    """What to guide away from."""
+    size: int | None = None
+    """Height and width in pixels; the model's own if not given."""
+    height: int | None = None
+    """Height in pixels, if not that of --size."""
+    width: int | None = None
+    """Width in pixels, if not that of --size."""
+    seed: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = ()
+    """Seed of the noise, 0 if not given; may be given several times."""
+    images_per_prompt: int = 1
+    """Pictures for each prompt and seed; they have the seeds s, s + 1, ..."""
+    eta: float = 0.0
+    """DDIM's share of fresh noise, 0 to 1."""
+    nothing: Literal["zero", "drop", "initializer"] = "zero"
+    """What stands in a word's place where it has no row: zero vectors, no word, or the word that
+    training began from."""
+    official_semi: bool = False
+    """<star(k)> as in the code of the paper's authors: without bucket k itself."""
+    grid: str | None = None
+    """A prompt with {k} in it, drawn once for each bucket: "a photo of <star[{k}]>"."""
+    grid_rows: Literal["seeds", "schemes"] = "seeds"
+    """What the rows of --grid are: the seeds, or the three schemes."""
+    grid_value: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A bucket or resolution to put for {k}, all buckets if not given; several times."""
+    out: str = "pictures"
+    """Folder for the PNG files and their grid; nothing in it is overwritten."""
+    batch_size: int = 8
+    """The most pictures drawn at once."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of the model; float32 on a CPU and bfloat16 elsewhere if not given."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and gives its exit status."""
+    return run_command(Flags, _run, argv, prog=PROG, description=DESCRIPTION)
+
+
+def _run(flags: Flags) -> None:
+    prompts = [*flags.prompts, *_read_prompts(flags.prompts_file)]
+    if not prompts and flags.grid is None:
+        raise UserError(f"there is no prompt: give one, as in {EXAMPLE}")
+    use_compilation_cache()
+    from mrti_jax.models.stable_diffusion import StableDiffusion
+    from mrti_jax.sampling.concepts import load_concepts
+    from mrti_jax.sampling.png import check_folder
+
+    check_folder(flags.out)
+    concepts = load_concepts(flags.concept)
+    sd = StableDiffusion.load(flags.model, dtype=flags.dtype)
+    if prompts:
+        _draw_prompts(flags, sd, concepts, prompts)
+    if flags.grid is not None:
+        _draw_sweep(flags, sd, concepts, flags.grid)
+
+
+def _draw_prompts(
+    flags: Flags, sd: "StableDiffusion", concepts: "list[Concept]", prompts: list[str]
+) -> None:
+    from mrti_jax.sampling import generate
+
+    with _bar() as progress:
+        pictures = generate(sd, prompts, concepts, progress=progress, **_options(flags))
+    per_prompt = len(pictures) // len(prompts)
+    rows = [pictures[i : i + per_prompt] for i in range(0, len(pictures), per_prompt)]
+    seeds = [f"seed {picture.parameters['seed']}" for picture in rows[0]]
+    _save(flags, rows, prompts, seeds, _title(pictures[0]))
+
+
+def _draw_sweep(
+    flags: Flags, sd: "StableDiffusion", concepts: "list[Concept]", template: str
+) -> None:
+    from mrti_jax.sampling.sweep import sweep
+
+    with _bar() as progress:
+        result = sweep(
+            sd,
+            template,
+            concepts,
+            rows=flags.grid_rows,
+            values=flags.grid_value,
+            progress=progress,
+            **_options(flags),
+        )
+    title = f"{template} - {_title(result.pictures[0][0])}"
+    _save(flags, result.pictures, result.row_labels, result.column_labels, title)
+
+
+def _options(flags: Flags) -> dict[str, Any]:
+    is_mini = flags.model == "mini"
+    steps, guidance = flags.steps, flags.guidance
+    return {
+        "seeds": flags.seed or (0,),
+        "images_per_prompt": flags.images_per_prompt,
+        "num_steps": (MINI_STEPS if is_mini else DEFAULT_STEPS) if steps is None else steps,
+        "guidance_scale": (MINI_GUIDANCE if is_mini else DEFAULT_GUIDANCE)
+        if guidance is None
+        else guidance,
+        "negative_prompt": flags.negative_prompt,
+        "height": flags.size if flags.height is None else flags.height,
+        "width": flags.size if flags.width is None else flags.width,
+        "sampler": flags.sampler,
+        "eta": flags.eta,
+        "nothing": flags.nothing,
+        "official_semi": flags.official_semi,
+        "batch_size": flags.batch_size,
+    }
+
+
+def _save(
+    flags: Flags,
+    rows: "list[list[Picture]]",
+    row_labels: list[str],
+    column_labels: list[str],
+    title: str,
+) -> None:
+    from mrti_jax.sampling.grid import make_grid
+    from mrti_jax.sampling.png import save_new, save_picture
+
+    paths = [save_picture(picture, flags.out) for row in rows for picture in row]
+    cells = [[picture.image for picture in row] for row in rows]
+    grid = save_new(make_grid(cells, row_labels, column_labels, title), flags.out, "grid")
+    for path in paths[:8]:
+        print(path)
+    if len(paths) > 8:
+        print(f"... and {len(paths) - 8} more in {flags.out}")
+    print(f"{grid} (all {len(paths)} on one sheet)" if len(paths) > 1 else grid)
+
+
+def _title(picture: "Picture") -> str:
+    told = picture.parameters
+    model = told["model"].rstrip("/").rsplit("/", 1)[-1]
+    guidance = f"guidance {told['guidance_scale']:g}"
+    return f"{model}, {told['sampler']}, {told['num_steps']} steps, {guidance}"
+
+
+def _read_prompts(path: str | None) -> list[str]:
+    if path is None:
+        return []
+    from etils import epath
+
+    try:
+        lines = epath.Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"the file of prompts {path} can't be read: {reason}") from error
+    prompts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not prompts:
+        raise UserError(f"the file of prompts {path} holds no prompt")
+    return prompts
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    from tqdm import tqdm
+
+    with tqdm(desc="drawing", unit="picture", disable=None) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        yield update
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m mrti_jax.sample`: what it writes, and one clear line for what it can't do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_concept
+
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.sample import main
+from mrti_jax.sampling.png import read_parameters
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def jane(tmp_path: Path) -> str:
+    tiny_concept().save(tmp_path / "jane.safetensors")
+    return str(tmp_path / "jane.safetensors")
+
+
+@pytest.fixture
+def model(tiny_folder: Path, tiny_sd: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The tiny model, which is read once for all tests."""
+    load = StableDiffusion.load
+
+    def load_once(path: str, **options: object) -> StableDiffusion:
+        return tiny_sd if path == str(tiny_folder) else load(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StableDiffusion, "load", load_once)
+    return str(tiny_folder)
+
+
+def flags(model: str, out: Path, *more: str) -> list[str]:
+    fast = ["--steps", "12", "--sampler", "ddim", "--batch-size", "2"]
+    return ["--model", model, "--out", str(out), *fast, *more]
+
+
+def error_of(capsys: Capture, argv: list[str]) -> str:
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ") and "Traceback" not in captured.err
+    return line
+
+
+def test_writes_pictures_and_a_grid(model: str, jane: str, tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("# mine\n\na dog\n")
+    out = tmp_path / "out"
+    status = main(
+        ["a <jane[3]>", *flags(model, out, "--concept", jane, "--prompts-file", str(file)),
+         "--seed", "4", "--images-per-prompt", "2"]
+    )  # fmt: skip
+    assert status == 0
+    names = {path.name for path in out.iterdir()}
+    expected = {f"{prompt}-seed{s}.png" for prompt in ("a-jane-3", "a-dog") for s in (4, 5)}
+    assert names == expected | {"grid.png"}
+    assert read_parameters(out / "a-jane-3-seed5.png")["concepts"].keys() == {"jane"}
+    assert str(out / "grid.png") in capsys.readouterr().out
+
+
+def test_sweep(model: str, jane: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    values = ["--grid-value", "0", "--grid-value", "9"]
+    argv = ["--grid", "a <jane[{k}]>", *values, *flags(model, out, "--concept", jane)]
+    assert main(argv) == 0
+    assert {path.name for path in out.iterdir()} == {
+        "a-jane-0-seed0.png",
+        "a-jane-9-seed0.png",
+        "grid.png",
+    }
+    with Image.open(out / "grid.png") as grid:
+        assert grid.width > 256
+
+
+def test_a_folder_with_a_concept_file(model: str, tmp_path: Path) -> None:
+    tiny_concept("bob").save(tmp_path / "run" / "concept.safetensors")
+    out = tmp_path / "out"
+    assert main(["<bob>", *flags(model, out, "--concept", str(tmp_path / "run"))]) == 0
+    assert (out / "bob-seed0.png").exists()
+
+
+def test_a_long_prompt_is_cut_with_a_warning(model: str, tmp_path: Path, capsys: Capture) -> None:
+    assert main([("red " * 80) + "circle", *flags(model, tmp_path / "out")]) == 0
+    (line,) = [s for s in capsys.readouterr().err.splitlines() if s.startswith("warning: ")]
+    assert "longer than 77 tokens" in line and "red red red circle" in line
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["a <jan>"], "unknown concept word <jan> (known concepts: jane). Did you mean 'jane'?"),
+        (["a <jane[10]>"], "between 0 and 9"),
+        (["a <jane[1.5]>"], "above 1.0"),
+        (["a <jane["], "malformed concept word"),
+        (["a dog", "--size", "17"], "multiple of 2"),
+        (["a dog", "--sampler", "eular"], "Did you mean 'euler'"),
+        (["a dog", "--steps", "0"], "num_inference_steps is 0"),
+        (["a dog", "--seed", "-3"], "seed"),
+        (["a dog", "--prompts-file", "nowhere.txt"], "nowhere.txt"),
+        (["a dog", "--concept", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--grid", "a <jane>"], "{k}"),
+    ],
+)
+def test_bad_input_is_one_line(
+    argv: list[str], told: str, model: str, jane: str, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    common = ["--model", model, "--out", str(out), "--concept", jane]
+    assert told in error_of(capsys, [*argv, *common])
+    assert not out.exists()
+
+
+def test_bad_concepts_are_one_line(model: str, jane: str, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "copy.safetensors").write_bytes(Path(jane).read_bytes())
+    common = ["a <jane>", *flags(model, tmp_path / "out"), "--concept"]
+    two = [*common, jane, "--concept", str(tmp_path / "copy.safetensors")]
+    assert "two concepts are named 'jane'" in error_of(capsys, two)
+
+    tiny_concept(width=48).save(tmp_path / "wide.safetensors")
+    wide = error_of(capsys, [*common, str(tmp_path / "wide.safetensors")])
+    assert "width 48" in wide and "has 32" in wide
+
+    (tmp_path / "cut.safetensors").write_bytes(Path(jane).read_bytes()[:100])
+    assert "cut.safetensors" in error_of(capsys, [*common, str(tmp_path / "cut.safetensors")])
+
+
+def test_missing_model_folder(tmp_path: Path, capsys: Capture) -> None:
+    argv = ["a dog", "--model", str(tmp_path / "no"), "--out", str(tmp_path / "out")]
+    assert "does not exist" in error_of(capsys, argv)
+
+
+def test_out_is_a_file(model: str, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert "is a file" in error_of(capsys, ["a dog", *flags(model, tmp_path / "out")])
+
+
+def test_no_prompt_shows_an_example(capsys: Capture) -> None:
+    assert 'python -m mrti_jax.sample "a photo of' in error_of(capsys, [])
+
+
+def test_an_unknown_flag_is_named(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["a dog", "--concpt", "x"])
+    assert caught.value.code == 2
+    assert "--concept" in capsys.readouterr().err
+
+
+def test_help_needs_no_jax() -> None:
+    program = (
+        "import sys, json, mrti_jax.sample\n"
+        "try: mrti_jax.sample.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(json.dumps([m for m in ('jax', 'transformers', 'flax') if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "--images-per-prompt" in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_pictures_are_those_of_the_library(model: str, tiny_sd: StableDiffusion, tmp_path: Path):
+    from mrti_jax.sampling import generate
+
+    assert main(["a dog", *flags(model, tmp_path / "out", "--seed", "7")]) == 0
+    (expected,) = generate(tiny_sd, "a dog", seeds=7, num_steps=12, sampler="ddim", batch_size=2)
+    with Image.open(tmp_path / "out" / "a-dog-seed7.png") as drawn:
+        np.testing.assert_array_equal(np.asarray(drawn), expected.image)

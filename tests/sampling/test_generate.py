@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures by seed, batch, guidance and sampler; and what compiles anew."""
+
+import warnings
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+from tiny import PICTURE_SIZE, tiny_concept
+
+from mrti_jax.diffusion import SAMPLERS
+from mrti_jax.errors import UserError
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.parallel.mesh import make_mesh
+from mrti_jax.sampling import Picture, generate
+
+PROMPT = "a photo of a red circle"
+FAST = {"sampler": "ddim", "num_steps": 12, "batch_size": 2}
+
+
+def images(pictures: list[Picture]) -> np.ndarray:
+    return np.stack([picture.image for picture in pictures]).astype(int)
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    events: list[str] = []
+    watching = True
+
+    def listen(event: str, duration: float, **_: object) -> None:
+        if watching and event == "/jax/core/compile/backend_compile_duration":
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    watching = False  # a listener can't be taken off again
+
+
+def test_order_shape_and_parameters(tiny_sd: StableDiffusion) -> None:
+    pictures = generate(tiny_sd, [PROMPT, "a dog"], seeds=[3, 7], **FAST)
+    drawn = [(p.parameters["prompt"], p.parameters["seed"]) for p in pictures]
+    assert drawn == [(PROMPT, 3), (PROMPT, 7), ("a dog", 3), ("a dog", 7)]
+    assert all(p.image.shape == (PICTURE_SIZE, PICTURE_SIZE, 3) for p in pictures)
+    assert pictures[0].parameters["sampler"] == "ddim"
+    assert len({p.image.tobytes() for p in pictures}) == 4
+
+
+def test_images_per_prompt_count_seeds_up(tiny_sd: StableDiffusion) -> None:
+    counted = generate(tiny_sd, PROMPT, seeds=5, images_per_prompt=2, **FAST)
+    given = generate(tiny_sd, PROMPT, seeds=[5, 6], **FAST)
+    np.testing.assert_array_equal(images(counted), images(given))
+
+
+def test_the_same_call_gives_the_same_bits(tiny_sd: StableDiffusion) -> None:
+    first, second = (images(generate(tiny_sd, PROMPT, seeds=1, **FAST)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_what_is_drawn_beside_a_picture_does_not_matter(tiny_sd: StableDiffusion) -> None:
+    """Noise depends on the seed alone. Within a grey level, not to the bit: XLA sums in another
+    order for another batch size."""
+    seeds = [9, 2, 4, 11, 0, 6]
+    together = images(generate(tiny_sd, PROMPT, seeds=seeds, **(FAST | {"batch_size": 8})))
+    split = images(generate(tiny_sd, PROMPT, seeds=seeds, **FAST))
+    alone = images([generate(tiny_sd, PROMPT, seeds=seed, **FAST)[0] for seed in seeds])
+    np.testing.assert_array_equal(split, alone)  # the same shapes: the same bits
+    assert np.abs(together - split).max() <= 1
+
+
+def test_noise_of_a_stochastic_sampler_is_the_seeds_own(tiny_sd: StableDiffusion) -> None:
+    options = FAST | {"sampler": "euler_ancestral"}
+    pair = images(generate(tiny_sd, PROMPT, seeds=[2, 9], **options))
+    swapped = images(generate(tiny_sd, PROMPT, seeds=[9, 2], **options))
+    np.testing.assert_array_equal(pair, swapped[::-1])
+
+
+def test_the_number_of_devices_does_not_matter(tiny_folder, tiny_sd: StableDiffusion) -> None:
+    single = StableDiffusion.load(tiny_folder, mesh=make_mesh(jax.devices()[:1]))
+    one = images(generate(single, PROMPT, seeds=[3, 4], **FAST))
+    two = images(generate(tiny_sd, PROMPT, seeds=[3, 4], **FAST))
+    assert np.abs(one - two).max() <= 1  # another batch per device, another order of sums
+
+
+def test_another_prompt_seed_guidance_or_concept_compiles_nothing(
+    tiny_sd: StableDiffusion, compilations: list[str]
+) -> None:
+    jane = tiny_concept()
+    generate(tiny_sd, "a photo of <jane>", [jane], **FAST)
+    compilations.clear()
+    generate(tiny_sd, "the <jane[0.5]> and <jane(3)>", [jane], **FAST)
+    generate(tiny_sd, PROMPT, seeds=[3, 4, 5], **FAST)
+    generate(tiny_sd, "a photo of <jane>", [jane], guidance_scale=2.5, **FAST)
+    generate(tiny_sd, "<bob>", [tiny_concept("bob", 5, 3), jane], **FAST)
+    generate(tiny_sd, "<eve>", [tiny_concept("eve", 1)], negative_prompt="blue", **FAST)
+    assert compilations == []
+
+
+def test_negative_prompts(tiny_sd: StableDiffusion) -> None:
+    prompts = ["a dog", "a dog"]
+    plain = images(generate(tiny_sd, "a dog", **FAST))[0]
+    each = images(generate(tiny_sd, prompts, negative_prompt=["", "<jane> in blue"],
+                           concepts=[tiny_concept()], **FAST))  # fmt: skip
+    np.testing.assert_array_equal(each[0], plain)
+    assert (each[1] != plain).any()
+    with pytest.raises(UserError, match="3 negative prompts for 2 prompts"):
+        generate(tiny_sd, prompts, negative_prompt=["a", "b", "c"], **FAST)
+
+
+def test_guidance_of_one_is_no_guidance(tiny_sd: StableDiffusion) -> None:
+    none = images(generate(tiny_sd, "a dog", guidance_scale=1, negative_prompt="red", **FAST))
+    nearly = images(generate(tiny_sd, "a dog", guidance_scale=1 + 1e-6, **FAST))
+    assert np.abs(none - nearly).max() <= 1  # one call of the network on 1 or on 2 examples
+    full = images(generate(tiny_sd, "a dog", guidance_scale=7.5, **FAST))
+    assert (full != none).any()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws(sampler: str, tiny_sd: StableDiffusion) -> None:
+    picture = generate(tiny_sd, PROMPT, **(FAST | {"sampler": sampler}))[0]
+    assert picture.image.std() > 10
+
+
+def test_eta_is_fresh_noise(tiny_sd: StableDiffusion) -> None:
+    plain = images(generate(tiny_sd, PROMPT, **FAST))
+    noisy = images(generate(tiny_sd, PROMPT, eta=1.0, **FAST))
+    assert (plain != noisy).any()
+    with pytest.raises(UserError, match="no option 'eta'"):
+        generate(tiny_sd, PROMPT, eta=1.0, **(FAST | {"sampler": "euler"}))
+
+
+def test_sizes_and_v_prediction(tiny_v_sd: StableDiffusion) -> None:
+    picture = generate(tiny_v_sd, PROMPT, height=24, width=18, num_steps=2, batch_size=2)[0]
+    assert picture.image.shape == (24, 18, 3)
+    assert picture.parameters["sampler"] == "ddim"  # the model's own
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"height": 17}, "height 17 is not a multiple of 2.*take 16 or 18"),
+        ({"width": 0}, "width 0 is not a multiple of 2.*take 2"),
+        ({"seeds": -1}, "between 0 and 4294967295, not -1"),
+        ({"seeds": []}, "nothing to draw"),
+        ({"seeds": [1, 2], "images_per_prompt": 2}, "overlap"),
+        ({"sampler": "dim"}, "Did you mean 'ddim'"),
+        ({"num_steps": 0}, "num_inference_steps is 0"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"concepts": [tiny_concept(), tiny_concept()]}, "two concepts are named 'jane'"),
+        ({"concepts": [tiny_concept(width=48)]}, "width 48"),
+    ],
+)
+def test_what_cannot_be_used(tiny_sd: StableDiffusion, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        generate(tiny_sd, PROMPT, **(FAST | options))
+
+
+def test_steps_that_skip_buckets_of_a_word_are_told(tiny_sd: StableDiffusion) -> None:
+    few = {"sampler": "ddim", "num_steps": 5, "batch_size": 2}
+    with pytest.warns(UserWarning, match=r"5 steps skip buckets 1, 3, 5, 7, 9 of <jane>: .*; 10 "):
+        generate(tiny_sd, "a <jane>", [tiny_concept()], **few)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        generate(tiny_sd, "a <jane|3|>", [tiny_concept()], **few)  # its one row is always used
+        generate(tiny_sd, "a dog", [tiny_concept()], **few)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole pictures against PyTorch's StableDiffusionPipeline, from the same folder and latents."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tiny import LATENT_SIZE
+
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.sampling import generate
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.*"),
+]
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "pndm": "PNDMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "dpmpp_2m": "DPMSolverMultistepScheduler",
+}
+PROMPT, NEGATIVE, SEED = "a photo of a red circle", "a blue square", 5
+
+
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+def test_sd1(sampler: str, tiny_folder: Path, tiny_sd: StableDiffusion) -> None:
+    compare(sampler, tiny_folder, tiny_sd)
+
+
+def test_sd2(tiny_v_folder: Path, tiny_v_sd: StableDiffusion) -> None:
+    compare("ddim", tiny_v_folder, tiny_v_sd)
+
+
+def compare(sampler: str, folder: Path, sd: StableDiffusion) -> None:
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    scheduler = getattr(diffusers, SCHEDULERS[sampler])
+    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
+    key = jax.random.fold_in(jax.random.key(SEED), 0)
+    latents = np.asarray(jax.random.normal(key, (LATENT_SIZE, LATENT_SIZE, 4)))
+    expected = pipeline(
+        PROMPT,
+        negative_prompt=NEGATIVE,
+        num_inference_steps=12,
+        guidance_scale=5.0,
+        latents=torch.tensor(latents.transpose(2, 0, 1)[None].copy()),
+        output_type="np",
+    ).images[0]
+    (picture,) = generate(
+        sd,
+        PROMPT,
+        seeds=SEED,
+        num_steps=12,
+        guidance_scale=5.0,
+        negative_prompt=NEGATIVE,
+        sampler=sampler,
+        batch_size=2,
+    )
+    assert picture.image.std() > 10
+    # Half a grey level from rounding to whole ones; float32 in another order, over 12 steps.
+    assert np.abs(picture.image - 255 * expected).max() < 0.6

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PNG files: what they carry, their names, and what is never done to the folder."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrti_jax.errors import UserError
+from mrti_jax.sampling import Picture
+from mrti_jax.sampling.png import read_parameters, save_new, save_picture, slug
+
+PARAMETERS: dict[str, Any] = {
+    "prompt": "a photo of <jane[0.8]>\nin \u00fcber \u2603 blue",
+    "negative_prompt": "red, \u732b",
+    "seed": 7,
+    "model": "/models/sd15",
+    "sampler": "dpmpp_2m_karras",
+    "num_steps": 20,
+    "guidance_scale": 7.5,
+    "height": 8,
+    "width": 12,
+    "concepts": {"jane": "0123"},
+}
+
+
+@pytest.fixture
+def picture() -> Picture:
+    image = np.random.default_rng(0).integers(0, 256, (8, 12, 3)).astype(np.uint8)
+    return Picture(image, PARAMETERS)
+
+
+def test_round_trip(picture: Picture, tmp_path: Path) -> None:
+    path = save_picture(picture, tmp_path / "new" / "folder")
+    assert read_parameters(path) == PARAMETERS
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.asarray(image), picture.image)
+
+
+def test_the_text_that_other_tools_read(picture: Picture, tmp_path: Path) -> None:
+    with Image.open(save_picture(picture, tmp_path)) as image:
+        text = image.info["parameters"]
+    assert text == (
+        "a photo of <jane[0.8]>\nin \u00fcber \u2603 blue\nNegative prompt: red, \u732b\n"
+        "Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7.5, Seed: 7, Size: 12x8, Model: sd15"
+    )
+
+
+def test_nothing_is_overwritten(picture: Picture, tmp_path: Path) -> None:
+    paths = [save_picture(picture, tmp_path) for _ in range(3)]
+    stem = "a-photo-of-jane-0.8-in-ber-blue-seed7"
+    assert [path.name for path in paths] == [f"{stem}.png", f"{stem}-2.png", f"{stem}-3.png"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("a photo of <star(3)>", "a-photo-of-star-semi-3"),
+        ("<star|0.5|>", "star-fixed-0.5"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("C:\\windows\\..", "C-windows"),
+        ("\u732b", "picture"),
+        ("word " * 50, "word-word-word-word-word-word-word-word-word-word-word-word"),
+    ],
+)
+def test_names_stay_in_the_folder(prompt: str, name: str) -> None:
+    assert slug(prompt) == name
+
+
+def test_a_file_in_the_folders_place(picture: Picture, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        save_picture(picture, tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_files_that_do_not_say_how_they_were_drawn(picture: Picture, tmp_path: Path) -> None:
+    plain = save_new(Image.fromarray(picture.image), tmp_path, "plain")
+    with pytest.raises(UserError, match="doesn't say how it was drawn"):
+        read_parameters(plain)
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(UserError, match="can't be read as a PNG file"):
+        read_parameters(tmp_path / "text.png")
+    with pytest.raises(UserError, match="can't be read as a PNG file"):
+        read_parameters(tmp_path / "missing.png")
