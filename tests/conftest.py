@@ -27,16 +27,6 @@ from tiny import save_tiny  # noqa: E402
 
 from mrti_jax.models.stable_diffusion import StableDiffusion  # noqa: E402
 
-MARKERS = {
-    "torch": "compares with PyTorch's diffusers and transformers",
-    "slow": "takes more than 20 s",
-}
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    for name, meaning in MARKERS.items():
-        config.addinivalue_line("markers", f"{name}: {meaning}")
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if importlib.util.find_spec("torch") is None:

@@ -130,6 +130,9 @@ def test_bad_concepts_are_one_line(model: str, jane: str, tmp_path: Path, capsys
     (tmp_path / "cut.safetensors").write_bytes(Path(jane).read_bytes()[:100])
     assert "cut.safetensors" in error_of(capsys, [*common, str(tmp_path / "cut.safetensors")])
 
+    (tmp_path / "empty").mkdir()
+    assert "no checkpoint" in error_of(capsys, [*common, str(tmp_path / "empty")])
+
 
 def test_missing_model_folder(tmp_path: Path, capsys: Capture) -> None:
     argv = ["a dog", "--model", str(tmp_path / "no"), "--out", str(tmp_path / "out")]
@@ -164,7 +167,9 @@ def test_help_needs_no_jax() -> None:
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
-def test_pictures_are_those_of_the_library(model: str, tiny_sd: StableDiffusion, tmp_path: Path):
+def test_pictures_are_those_of_the_library(
+    model: str, tiny_sd: StableDiffusion, tmp_path: Path
+) -> None:
     from mrti_jax.sampling import generate
 
     assert main(["a dog", *flags(model, tmp_path / "out", "--seed", "7")]) == 0

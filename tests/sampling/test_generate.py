@@ -3,6 +3,8 @@
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +18,7 @@ from mrti_jax.parallel.mesh import make_mesh
 from mrti_jax.sampling import Picture, generate
 
 PROMPT = "a photo of a red circle"
-FAST = {"sampler": "ddim", "num_steps": 12, "batch_size": 2}
+FAST: dict[str, Any] = {"sampler": "ddim", "num_steps": 12, "batch_size": 2}
 
 
 def images(pictures: list[Picture]) -> np.ndarray:
@@ -75,7 +77,7 @@ def test_noise_of_a_stochastic_sampler_is_the_seeds_own(tiny_sd: StableDiffusion
     np.testing.assert_array_equal(pair, swapped[::-1])
 
 
-def test_the_number_of_devices_does_not_matter(tiny_folder, tiny_sd: StableDiffusion) -> None:
+def test_the_number_of_devices_does_not_matter(tiny_folder: Path, tiny_sd: StableDiffusion) -> None:
     single = StableDiffusion.load(tiny_folder, mesh=make_mesh(jax.devices()[:1]))
     one = images(generate(single, PROMPT, seeds=[3, 4], **FAST))
     two = images(generate(tiny_sd, PROMPT, seeds=[3, 4], **FAST))
@@ -156,7 +158,7 @@ def test_what_cannot_be_used(tiny_sd: StableDiffusion, options: dict, message: s
 
 
 def test_steps_that_skip_buckets_of_a_word_are_told(tiny_sd: StableDiffusion) -> None:
-    few = {"sampler": "ddim", "num_steps": 5, "batch_size": 2}
+    few: dict[str, Any] = {"sampler": "ddim", "num_steps": 5, "batch_size": 2}
     with pytest.warns(UserWarning, match=r"5 steps skip buckets 1, 3, 5, 7, 9 of <jane>: .*; 10 "):
         generate(tiny_sd, "a <jane>", [tiny_concept()], **few)
     with warnings.catch_warnings():

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labelled sheets, and sweeps over resolution."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from tiny import PICTURE_SIZE, tiny_concept
@@ -11,7 +13,7 @@ from mrti_jax.sampling import generate
 from mrti_jax.sampling.grid import GAP, MARGIN, MIN_CELL, make_grid
 from mrti_jax.sampling.sweep import default_values, scheme_templates, sweep
 
-FAST = {"sampler": "ddim", "num_steps": 12, "batch_size": 2}
+FAST: dict[str, Any] = {"sampler": "ddim", "num_steps": 12, "batch_size": 2}
 
 
 def solid(value: int, size: int = 64) -> np.ndarray:

@@ -3,6 +3,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +20,11 @@ LAST = 9
 
 @pytest.fixture
 def draw(tiny_sd: StableDiffusion) -> Draw:
-    def run(text: str, concept: Concept, sd: StableDiffusion = tiny_sd, **options: object):
+    def run(
+        text: str, concept: Concept, sd: StableDiffusion = tiny_sd, **options: Any
+    ) -> np.ndarray:
         options = {"sampler": "ddim", "num_steps": 12, "batch_size": 2} | options
-        return generate(sd, text, [concept], **options)[0].image  # type: ignore[arg-type]
+        return generate(sd, text, [concept], **options)[0].image
 
     return run
 
