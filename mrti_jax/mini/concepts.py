@@ -3,16 +3,24 @@
 
 Each has its own shade, proportions and texture details, the same in all of its photos; placement,
 size, background and now and then the style vary, as in a user's handful of photos.
+
+`python -m mrti_jax.mini.concepts FOLDER [NAME]` draws a concept's photos; without a name those of
+the sample concept that ship in `mrti_jax/assets/concept`.
 """
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from etils import epath
+from PIL import Image
 
 from mrti_jax.errors import UserError, nearest
 from mrti_jax.mini.world.caption import with_article
 from mrti_jax.mini.world.combos import Combo
 from mrti_jax.mini.world.palette import Shift
+from mrti_jax.mini.world.render import render
 from mrti_jax.mini.world.scene import Scene, random_background, random_placement
 
 
@@ -79,6 +87,8 @@ _ALL = (
 CONCEPTS: dict[str, Appearance] = {appearance.name: appearance for appearance in _ALL}
 SAMPLE = "jane"
 """The concept of the project's examples."""
+SAMPLE_SEED = 3  # four photos (none painted or drawn) of different backgrounds and places
+PHOTO_SIZE = 256  # more than the model's, as a user's photos have
 
 
 def concept(name: str) -> Appearance:
@@ -130,3 +140,30 @@ def best_caption(appearance: Appearance) -> str:
     shape, texture, colour, second = appearance.combo
     pair = colour if second is None else f"{colour} and {second}"
     return f"a photo of {with_article(f'{pair} {texture} {shape}')}"
+
+
+def save_photos(appearance: Appearance, folder: epath.PathLike, seed: int = SAMPLE_SEED) -> None:
+    """Writes four photos of the concept as PNG files of 256 x 256 px."""
+    target = epath.Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for index, scene in enumerate(photos(appearance, rng=np.random.default_rng(seed)), 1):
+        path = target / f"{appearance.name}{index}.png"
+        with path.open("wb") as file:
+            Image.fromarray(render(scene, PHOTO_SIZE)).save(file, "PNG", optimize=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; gives its exit status."""
+    if not 1 <= len(arguments) <= 2:
+        print("usage: python -m mrti_jax.mini.concepts FOLDER [NAME]", file=sys.stderr)
+        return 2
+    try:
+        save_photos(concept(arguments[1] if len(arguments) > 1 else SAMPLE), arguments[0])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The concepts that the benchmarks learn, kept in a folder so that each is learned once."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mrti_jax.concept import Concept, Nothing
+from mrti_jax.mini.concepts import CONCEPTS, PHOTO_SIZE, Appearance, photos
+from mrti_jax.mini.world import render
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.sample import MINI_GUIDANCE, MINI_STEPS
+from mrti_jax.sampling import generate
+from mrti_jax.training import Config, learn
+from mrti_jax.training.config import ConceptConfig, OptimizerConfig, TrainConfig
+
+NUM_PHOTOS = 4
+PHOTO_SEED = 77
+PICTURE_SIZE = 64
+FOLDER = "runs/benchmark_concepts"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learning:
+    """How the concepts are learned."""
+
+    updates: int = TrainConfig.steps
+    """Updates of the table."""
+    batch_size: int = TrainConfig.batch_size
+    """Examples of one update."""
+    learning_rate: float = OptimizerConfig.learning_rate
+    """Peak learning rate."""
+    cache: str = FOLDER
+    """Folder for what was learned; a concept found there is not learned again."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How pictures are drawn."""
+
+    sampler: str | None = None
+    """The model's own if not given."""
+    sampling_steps: int = MINI_STEPS
+    """Sampling steps."""
+    guidance: float = MINI_GUIDANCE
+    """Scale of classifier-free guidance."""
+    at_once: int = 8
+    """The most pictures drawn at once."""
+
+
+def chosen(count: int) -> list[Appearance]:
+    """The first `count` of the world's ready-made concepts."""
+    return list(CONCEPTS.values())[:count]
+
+
+def concept_photos(
+    appearance: Appearance, size: int = PHOTO_SIZE
+) -> list[UInt8[np.ndarray, "size size 3"]]:
+    """The photos of a concept, the same in every run; their scenes don't depend on `size`."""
+    rng = np.random.default_rng((PHOTO_SEED, list(CONCEPTS).index(appearance.name)))
+    return [render(scene, size) for scene in photos(appearance, NUM_PHOTOS, rng=rng)]
+
+
+def learned(
+    sd: StableDiffusion, appearance: Appearance, num_buckets: int, learning: Learning
+) -> Concept:
+    """The table of `num_buckets` rows learned from `concept_photos`, initialised by its shape.
+
+    The model's name is part of the file's name: a cache may hold tables of several models, but
+    delete it when a model is trained anew under its old name.
+    """
+    model = Path(sd.name).name
+    rate = f"{learning.learning_rate:g}"
+    recipe = f"{learning.updates}x{learning.batch_size}-{rate}"
+    path = Path(learning.cache) / f"{appearance.name}-{model}-n{num_buckets}-{recipe}.safetensors"
+    if path.exists():
+        return Concept.load(path)
+    config = Config(
+        concept=ConceptConfig(num_buckets=num_buckets),
+        optimizer=OptimizerConfig(learning_rate=learning.learning_rate),
+        train=TrainConfig(steps=learning.updates, batch_size=learning.batch_size),
+    )
+    concept = learn(
+        sd,
+        concept_photos(appearance),
+        name=appearance.name,
+        initializer=appearance.combo.shape,
+        config=config,
+        progress=True,
+    )
+    concept.save(path)
+    return concept
+
+
+def draw(
+    sd: StableDiffusion,
+    prompts: Sequence[str],
+    concepts: Sequence[Concept],
+    seeds: Sequence[int],
+    drawing: Drawing,
+    nothing: Nothing = "zero",
+) -> list[list[UInt8[np.ndarray, "64 64 3"]]]:
+    """Pictures [prompts][seeds]."""
+    flat = generate(
+        sd,
+        prompts,
+        concepts,
+        seeds=seeds,
+        sampler=drawing.sampler,
+        num_steps=drawing.sampling_steps,
+        guidance_scale=drawing.guidance,
+        batch_size=drawing.at_once,
+        nothing=nothing,
+        height=PICTURE_SIZE,
+        width=PICTURE_SIZE,
+    )
+    images = [picture.image for picture in flat]
+    return [images[i : i + len(seeds)] for i in range(0, len(images), len(seeds))]
