@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Photos from a TFDS data set that is made here, without TensorFlow."""
 
+import importlib.resources
 import io
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 Image.new("RGB", (24, 16), (60 * n, 0, 0)).save(stream, "PNG")
                 yield n, {"photo": stream.getvalue(), "n": n}
 
+    # TFDS 4.9.10 forgets to require the backport, which it needs only to prepare a data set.
+    sys.modules.setdefault("importlib_resources", importlib.resources)
     folder = tmp_path_factory.mktemp("tfds")
     TinyPhotos(data_dir=str(folder), file_format="array_record").download_and_prepare()
     return folder

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m mrti_jax.train`: recipes and flags, exit status 2 for bad input."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mrti_jax import train
+from mrti_jax.concept import Concept
+from mrti_jax.training import read_config
+
+SHORT = ["--train.steps", "2", "--train.batch-size", "4", "--optimizer.schedule", "constant"]
+
+
+@pytest.fixture
+def arguments(tiny_folder: Path, photo_folder: Path, tmp_path: Path) -> list[str]:
+    given = {"model.path": tiny_folder, "data.path": photo_folder, "out": tmp_path / "out"}
+    given |= {"concept.name": "rex", "concept.initializer": "heart"}
+    return [text for key, value in given.items() for text in (f"--{key}", str(value))]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_recipe_and_flags_over_it(arguments: list[str], tmp_path: Path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "concept:\n  num_buckets: 2\ntrain:\n  steps: 99\n  seed: 5\n  final_grid: false\n"
+    )
+    assert train.main([str(recipe), *arguments, *SHORT]) == 0
+    concept = Concept.load(tmp_path / "out")
+    assert (concept.name, concept.num_buckets) == ("rex", 2)
+    written = read_config(tmp_path / "out" / "config.yaml")
+    assert (written.train.steps, written.train.seed) == (2, 5)
+    assert "learned <rex>" in capsys.readouterr().out
+
+
+def test_bad_input_is_one_line_and_status_2(arguments: list[str], tmp_path: Path, capsys):
+    empty, broken, wrong = tmp_path / "empty", tmp_path / "broken", tmp_path / "wrong.yaml"
+    empty.mkdir()
+    broken.mkdir()
+    Image.new("RGB", (64, 64)).save(broken / "a.jpg")
+    (broken / "a.jpg").write_bytes((broken / "a.jpg").read_bytes()[:300])
+    wrong.write_text("train:\n  stepz: 3")
+    cases = {
+        ("--data.path", str(tmp_path / "nowhere")): "there is no folder of images",
+        ("--data.path", str(empty)): "holds no images",
+        ("--data.path", str(broken)): "none of them can be read: a.jpg",
+        ("--data.path", "tfds:nothing_of_this_name/train"): "there is no data set",
+        ("--concept.initializer", "striped star"): "is 2 tokens",
+        ("--concept.name", "no good"): "can't name a concept",
+        ("--data.size", "17"): "not a multiple",
+        ("--model.path", str(tmp_path / "nowhere")): "does not exist",
+        ("--train.batch-size", "0"): "train.batch_size is 0",
+        (str(wrong),): "unknown key 'stepz'",
+        (str(tmp_path / "no.yaml"),): "there is no configuration file",
+    }
+    for flags, message in cases.items():
+        assert train.main([*arguments, *flags]) == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("error: ") and message in error, flags
+        assert "\n" not in error
+
+
+def test_photos_of_ones_own_need_a_name(photo_folder: Path, capsys):
+    assert train.main(["--data.path", str(photo_folder)]) == 2
+    assert "--concept.name" in capsys.readouterr().err

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AdamW on the table: rows without a gradient stand still; dense, it is PyTorch's."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mrti_jax.training.config import OptimizerConfig
+from mrti_jax.training.optim import initial_optimizer, learning_rate, update_table
+
+RNG = np.random.default_rng(0)
+START = RNG.standard_normal((3, 2, 4), np.float32)
+GRADIENTS = RNG.standard_normal((12, 3, 2, 4), np.float32)
+
+
+def run(config: OptimizerConfig, trained: np.ndarray, gradients: np.ndarray = GRADIENTS):
+    table, state = jnp.asarray(START), initial_optimizer(config, jnp.asarray(START))
+    tables = [START]
+    for step, rows in enumerate(trained):
+        gradient = jnp.asarray(gradients[step] * rows[:, None, None])
+        table, state = update_table(
+            config, len(trained), jnp.int32(step), table, gradient, state, jnp.asarray(rows)
+        )
+        tables.append(np.asarray(table))
+    return np.stack(tables)
+
+
+def constant(**values) -> OptimizerConfig:
+    return OptimizerConfig(schedule="constant", warmup_steps=0, weight_decay=0.1, **values)
+
+
+def test_rows_without_an_example_stand_still_to_the_bit():
+    trained = np.ones((12, 3), bool)
+    trained[4:, 1] = False
+    trained[:, 2] = False
+    tables = run(constant(), trained)
+    assert (tables[5:, 1] == tables[4, 1]).all() and (tables[:, 2] == START[2]).all()
+    assert (tables[1:, 0] != tables[:-1, 0]).all()
+
+
+def test_a_row_is_updated_as_if_it_were_alone():
+    late = np.zeros((12, 3), bool)
+    late[6:, 0] = True
+    early = np.ones((12, 3), bool)
+    shifted = np.roll(GRADIENTS, -6, axis=0)
+    tables, alone = run(constant(), late), run(constant(), early, shifted)
+    np.testing.assert_array_equal(tables[6:, 0], alone[:7, 0])
+
+
+def test_dense_rows_go_on_moving_by_momentum_and_decay():
+    trained = np.ones((12, 3), bool)
+    trained[4:, 1] = False
+    tables = run(constant(dense=True), trained)
+    assert (tables[5:, 1] != tables[4:-1, 1]).any(axis=(1, 2)).all()
+
+
+@pytest.mark.torch
+def test_dense_is_pytorch_s_adamw():
+    torch = pytest.importorskip("torch")
+    trained = RNG.random((12, 3)) < 0.6
+    tables = run(constant(dense=True, learning_rate=0.05), trained)
+    table = torch.nn.Parameter(torch.tensor(START))
+    adamw = torch.optim.AdamW([table], lr=0.05, weight_decay=0.1)
+    for step in range(12):
+        table.grad = torch.tensor(GRADIENTS[step] * trained[step][:, None, None])
+        adamw.step()
+        # float32, twelve updates of about 0.05
+        np.testing.assert_allclose(table.detach().numpy(), tables[step + 1], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+def test_learning_rates(schedule: str):
+    config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup_steps=4)
+    rates = np.asarray([learning_rate(config, 20)(step) for step in range(21)])
+    np.testing.assert_allclose(rates[:5], [0.2, 0.4, 0.6, 0.8, 1.0], rtol=1e-6)
+    assert (np.diff(rates[4:]) <= 0).all()
+    assert rates[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=1e-6)
