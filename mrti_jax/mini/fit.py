@@ -56,10 +56,7 @@ def fit(
 
     The state goes to `folder / name` every two minutes; the same call goes on from there.
     """
-    tx = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule(learning_rate, steps), b2=0.99, weight_decay=1e-4),
-    )
+    tx = optax.adam(schedule(learning_rate, steps), b2=0.99)
 
     @jax.jit(donate_argnames=("state",))
     def train_step(state: dict[str, Any], data: Any, step: jax.Array) -> tuple[Any, jax.Array]:
@@ -77,6 +74,8 @@ def fit(
         "optimizer": tx.init(params),
     }
     options = ocp.CheckpointManagerOptions(max_to_keep=2)
+    # Committed from the start, as the results of a step are, so that the step compiles once.
+    state = jax.device_put(state, jax.devices()[0])
     running = float("nan")
     with ocp.CheckpointManager(folder / name, options=options) as manager:
         first = manager.latest_step() or 0

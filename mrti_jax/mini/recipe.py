@@ -68,13 +68,13 @@ class Amounts:
             all 77: attention to padding is most of its cost.
     """
 
-    vae_pictures: int = 40_000
+    vae_pictures: int = 20_000
     vae_steps: int = 3_000
     vae_full_steps: int = 150
     vae_batch: int = 16
     text_steps: int = 1_000
     text_batch: int = 128
-    unet_pictures: int = 80_000
+    unet_pictures: int = 40_000
     unet_steps: int = 6_000
     unet_batch: int = 32
     full_context_steps: int = 500
