@@ -61,7 +61,7 @@ def test_the_loss_falls_on_one_photo(
     )
     learn(tiny_sd, pictures[:1], **WORDS, out=tmp_path, config=config)
     first, last = (line["loss"] for line in lines(tmp_path))
-    assert last < 0.95 * first
+    assert last < first - 0.02  # the mean of 160 examples is good to about 0.008
 
 
 def test_a_stopped_run_goes_on_to_the_bit(
