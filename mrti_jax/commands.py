@@ -51,7 +51,7 @@ def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache folder, unless jax is told of another one."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values.get("jax_compilation_cache_dir"):
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(caches) / "mrti_jax" / "xla"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:

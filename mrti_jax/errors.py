@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Input that can't be used. The message is one line that a command prints before exit status 2."""
+    """Input that can't be used; the message is one line, which commands print (status 2)."""
 
 
 def warn(message: str) -> None:

@@ -4,6 +4,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import tyro
 from etils import epath
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(Flags, body, arguments, prog=PROG, description=DESCRIPTION)
 
 
-def _values(config: Config) -> dict[str, object]:
+def _values(config: Config) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in fields(Config)}
 
 
@@ -52,6 +53,7 @@ def _run(config: Config) -> None:
     dtype = None if config.model.dtype == "auto" else config.model.dtype
     sd = StableDiffusion.load(config.model.path, dtype=dtype)
     name, initializer, out = config.concept.name, config.concept.initializer, config.out
+    assert name and initializer and out  # resolve has seen to that
     learn(
         sd,
         config.data.path,

@@ -45,7 +45,7 @@ def cached(
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name("partial_" + path.name)
-        np.savez(partial, **make())
+        np.savez(partial, **make())  # type: ignore[arg-type]
         partial.replace(path)
     with np.load(path) as arrays:
         return dict(arrays)

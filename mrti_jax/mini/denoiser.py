@@ -29,14 +29,16 @@ OBJECT_WEIGHT = 4.0
 class Batch(NamedTuple):
     """One step's examples."""
 
-    moments: Float[np.ndarray, "b h w m"]
-    masks: Float[np.ndarray, "b h w"]
-    ids: Int[np.ndarray, "b l"]
+    moments: Float[Array | np.ndarray, "b h w m"]
+    masks: Float[Array | np.ndarray, "b h w"]
+    ids: Int[Array | np.ndarray, "b l"]
 
 
 def build_unet(seed: int = 0) -> Frozen[UNet2DConditionModel]:
     """An untrained U-Net in float32, whose first output is zero."""
-    unet = initialise(UNET, lambda rngs: UNet2DConditionModel(UNET, dtype=jnp.float32, rngs=rngs), seed)
+    unet = initialise(
+        UNET, lambda rngs: UNet2DConditionModel(UNET, dtype=jnp.float32, rngs=rngs), seed
+    )
     unet.params["conv_out"] = jax.tree.map(jnp.zeros_like, unet.params["conv_out"])
     return unet
 
@@ -79,7 +81,7 @@ def train_unet(
         noise = jax.random.normal(noise_key, latents.shape)
         noisy = noise_schedule.add_noise(latents, noise, timesteps)
         encoder = text.bind(params["text"])
-        context = encoder.encode(encoder.embed(batch.ids))
+        context = encoder.encode(encoder.embed(jnp.asarray(batch.ids)))
         prediction = unet.bind(params["unet"])(noisy, timesteps, context)
         error = jnp.mean((prediction - noise_schedule.target(latents, noise, timesteps)) ** 2, -1)
         fraction = step / amounts.unet_steps

@@ -9,7 +9,6 @@ something. It goes on learning together with the U-Net.
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax

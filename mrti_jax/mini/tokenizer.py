@@ -23,7 +23,10 @@ START, END, SUFFIX = "<|startoftext|>", "<|endoftext|>", "</w>"
 MAX_LENGTH = 77
 _NUM_CAPTIONS = 6_000
 # How CLIP cuts text into words (Radford et al., 2021, the released tokenizer).
-_WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+_WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
+    r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
 
 
 @cache
@@ -73,7 +76,7 @@ def train() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def write(folder: epath.PathLike) -> None:
-    """Trains and writes the tokenizer's four files, as `CLIPTokenizer.from_pretrained` reads them."""
+    """Trains and writes the tokenizer's four files, for `CLIPTokenizer.from_pretrained`."""
     path = epath.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     vocabulary, merges = train()

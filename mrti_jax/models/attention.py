@@ -28,7 +28,7 @@ def attend(
 
 
 class Attention(nnx.Module):
-    """diffusers' `Attention`: queries from `hidden`, keys and values from `context` (or `hidden`)."""
+    """Queries from `hidden`, keys and values from `context`, or from `hidden` without one."""
 
     def __init__(
         self,

@@ -106,7 +106,8 @@ def _read(
     if list(shape) != expected:
         raise UserError(f"{what} has shape {list(shape)}, but the config asks for {expected}")
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
         stored_index = tuple(index[axes.index(axis)] for axis in range(len(axes)))
         return np.asarray(part[stored_index]).transpose(axes).astype(want.dtype)
 

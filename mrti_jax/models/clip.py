@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CLIP's text encoder (Radford et al. 2021), the one that Stable Diffusion 1.x and 2.x condition on."""
+"""CLIP's text encoder (Radford et al. 2021), which Stable Diffusion 1.x and 2.x condition on."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -10,7 +10,9 @@ from mrti_jax.errors import UserError
 T = TypeVar("T")
 
 
-def read_config(cls: type[T], config: Mapping[str, Any], *, where: str, only: Mapping[str, Any]) -> T:
+def read_config(
+    cls: type[T], config: Mapping[str, Any], *, where: str, only: Mapping[str, Any]
+) -> T:
     """The dataclass `cls` from the JSON object `config`; keys that `cls` lacks are left out.
 
     Args:

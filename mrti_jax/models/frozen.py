@@ -31,7 +31,7 @@ class Frozen(Generic[Module]):
 
 
 def abstract(build: Callable[[], Module]) -> tuple[nnx.GraphDef[Module], list[tuple[Any, Any]]]:
-    """The structure of `build()` and its weights as `(path, ShapeDtypeStruct)`, without making any."""
+    """The structure of `build()`, and its weights as `(path, ShapeDtypeStruct)`; makes none."""
     graphdef, state = nnx.split(nnx.eval_shape(build), nnx.Param)
     return graphdef, [(path, var.get_value()) for path, var in nnx.to_flat_state(state)]
 

@@ -90,9 +90,7 @@ class Downsample2D(nnx.Module):
     autoencoder does.
     """
 
-    def __init__(
-        self, channels: int, padding: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
-    ):
+    def __init__(self, channels: int, padding: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         self.padding = padding
         self.conv = conv(channels, channels, stride=2, padding=padding, dtype=dtype, rngs=rngs)
 

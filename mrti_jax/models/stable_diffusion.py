@@ -71,7 +71,7 @@ class StableDiffusion:
         """
         folder = mini_folder() if path == MINI else epath.Path(path)
         if not folder.is_dir():
-            raise UserError(f"model folder '{folder}' does not exist (the embedded model is 'mini')")
+            raise UserError(f"model folder '{folder}' does not exist ('mini' is the embedded one)")
         mesh = mesh or make_mesh()
         if dtype is None:
             on_cpu = mesh.devices.flat[0].platform == "cpu"

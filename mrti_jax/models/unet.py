@@ -202,7 +202,7 @@ class UNet2DConditionModel(nnx.Module):
         self.conv_in = conv(config.in_channels, widths[0], dtype=dtype, rngs=rngs)
         self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0], dtype=dtype, rngs=rngs)
 
-        self.down_blocks = nnx.List([])
+        self.down_blocks: nnx.List[DownBlock] = nnx.List([])
         for i, kind in enumerate(config.down_block_types):
             first = widths[max(i - 1, 0)]
             channels = [(first if j == 0 else widths[i], widths[i]) for j in range(layers)]
@@ -217,7 +217,7 @@ class UNet2DConditionModel(nnx.Module):
         channels = [(widths[-1], widths[-1])] * 2
         self.mid_block = MidBlock(config, channels, 1, heads[-1], None, dtype=dtype, rngs=rngs)
 
-        self.up_blocks = nnx.List([])
+        self.up_blocks: nnx.List[UpBlock] = nnx.List([])
         for i, kind in enumerate(config.up_block_types):
             level = last - i
             width = widths[level]
@@ -259,6 +259,6 @@ class UNet2DConditionModel(nnx.Module):
             x, new = block(x, time, context)
             skips += new
         x = self.mid_block(x, time, context)
-        for block in self.up_blocks:
-            x = block(x, skips, time, context)
+        for up_block in self.up_blocks:
+            x = up_block(x, skips, time, context)
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))

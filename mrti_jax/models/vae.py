@@ -57,9 +57,7 @@ class VAEConfig:
 class VAEAttention(Attention):
     """Single-head self-attention over all positions, with its own norm and shortcut."""
 
-    def __init__(
-        self, channels: int, groups: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
-    ):
+    def __init__(self, channels: int, groups: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         super().__init__(channels, channels, 1, qkv_bias=True, dtype=dtype, rngs=rngs)
         self.group_norm = group_norm(channels, groups, EPS, dtype=dtype, rngs=rngs)
 
@@ -69,9 +67,7 @@ class VAEAttention(Attention):
 
 
 class MidBlock(nnx.Module):
-    def __init__(
-        self, channels: int, groups: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
-    ):
+    def __init__(self, channels: int, groups: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         self.resnets = nnx.List(
             [
                 ResnetBlock2D(channels, channels, groups=groups, eps=EPS, dtype=dtype, rngs=rngs)

@@ -14,7 +14,7 @@ from mrti_jax.sampling.generate import Picture, expand_seeds, generate
 SweepRows = Literal["seeds", "schemes"]
 
 MARK = "{k}"
-BRACKETS = {"fully": "[]", "semi": "()", "fixed": "||"}
+BRACKETS = {"fully": ("[", "]"), "semi": ("(", ")"), "fixed": ("|", "|")}
 _WORD = re.compile(r"[\[(|]\{k\}[\])|]>")
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ from mrti_jax.training.tfds_source import PREFIX, read_tfds
 from mrti_jax.training.yaml import write_yaml
 
 CONFIG_NAME = "config.yaml"
-Images = epath.PathLike | Sequence[UInt8[np.ndarray, "_ _ 3"] | Image.Image]
+Images: TypeAlias = epath.PathLike | Sequence[UInt8[np.ndarray, "_ _ 3"] | Image.Image]
 
 # Settings that a run may be continued with other values of.
 _FREE = {"out", "data.path", "data.tfds_dir"} | {
@@ -208,7 +208,7 @@ def _initial_concept(sd: StableDiffusion, config: Config, name: str, initializer
 
 def _read(images: Images, size: int, config: Config) -> list[Photo]:
     if not _is_path(images):
-        return from_arrays(images, size)  # type: ignore[arg-type]
+        return from_arrays(images, size)
     path = str(images)
     if path.startswith(PREFIX):
         return read_tfds(path, size, data_dir=config.data.tfds_dir)

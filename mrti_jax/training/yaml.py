@@ -45,7 +45,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str, prefix: st
             hint = nearest(str(key), known) or f" Known are {', '.join(known)}."
             raise UserError(f"{where}: unknown key '{key}'{inside}.{hint}")
         hint_type = hints[key]
-        if dataclasses.is_dataclass(hint_type):
+        if isinstance(hint_type, type) and dataclasses.is_dataclass(hint_type):
             if not isinstance(value, dict):
                 raise UserError(f"{where}: '{prefix}{key}' must hold keys, not {value!r}")
             arguments[key] = from_mapping(hint_type, value, where, f"{prefix}{key}.")

@@ -14,7 +14,7 @@ from mrti_jax.concept import Concept, equal_boundaries
 from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel
 from mrti_jax.models.frozen import Frozen, initialise
 
-WORDS = "a photo of the dog cat red house painting in style and".split()
+WORDS = ["a", "photo", "of", "the", "dog", "cat", "red", "house", "painting", "in", "style", "and"]
 LENGTH = 20
 WIDTH = 16
 

@@ -46,7 +46,7 @@ def states(tokenizer: CLIPTokenizer, text_encoder: Frozen[CLIPTextModel]) -> Enc
 
 
 @pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many sequences each call of `encode_prompts` gave to the text encoder."""
     counts: list[int] = []
     encode_all = encode._encode_all
@@ -56,7 +56,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return encode_all(sequences, text_encoder)
 
     monkeypatch.setattr(encode, "_encode_all", count)
-    yield counts
+    return counts
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_padded_slots_use_the_right_rows(
 
 
 def test_cut_is_told_once_a_prompt(states: Encode, make_concept: Callable[..., Concept]) -> None:
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="longer than 20 tokens") as warned:
         states(["a " * 18 + "<jane>", "dog", "cat " * 19], [make_concept()])
     assert [str(w.message) for w in warned] == [
         "a prompt is longer than 20 tokens, cut off: '<jane>' (without effect: <jane>)",

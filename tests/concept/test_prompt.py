@@ -40,7 +40,7 @@ def test_a_decimal_point_makes_a_resolution() -> None:
         "a < b",
         "i <3 you",
         "[x] (emphasis) |y|",
-        "naïve 画 🎨 <é> ‹jane›",
+        "naïve 画 🎨 <é> ‹jane›",  # noqa: RUF001
         "</b> <br/> < jane > <jane> <",
         "<|startoftext|>",
         "<lora:film:0.8>",

@@ -49,9 +49,9 @@ def test_options_in_the_config(name, changes, words):
 
 
 def test_options_of_the_caller():
-    with pytest.raises(UserError, match="unknown sampler 'eulr'.*mean 'euler'"):
+    with pytest.raises(UserError, match=r"unknown sampler 'eulr'.*mean 'euler'"):
         make_sampler("eulr", SD15)
-    with pytest.raises(UserError, match="no option 'etta'.*mean 'eta'"):
+    with pytest.raises(UserError, match=r"no option 'etta'.*mean 'eta'"):
         make_sampler("ddim", SD15, etta=1.0)
     with pytest.raises(UserError, match="eta is 2"):
         make_sampler("ddim", SD15, eta=2.0)

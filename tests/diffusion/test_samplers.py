@@ -91,7 +91,7 @@ def test_euler_is_ddim_in_other_coordinates(name, eta, prediction_type):
     config = TO_ZERO | {"prediction_type": prediction_type}
     network = partial(toy_network, jnp)
     noise, fresh = draw(), draw((20, 2, 6, 5, 4), seed=1)
-    ddim, trail, steps = sample(config, "ddim", 20, network, noise, fresh, eta=eta)
+    ddim, _, _ = sample(config, "ddim", 20, network, noise, fresh, eta=eta)
     schedule = NoiseSchedule.from_config(config)
     start = schedule.noise_to_signal[-1]
     # Euler starts from x_0 = 0 plus noise: DDIM must start from the same scaled to unit variance.
