@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Float32, UInt8
@@ -126,11 +127,12 @@ def learn(
 
         moments = encode_moments(sd.vae, pixels, flip=config.data.flip)
         seed = np.uint32(config.train.seed)
+        data = Data(*map(jnp.asarray, (moments, *prompts, seed)))
         state = train(
             make_train_step(sd, config),
             state,
             frozen_params(sd),
-            jax.device_put(Data(moments, *prompts, seed), replicated(sd.mesh)),
+            jax.device_put(data, replicated(sd.mesh)),
             config.train,
             metrics=Metrics(
                 None if folder is None else folder / METRICS_NAME,
