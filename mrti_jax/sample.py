@@ -89,11 +89,10 @@ def _run(flags: Flags) -> None:
         raise UserError(f"there is no prompt: give one, as in {EXAMPLE}")
     use_compilation_cache()
     from mrti_jax.models.stable_diffusion import StableDiffusion
-    from mrti_jax.sampling.concepts import load_concepts
     from mrti_jax.sampling.png import check_folder
 
     check_folder(flags.out)
-    concepts = load_concepts(flags.concept)
+    concepts = [_load_concept(path) for path in flags.concept]
     sd = StableDiffusion.load(flags.model, dtype=flags.dtype)
     if prompts:
         _draw_prompts(flags, sd, concepts, prompts)
@@ -179,6 +178,22 @@ def _title(picture: "Picture") -> str:
     model = told["model"].rstrip("/").rsplit("/", 1)[-1]
     guidance = f"guidance {told['guidance_scale']:g}"
     return f"{model}, {told['sampler']}, {told['num_steps']} steps, {guidance}"
+
+
+def _load_concept(path: str) -> "Concept":
+    """A concept file or training folder, else the newest of a folder's Orbax checkpoints."""
+    from etils import epath
+
+    from mrti_jax.concept import Concept
+    from mrti_jax.concept.table import FILE_NAME
+
+    folder = epath.Path(path)
+    if folder.is_dir() and not (folder / FILE_NAME).exists():
+        # Here, so that drawing with a concept file needs nothing of what training needs.
+        from mrti_jax.training.checkpoint import load_concept
+
+        return load_concept(folder)
+    return Concept.load(folder)
 
 
 def _read_prompts(path: str | None) -> list[str]:

@@ -6,9 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny import LATENT_SIZE
 
-from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.stable_diffusion import StableDiffusion, mini_folder
 from mrti_jax.sampling import generate
 
 pytestmark = [
@@ -34,15 +33,21 @@ def test_sd2(tiny_v_folder: Path, tiny_v_sd: StableDiffusion) -> None:
     compare("ddim", tiny_v_folder, tiny_v_sd)
 
 
+def test_embedded_model() -> None:
+    compare("ddim", Path(mini_folder()), StableDiffusion.load())
+
+
 def compare(sampler: str, folder: Path, sd: StableDiffusion) -> None:
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    pipeline = pipeline.to(torch.float32)  # what is stored in float16 as well
     pipeline.set_progress_bar_config(disable=True)
     scheduler = getattr(diffusers, SCHEDULERS[sampler])
     pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
     key = jax.random.fold_in(jax.random.key(SEED), 0)
-    latents = np.asarray(jax.random.normal(key, (LATENT_SIZE, LATENT_SIZE, 4)))
+    size = sd.unet.config.sample_size
+    latents = np.asarray(jax.random.normal(key, (size, size, 4)))
     expected = pipeline(
         PROMPT,
         negative_prompt=NEGATIVE,

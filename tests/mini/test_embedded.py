@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded model as it ships: small, whole, and it draws what a caption says."""
+
+import numpy as np
+import pytest
+
+from mrti_jax.mini.checker import read
+from mrti_jax.models.stable_diffusion import StableDiffusion, mini_folder
+from mrti_jax.sampling import generate
+
+MEGABYTES = 25
+
+
+@pytest.fixture(scope="module")
+def mini() -> StableDiffusion:
+    return StableDiffusion.load()
+
+
+def test_is_small() -> None:
+    files = [path for path in mini_folder().glob("**/*") if path.is_file()]
+    assert sum(path.stat().length for path in files) <= MEGABYTES * 1_000_000
+
+
+def test_draws_the_colours_of_captions(mini: StableDiffusion) -> None:
+    pairs = [("red", "white"), ("blue", "yellow"), ("green", "black"), ("purple", "orange")]
+    prompts = [f"a photo of a large {a} circle on a {b} background" for a, b in pairs]
+    pictures = generate(mini, prompts, seeds=3, num_steps=20, guidance_scale=3.0, batch_size=4)
+    readings = [read(picture.image) for picture in pictures]
+    assert [reading.background for reading in readings] == [b for _, b in pairs]
+    assert sum(reading.colour == a for (a, _), reading in zip(pairs, readings, strict=True)) >= 3
+
+
+def test_the_same_seed_draws_the_same_picture(mini: StableDiffusion) -> None:
+    first, second, other = (
+        generate(mini, "a star", seeds=seed, num_steps=4, batch_size=2)[0].image
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert np.abs(first.astype(int) - other).mean() > 5
