@@ -12,7 +12,10 @@ from mrti_jax.diffusion import NoiseSchedule, make_sampler, sampler_from_config
 
 from .reference import SD15, SD21, draw, relative_error, sample, toy_network
 
-pytestmark = pytest.mark.torch
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.*"),
+]
 
 SCHEDULERS = {
     "ddim": ("DDIMScheduler", {"clip_sample": False}),
