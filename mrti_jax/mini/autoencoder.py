@@ -57,7 +57,7 @@ def train_vae(
 
 
 def encode_pictures(
-    vae: Frozen[AutoencoderKL], pictures: UInt8[np.ndarray, "n h w 3"], batch: int = 100
+    vae: Frozen[AutoencoderKL], pictures: UInt8[np.ndarray, "n H W 3"], batch: int = 100
 ) -> Float[np.ndarray, "n h w m"]:
     """Moments of all pictures, float16 to fit in memory."""
     encode = jax.jit(lambda params, x: vae.bind(params).encode(x).astype(jnp.float16))
@@ -67,9 +67,12 @@ def encode_pictures(
     )
 
 
-def unit_scale(vae: Frozen[AutoencoderKL], moments: Float[np.ndarray, "n h w m"]) -> Frozen:
-    """The autoencoder with the `scaling_factor` that gives these latents unit variance."""
-    mean, log_variance = np.split(moments[:2000].astype(np.float32), 2, axis=-1)
+def unit_scale(
+    vae: Frozen[AutoencoderKL], pictures: UInt8[np.ndarray, "n h w 3"]
+) -> Frozen[AutoencoderKL]:
+    """The autoencoder with the `scaling_factor` that gives latents unit variance."""
+    moments = encode_pictures(vae, pictures[:2000])
+    mean, log_variance = np.split(moments.astype(np.float32), 2, axis=-1)
     std = float(np.sqrt(mean.var() + np.exp(log_variance).mean()))
     config = dataclasses.replace(vae.config, scaling_factor=round(1.0 / std, 5))
     return dataclasses.replace(vae, config=config)

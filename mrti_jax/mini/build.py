@@ -6,8 +6,9 @@ same command goes on where it was stopped.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Float
@@ -15,11 +16,18 @@ from transformers import CLIPTokenizer
 
 from mrti_jax.mini import tokenizer as tokenizer_stage
 from mrti_jax.mini.autoencoder import encode_pictures, train_vae, unit_scale
-from mrti_jax.mini.denoiser import latent_masks, train_unet
-from mrti_jax.mini.pictures import draw, scenes
+from mrti_jax.mini.denoiser import build_unet, latent_masks, train_unet
+from mrti_jax.mini.pictures import draw, random_scenes
 from mrti_jax.mini.recipe import SCHEDULER, Amounts
 from mrti_jax.mini.text import train_text_encoder
+from mrti_jax.mini.world import Scene
+from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.export import save_pipeline
+from mrti_jax.models.frozen import Frozen
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.unet import UNet2DConditionModel
+from mrti_jax.models.vae import AutoencoderKL
+from mrti_jax.parallel.mesh import make_mesh
 
 VAE_SEED, UNET_SEED = 11, 12
 
@@ -31,10 +39,13 @@ class Build:
     Attributes:
         out: the diffusers folder to write.
         work: checkpoints and encoded pictures; may be deleted afterwards.
+        start: a model built earlier, whose U-Net and text encoder are trained on while tokenizer
+            and VAE stay as they are; "mini" is the embedded one. Not given: all from nothing.
     """
 
     out: str = "mini"
     work: str = "mini_work"
+    start: str | None = None
     amounts: Amounts = dataclasses.field(default_factory=Amounts)
 
 
@@ -51,35 +62,40 @@ def cached(
         return dict(arrays)
 
 
+def base_parts(
+    settings: Build, work: epath.Path, scenes: Sequence[Scene], tokenizer: CLIPTokenizer
+) -> tuple[Frozen[AutoencoderKL], Frozen[UNet2DConditionModel], Frozen[CLIPTextModel]]:
+    """The autoencoder, and the U-Net and text encoder that joint training starts from."""
+    amounts = settings.amounts
+    if settings.start is not None:
+        one_device = make_mesh(jax.devices()[:1])
+        start = StableDiffusion.load(settings.start, dtype=np.float32, mesh=one_device)
+        return start.vae, start.unet, start.text_encoder
+
+    def pictures() -> dict[str, np.ndarray]:
+        return {"pictures": draw(amounts.vae_pictures, VAE_SEED)[0]}
+
+    vae_pictures = cached(work / "vae_pictures.npz", pictures)["pictures"]
+    vae = unit_scale(train_vae(vae_pictures, amounts, work), vae_pictures)
+    return vae, build_unet(), train_text_encoder(scenes, tokenizer, amounts, work)
+
+
 def build(settings: Build) -> None:
     """Trains tokenizer, autoencoder, text encoder and U-Net, and writes the pipeline."""
     amounts, work = settings.amounts, epath.Path(settings.work).resolve()
     tokenizer_stage.write(work / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(str(work / "tokenizer"))
-
-    vae_data = cached(
-        work / "vae_pictures.npz", lambda: {"pictures": draw(amounts.vae_pictures, VAE_SEED)[0]}
-    )
-    vae = train_vae(vae_data["pictures"], amounts, work)
+    scenes = list(random_scenes(amounts.unet_pictures, UNET_SEED))
+    vae, unet, text = base_parts(settings, work, scenes, tokenizer)
 
     def encoded() -> dict[str, np.ndarray]:
         pictures, masks = draw(amounts.unet_pictures, UNET_SEED)
         return {"moments": encode_pictures(vae, pictures), "masks": latent_masks(masks)}
 
     data = cached(work / "unet_latents.npz", encoded)
-    vae = unit_scale(vae, data["moments"])
-
-    unet_scenes = list(scenes(amounts.unet_pictures, UNET_SEED))
-    text = train_text_encoder(unet_scenes, tokenizer, amounts, work)
+    scale = vae.config.scaling_factor
     unet, text = train_unet(
-        text,
-        unet_scenes,
-        data["moments"],
-        data["masks"],
-        vae.config.scaling_factor,
-        tokenizer,
-        amounts,
-        work,
+        unet, text, scenes, data["moments"], data["masks"], scale, tokenizer, amounts, work
     )
     save_pipeline(
         epath.Path(settings.out), work / "tokenizer", text, unet, vae, SCHEDULER, dtype=np.float16

@@ -52,6 +52,7 @@ def latent_masks(masks: UInt8[np.ndarray, "n H W"]) -> Float[np.ndarray, "n h w"
 
 
 def train_unet(
+    unet: Frozen[UNet2DConditionModel],
     text: Frozen[CLIPTextModel],
     scenes: Sequence[Scene],
     moments: Float[np.ndarray, "n h w m"],
@@ -66,7 +67,6 @@ def train_unet(
     Timesteps are stratified over the batch, and a little denser at high noise, where the layout
     is decided.
     """
-    unet = build_unet()
     noise_schedule = NoiseSchedule.from_config(SCHEDULER)
     total = noise_schedule.num_train_timesteps
 

@@ -11,17 +11,18 @@ from mrti_jax.mini.recipe import PICTURE_SIZE
 from mrti_jax.mini.world import Scene, object_mask, random_scene, render
 
 
-def scenes(count: int, seed: int) -> Iterator[Scene]:
+def random_scenes(count: int, seed: int) -> Iterator[Scene]:
     """`count` scenes of base training; scene i depends on (seed, i) alone."""
     for i in range(count):
         yield random_scene(np.random.default_rng((seed, i)))
 
 
 def draw(count: int, seed: int) -> tuple[UInt8[np.ndarray, "n h w 3"], UInt8[np.ndarray, "n h w"]]:
-    """Pictures of `scenes(count, seed)`, and where the object is (0 to 255)."""
+    """Pictures of `random_scenes(count, seed)`, and where the object is (0 to 255)."""
     pictures = np.empty((count, PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
     masks = np.empty((count, PICTURE_SIZE, PICTURE_SIZE), np.uint8)
-    for i, scene in enumerate(tqdm(scenes(count, seed), "drawing pictures", count, mininterval=2)):
+    scenes = random_scenes(count, seed)
+    for i, scene in enumerate(tqdm(scenes, "drawing pictures", count, mininterval=2)):
         pictures[i] = render(scene, PICTURE_SIZE)
         masks[i] = np.round(255 * object_mask(scene, PICTURE_SIZE))
     return pictures, masks

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All stages of the embedded model's build, a step of each."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mrti_jax.mini.build import Build, build
+from mrti_jax.mini.recipe import Amounts
+from mrti_jax.models.frozen import Params
+from mrti_jax.models.stable_diffusion import StableDiffusion
+
+ONE_STEP = Amounts(
+    vae_pictures=4,
+    vae_steps=1,
+    vae_full_steps=0,
+    vae_batch=2,
+    text_steps=1,
+    text_batch=2,
+    unet_pictures=4,
+    unet_steps=1,
+    unet_batch=2,
+    full_context_steps=0,
+)
+
+
+@pytest.mark.slow
+def test_builds_a_model_and_trains_one_on(tmp_path: Path) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    build(Build(first, str(tmp_path / "work1"), None, ONE_STEP))
+    before = StableDiffusion.load(first)
+    assert 0.05 < before.vae.config.scaling_factor < 20
+    assert before.scheduler_config["prediction_type"] == "v_prediction"
+
+    build(Build(second, str(tmp_path / "work2"), first, ONE_STEP))
+    after = StableDiffusion.load(second)
+    assert after.vae.config == before.vae.config
+    assert same(after.vae.params, before.vae.params)
+    assert not same(after.unet.params, before.unet.params)
+
+
+def same(a: Params, b: Params) -> bool:
+    """Whether two modules have the same weights."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
