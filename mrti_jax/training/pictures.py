@@ -22,6 +22,8 @@ SEEDS = (0, 1)
 RESOLUTIONS = ("0.0", "0.5", "0.8")
 MAX_COLUMNS = 10
 PROMPTS = {"object": "a photo of a {}", "style": "a painting in the style of {}"}
+# The photos' backgrounds are not the concept's: without a word, they would show through.
+FINAL_PROMPTS = {**PROMPTS, "object": "a photo of a {} on a white background"}
 
 
 def draw_progress(
@@ -58,7 +60,7 @@ def draw_final(
     progress: bool,
 ) -> None:
     """Writes `out/grid.png`: the photos, below them `<name[k]>` over the buckets, for two seeds."""
-    template = PROMPTS[config.data.learnable_property].format(f"<{concept.name}[{{k}}]>")
+    template = FINAL_PROMPTS[config.data.learnable_property].format(f"<{concept.name}[{{k}}]>")
     columns = min(concept.num_buckets, MAX_COLUMNS)
     values = [str(k * concept.num_buckets // columns) for k in range(columns)]
     size = photos.shape[1]
