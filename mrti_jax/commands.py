@@ -10,11 +10,12 @@ from typing import TextIO, TypeVar
 
 import tyro
 
-from mrti_jax.errors import UserError
+from mrti_jax.errors import Preempted, UserError
 
 Flags = TypeVar("Flags")
 
 EXIT_USER_ERROR = 2
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on
 EXIT_INTERRUPTED = 130
 MIN_COMPILE_SECONDS = 0.5
 
@@ -29,8 +30,9 @@ def run_command(
 ) -> int:
     """Reads the flags and runs `body` with them; gives the exit status.
 
-    A UserError is one line on stderr and status 2, a warning one line on stderr. `--help` and
-    wrong flags leave by SystemExit, as argparse does.
+    A UserError is one line on stderr and status 2, a warning one line on stderr; a run that was
+    told to stop (SIGTERM) has status 75. `--help` and wrong flags leave by SystemExit, as argparse
+    does.
     """
     flags = tyro.cli(
         flags_type, args=None if argv is None else list(argv), prog=prog, description=description
@@ -42,6 +44,9 @@ def run_command(
             body(flags)
         except UserError as error:
             return _fail(str(error), EXIT_USER_ERROR)
+        except Preempted as stopped:
+            print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+            return EXIT_PREEMPTED
         except KeyboardInterrupt:
             return _fail("interrupted", EXIT_INTERRUPTED)
     return 0

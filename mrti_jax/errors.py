@@ -10,6 +10,10 @@ class UserError(ValueError):
     """Input that can't be used; the message is one line, which commands print (status 2)."""
 
 
+class Preempted(Exception):
+    """The run was told to stop, and has saved what it had; the same command goes on from there."""
+
+
 def warn(message: str) -> None:
     """Tells the user of something that goes on but is probably not what they want."""
     warnings.warn(message, UserWarning, stacklevel=3)

@@ -2,11 +2,8 @@
 """The training loop: updates, metrics, checkpoints, pictures."""
 
 import math
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +12,7 @@ from tqdm import tqdm
 
 from mrti_jax.concept import Concept
 from mrti_jax.concept.table import FILE_NAME
+from mrti_jax.parallel.preemption import stop_requests
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import TrainConfig
 from mrti_jax.training.metrics import Metrics
@@ -38,7 +36,8 @@ def train(
 ) -> State:
     """Runs the updates that are left and gives the last state.
 
-    SIGINT and SIGTERM end it after a last checkpoint, as KeyboardInterrupt, to be gone on from.
+    SIGTERM and SIGINT end it after a last checkpoint, as Preempted and KeyboardInterrupt; the same
+    run goes on from there.
     At each checkpoint, the metrics up to it are on disk, and `concept.safetensors` is written.
     `title`: of the progress bar; none is shown without it.
     """
@@ -52,11 +51,12 @@ def train(
         disable=title is None,
         file=sys.stderr,
     )
-    with bar, _stop_requests() as stop:
+    with bar, stop_requests() as stop:
         for step in bar:
             state = train_step(state, frozen, data)
             done = step + 1
             last = done == config.steps
+            stopping = stop.reached(done) and not last
             if step == first:
                 jax.block_until_ready(state["table"])
                 metrics.start_clock(done)
@@ -67,36 +67,15 @@ def train(
                 if math.isfinite(metrics.examples_per_second):
                     speed = f"{metrics.examples_per_second:.1f} examples/s"
                     bar.set_postfix_str(f"loss {metrics.loss:.4f}, {speed}")
-            if done % config.checkpoint_every == 0 or last or stop.is_set():
+            if done % config.checkpoint_every == 0 or last or stopping:
                 metrics.flush()
                 concept = concept_of(state)
                 if checkpoints is not None:
                     checkpoints.save(done, state, concept, settings)
                 if out is not None and jax.process_index() == 0:
                     concept.save(out / FILE_NAME)
+            if stopping:
+                stop.leave(f"stopped after {done} of {config.steps} steps")
             if config.picture_every and done % config.picture_every == 0 and not last:
                 draw_pictures(done, concept_of(state))
-            if stop.is_set() and not last:
-                raise KeyboardInterrupt
     return state
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event that is set by the first SIGINT or SIGTERM; the second one stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may have signal handlers
-        return
-
-    def request(*_: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that is told to stop saves, leaves with its own status, and goes on to the same end."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mrti_jax import train
+from mrti_jax.concept import Concept
+from mrti_jax.parallel.preemption import StopRequest
+from mrti_jax.training import load_concept
+
+FLAGS = {"train.steps": 5, "train.batch-size": 4, "optimizer.schedule": "constant"}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_same_command_goes_on(
+    number: signal.Signals,
+    status: int,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def command(out: Path) -> list[str]:
+        flags = FLAGS | {"model.path": tiny_folder, "data.path": "sample", "out": out}
+        return [f"--{key}={value}" for key, value in flags.items()] + ["--train.no-final-grid"]
+
+    reached = StopRequest.reached
+
+    def signal_after_two(self: StopRequest, done: int) -> bool:
+        if done == 2:
+            os.kill(os.getpid(), number)
+        return reached(self, done)
+
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "reached", signal_after_two)
+        assert train.main(command(tmp_path / "cut")) == status
+    assert handlers == [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    if status == 75:
+        assert "stopped after 2 of 5 steps; the same command goes on" in capsys.readouterr().err
+    assert load_concept(tmp_path / "cut").metadata["steps"] == "2"
+
+    assert train.main(command(tmp_path / "cut")) == 0
+    assert train.main(command(tmp_path / "whole")) == 0
+    cut, whole = Concept.load(tmp_path / "cut"), Concept.load(tmp_path / "whole")
+    np.testing.assert_array_equal(cut.embeddings, whole.embeddings)
+    assert cut.metadata["steps"] == "5"
