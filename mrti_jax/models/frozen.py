@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 
 Params = dict[str, Any]
+Weights = list[tuple[tuple[Any, ...], jax.ShapeDtypeStruct]]
 Module = TypeVar("Module", bound=nnx.Module)
 
 
@@ -30,7 +31,7 @@ class Frozen(Generic[Module]):
         return nnx.merge(self.graphdef, nnx.State(params))
 
 
-def abstract(build: Callable[[], Module]) -> tuple[nnx.GraphDef[Module], list[tuple[Any, Any]]]:
+def abstract(build: Callable[[], Module]) -> tuple[nnx.GraphDef[Module], Weights]:
     """The structure of `build()`, and its weights as `(path, ShapeDtypeStruct)`; makes none."""
     graphdef, state = nnx.split(nnx.eval_shape(build), nnx.Param)
     return graphdef, [(path, var.get_value()) for path, var in nnx.to_flat_state(state)]

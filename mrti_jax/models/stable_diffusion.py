@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole frozen Stable Diffusion, read from a diffusers folder."""
+"""A whole frozen Stable Diffusion, on the devices."""
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
@@ -12,14 +13,16 @@ from jax.sharding import Mesh
 from transformers import CLIPTokenizer
 
 from mrti_jax.errors import UserError
-from mrti_jax.models.checkpoint import load_module, read_json
+from mrti_jax.models.checkpoint import load_module
 from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
+from mrti_jax.models.stored.find import mini_folder, open_model
+from mrti_jax.models.stored.model import MINI, ModelSource, PredictionType
 from mrti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from mrti_jax.models.vae import AutoencoderKL, VAEConfig
 from mrti_jax.parallel.mesh import make_mesh
 
-MINI = "mini"
+__all__ = ["StableDiffusion", "load_tokenizer", "mini_folder"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +30,13 @@ class StableDiffusion:
     """Tokenizer, text encoder, U-Net, autoencoder and scheduler config; nothing here is trained.
 
     Attributes:
-        name: what it was loaded from.
+        source: what it was loaded from.
         scheduler_config: the JSON object of `scheduler/scheduler_config.json`.
         dtype: of the weights and activations (norms, softmax and losses are float32 anyway).
         mesh: the devices that hold the weights.
     """
 
-    name: str
+    source: ModelSource
     tokenizer: CLIPTokenizer
     text_encoder: Frozen[CLIPTextModel]
     unet: Frozen[UNet2DConditionModel]
@@ -41,6 +44,11 @@ class StableDiffusion:
     scheduler_config: dict[str, Any]
     dtype: jnp.dtype
     mesh: Mesh
+
+    @property
+    def name(self) -> str:
+        """What it was loaded from, in a word."""
+        return self.source.name
 
     @property
     def params(self) -> dict[str, Params]:
@@ -56,55 +64,67 @@ class StableDiffusion:
         cls,
         path: epath.PathLike = MINI,
         *,
+        revision: str | None = None,
+        variant: str | None = None,
+        tokenizer: str | None = None,
+        prediction_type: PredictionType | None = None,
         dtype: jax.typing.DTypeLike | None = None,
         mesh: Mesh | None = None,
     ) -> "StableDiffusion":
-        """Reads a diffusers folder, or the embedded model if `path` is "mini".
+        """Reads a model wherever it is, and in whatever layout.
 
         Args:
+            path, revision, variant, tokenizer, prediction_type: see `ModelSource`.
             dtype: float32 on a CPU and bfloat16 elsewhere, if not given.
             mesh: all devices, if not given.
 
         Raises:
-            UserError: a file is missing, damaged, or of a model that is not Stable Diffusion 1.x
-                or 2.x.
+            UserError: a file is missing, damaged, or of a model that is not Stable Diffusion.
         """
-        folder = mini_folder() if path == MINI else epath.Path(path)
-        if not folder.is_dir():
-            raise UserError(f"model folder '{folder}' does not exist ('mini' is the embedded one)")
+        source = ModelSource(
+            path=os.fspath(path),
+            revision=revision,
+            variant=variant,
+            tokenizer=tokenizer,
+            prediction_type=prediction_type,
+        )
+        stored = open_model(source)
         mesh = mesh or make_mesh()
         if dtype is None:
             on_cpu = mesh.devices.flat[0].platform == "cpu"
             dtype = jnp.float32 if on_cpu else jnp.bfloat16
 
         def module(part: str, config_type: Any, build: type[nnx.Module]) -> Frozen:
-            config = config_type.from_dict(read_json(folder / part / "config.json"))
+            config = config_type.from_dict(stored.modules[part].config)
             return load_module(
                 config,
                 lambda: build(config, dtype=dtype, rngs=nnx.Rngs(0)),  # type: ignore[call-arg]
-                folder / part,
+                stored.modules[part],
                 mesh,
             )
 
+        tokenizer_files = stored.tokenizers["tokenizer"]
         return cls(
-            name=str(path),
-            tokenizer=load_tokenizer(folder / "tokenizer"),
+            source=source,
+            tokenizer=load_tokenizer(tokenizer_files.folder, tokenizer_files.pad_token),
             text_encoder=module("text_encoder", CLIPTextConfig, CLIPTextModel),
             unet=module("unet", UNetConfig, UNet2DConditionModel),
             vae=module("vae", VAEConfig, AutoencoderKL),
-            scheduler_config=read_json(folder / "scheduler" / "scheduler_config.json"),
+            scheduler_config=dict(stored.scheduler_config),
             dtype=jnp.dtype(dtype),
             mesh=mesh,
         )
 
 
-def mini_folder() -> epath.Path:
-    """Where the embedded model is."""
-    return epath.resource_path("mrti_jax") / "assets" / "mini"
+def load_tokenizer(folder: epath.Path, pad_token: str | None = None) -> CLIPTokenizer:
+    """The tokenizer of a diffusers folder; never asks the network.
 
-
-def load_tokenizer(folder: epath.Path) -> CLIPTokenizer:
-    """The tokenizer of a diffusers folder; never asks the network."""
+    Args:
+        pad_token: in place of the folder's own, if given.
+    """
     if not (folder / "vocab.json").exists() and not (folder / "tokenizer.json").exists():
         raise UserError(f"{folder} holds no tokenizer (vocab.json and merges.txt)")
-    return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    if pad_token is not None:
+        tokenizer.pad_token = pad_token
+    return tokenizer

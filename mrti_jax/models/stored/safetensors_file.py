@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of contents of a safetensors file: 8 bytes of length, a JSON header, the numbers."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from mrti_jax.errors import UserError
+from mrti_jax.models.stored.tensor import DTYPES, StoredTensor, contiguous_strides
+
+# The format's own limit.
+_MAX_HEADER_BYTES = 100_000_000
+
+
+def read_safetensors(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """The tensors of a file by name, unread, and the file's metadata.
+
+    Raises:
+        UserError: the file is missing, truncated or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
+            end = file.seek(0, 2)
+    except (OSError, ImportError) as error:
+        raise UserError(f"{path} can't be read: {getattr(error, 'strerror', error)}") from None
+    if 8 <= end < 8 + length <= _MAX_HEADER_BYTES:
+        raise _truncated(path, end, 8 + length)
+    try:
+        entries = json.loads(header)
+        metadata = entries.pop("__metadata__", {})
+        tensors = {name: _tensor(path, 8 + length, entry) for name, entry in entries.items()}
+        assert isinstance(metadata, dict)
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+        raise UserError(f"{path} is not a safetensors file, or damaged") from None
+    needed = max((tensor.offset + tensor.span for tensor in tensors.values()), default=0)
+    if needed > end:
+        raise _truncated(path, end, needed)
+    return tensors, metadata
+
+
+def _tensor(path: epath.Path, start: int, entry: dict[str, Any]) -> StoredTensor:
+    shape = tuple(int(n) for n in entry["shape"])
+    first, last = entry["data_offsets"]
+    dtype = DTYPES[entry["dtype"]]
+    tensor = StoredTensor(path, start + first, dtype, shape, contiguous_strides(shape))
+    assert min(shape, default=0) >= 0 and first >= 0 and tensor.span == last - first
+    return tensor
+
+
+def _truncated(path: epath.Path, end: int, needed: int) -> UserError:
+    return UserError(
+        f"{path} is truncated: it has {end} of {needed} bytes; download or copy it again"
+    )

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tensor that is still on disk: where its numbers are, and reading a part of them."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import ml_dtypes
+import numpy as np
+from etils import epath
+
+from mrti_jax.errors import UserError
+
+# By the name in safetensors files.
+DTYPES: Mapping[str, np.dtype] = {
+    name: np.dtype(scalar)
+    for name, scalar in {
+        "F64": np.float64,
+        "F32": np.float32,
+        "F16": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "F8_E4M3": ml_dtypes.float8_e4m3fn,
+        "F8_E5M2": ml_dtypes.float8_e5m2,
+        "I64": np.int64,
+        "I32": np.int32,
+        "I16": np.int16,
+        "I8": np.int8,
+        "U8": np.uint8,
+        "BOOL": np.bool_,
+    }.items()
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """A strided view of numbers in a file; nothing is read before `read`.
+
+    Attributes:
+        offset: of the first number, in bytes from the file's start.
+        strides: in numbers, along each axis; not negative.
+    """
+
+    path: epath.Path
+    offset: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many numbers."""
+        return math.prod(self.shape)
+
+    @property
+    def span(self) -> int:
+        """Bytes from the first number to the end of the last."""
+        if not self.size:
+            return 0
+        steps = zip(self.shape, self.strides, strict=True)
+        return self.dtype.itemsize * (1 + sum((n - 1) * step for n, step in steps))
+
+    def rows(self, start: int, stop: int) -> "StoredTensor":
+        """The rows from `start` up to, but not including, `stop`."""
+        return dataclasses.replace(
+            self,
+            offset=self.offset + start * self.strides[0] * self.dtype.itemsize,
+            shape=(stop - start, *self.shape[1:]),
+        )
+
+    def transposed(self) -> "StoredTensor":
+        """With the axes in reverse order."""
+        return dataclasses.replace(self, shape=self.shape[::-1], strides=self.strides[::-1])
+
+    def squeezed(self) -> "StoredTensor":
+        """Without the axes from the third on; they must have length 1."""
+        assert set(self.shape[2:]) <= {1}
+        return dataclasses.replace(self, shape=self.shape[:2], strides=self.strides[:2])
+
+    def read(self, index: tuple[slice, ...] = ()) -> np.ndarray:
+        """The numbers at `index` (slices without steps; all if not given), in the file's dtype.
+
+        Of a part of the first axis, no more than these rows are read.
+
+        Raises:
+            UserError: the file can't be read.
+        """
+        wanted = self
+        if index and self.shape:
+            start, stop, _ = index[0].indices(self.shape[0])
+            wanted, index = self.rows(start, max(start, stop)), (slice(None), *index[1:])
+        # Read, not mapped: a map's pages would count as memory of this process.
+        data = np.empty(wanted.span, np.uint8)
+        try:
+            with wanted.path.open("rb") as file:
+                file.seek(wanted.offset)
+                count = file.readinto(data.data)
+        except (OSError, ImportError) as error:
+            raise UserError(f"{self.path} can't be read: {error}") from None
+        if count != len(data):
+            raise UserError(f"{self.path} is truncated: download or copy it again")
+        strides = tuple(step * self.dtype.itemsize for step in self.strides)
+        array = np.ndarray(wanted.shape, self.dtype, data, strides=strides)
+        return array[index] if index else array
+
+
+Tensors: TypeAlias = Mapping[str, StoredTensor]
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in numbers, of rows that follow each other."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))

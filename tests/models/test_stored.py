@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model comes out the same from every layout of its files; what is wrong is told in one line."""
+
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from etils import epath
+from safetensors.numpy import load_file, save_file
+
+from mrti_jax.errors import UserError
+from mrti_jax.models.stored.find import open_model
+from mrti_jax.models.stored.model import ModelSource, StoredModel
+from mrti_jax.models.stored.safetensors_file import read_safetensors
+from mrti_jax.models.stored.torch_file import read_torch_file
+
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+
+
+@pytest.fixture
+def copy(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+
+
+def read_all(model: StoredModel) -> dict[str, dict[str, np.ndarray]]:
+    return {
+        part: {name: tensor.read() for name, tensor in module.tensors.items()}
+        for part, module in model.modules.items()
+    }
+
+
+def assert_same(model: StoredModel, folder: Path, dtype: Any = np.float32) -> None:
+    expected = {
+        part: {
+            name: value.astype(dtype)
+            for name, value in load_file(folder / part / f"{stem}.safetensors").items()
+        }
+        for part, stem in WEIGHTS.items()
+    }
+    np.testing.assert_equal(read_all(model), expected)
+
+
+def error_of(source: ModelSource) -> str:
+    with pytest.raises(UserError) as caught:
+        open_model(source)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def edit_weights(folder: Path, edit: Callable[[Path, str, dict[str, np.ndarray]], object]) -> None:
+    """Calls `edit(part's folder, stem, tensors)` for each part, whose file is gone by then."""
+    for part, stem in WEIGHTS.items():
+        path = folder / part / f"{stem}.safetensors"
+        tensors = load_file(path)
+        path.unlink()
+        edit(folder / part, stem, tensors)
+
+
+def shards(tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    names = sorted(tensors)
+    half = len(names) // 2
+    return {n: tensors[n] for n in names[:half]}, {n: tensors[n] for n in names[half:]}
+
+
+def save_sharded(folder: Path, stem: str, tensors: dict[str, np.ndarray]) -> None:
+    places = {}
+    for i, part in enumerate(shards(tensors)):
+        name = f"{stem}-0000{i + 1}-of-00002.safetensors"
+        save_file(part, folder / name)
+        places |= dict.fromkeys(part, name)
+    index = {"metadata": {"total_size": 0}, "weight_map": places}
+    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+
+
+def save_sharded_fp16(folder: Path, stem: str, tensors: dict[str, np.ndarray]) -> None:
+    places = {}
+    for i, part in enumerate(shards(tensors)):
+        name = f"{stem}.fp16-0000{i + 1}-of-00002.safetensors"
+        save_file({name: value.astype(np.float16) for name, value in part.items()}, folder / name)
+        places |= dict.fromkeys(part, name)
+    index = json.dumps({"weight_map": places})
+    (folder / f"{stem}.safetensors.index.fp16.json").write_text(index)
+
+
+def save_as(suffix: str, dtype: Any) -> Callable[[Path, str, dict[str, np.ndarray]], None]:
+    def save(folder: Path, stem: str, tensors: dict[str, np.ndarray]) -> None:
+        cast = {name: value.astype(dtype) for name, value in tensors.items()}
+        save_file(cast, folder / f"{stem}{suffix}")
+
+    return save
+
+
+def save_old_names(folder: Path, stem: str, tensors: dict[str, np.ndarray]) -> None:
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    renamed = {}
+    for name, value in tensors.items():
+        if folder.name == "vae" and ".attentions." in name:
+            for new, before in old.items():
+                name = name.replace(f".{new}.", f".{before}.")
+        renamed[f"text_model.{name}" if folder.name == "text_encoder" else name] = value
+    if folder.name == "text_encoder":
+        renamed["text_model.embeddings.position_ids"] = np.arange(77)[None]
+    assert renamed.keys() != tensors.keys() or folder.name == "unet"
+    save_file(renamed, folder / f"{stem}.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("save", "variant", "dtype"),
+    [
+        (save_sharded, None, np.float32),
+        (save_sharded_fp16, "fp16", np.float16),
+        (save_as(".fp16.safetensors", np.float16), "fp16", np.float16),
+        (save_as(".safetensors", ml_dtypes.bfloat16), None, ml_dtypes.bfloat16),
+        (save_old_names, None, np.float32),
+    ],
+    ids=["sharded", "sharded-fp16", "fp16", "bf16", "old-names"],
+)
+def test_layouts_of_a_folder(
+    copy: Path, tiny_folder: Path, save: Any, variant: str | None, dtype: Any
+) -> None:
+    edit_weights(copy, save)
+    model = open_model(ModelSource(path=str(copy), variant=variant))
+    assert_same(model, tiny_folder, dtype)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_pytorch_files(copy: Path, tiny_folder: Path, dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+
+    def save(folder: Path, stem: str, tensors: dict[str, np.ndarray]) -> None:
+        state = torch.nn.Module().state_dict()  # an OrderedDict with attributes
+        for name, value in tensors.items():
+            state[name] = torch.tensor(value).to(getattr(torch, dtype))
+        name = "pytorch_model.bin" if stem == "model" else f"{stem}.bin"
+        torch.save(state, folder / name)
+
+    edit_weights(copy, save)
+    assert_same(open_model(ModelSource(path=str(copy))), tiny_folder, dtype)
+
+
+@pytest.mark.torch
+def test_pytorch_views_and_leftovers_of_training(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    base = torch.arange(24.0).reshape(4, 6)
+    state = {
+        "transposed": base.T,
+        "strided": base[1:, ::2],
+        "parameter": torch.nn.Parameter(base[2]),
+        "scalar": torch.tensor(7),
+        "empty": torch.zeros(0, 3),
+    }
+    content = {
+        "state_dict": state,
+        "global_step": 875000,
+        "loss": np.float32(1.5),
+        "optimizer_states": [{"state": {0: {"exp_avg": base}}}],
+        "other": torch.device("cpu"),
+    }
+    torch.save(content, tmp_path / "model.ckpt")
+    tensors, others = read_torch_file(epath.Path(tmp_path / "model.ckpt"))
+    assert others["global_step"] == 875000
+    assert tensors.keys() == state.keys()
+    for name, tensor in tensors.items():
+        expected = state[name].detach().numpy()
+        np.testing.assert_array_equal(tensor.read(), expected)
+        if expected.ndim == 2 and len(expected):
+            part = (slice(1, 3), slice(1, None))
+            np.testing.assert_array_equal(tensor.read(part), expected[part])
+
+
+def test_parts_without_the_variant_are_taken_plain_and_told(copy: Path) -> None:
+    path = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    save_as(".fp16.safetensors", np.float16)(path.parent, path.stem, load_file(path))
+    with pytest.warns(UserWarning, match="text_encoder, vae without variant 'fp16'"):
+        model = open_model(ModelSource(path=str(copy), variant="fp16"))
+    assert model.modules["unet"].tensors["conv_in.bias"].dtype == np.float16
+    assert model.modules["vae"].tensors["quant_conv.bias"].dtype == np.float32
+
+
+def test_unknown_variant_is_told(copy: Path) -> None:
+    assert "holds no variant 'fp8' of the weights" in error_of(
+        ModelSource(path=str(copy), variant="fp8")
+    )
+    edit_weights(copy, save_as(".fp16.safetensors", np.float16))
+    assert "there is the variant fp16 (--variant)" in error_of(ModelSource(path=str(copy)))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda unet: next(unet.glob("*-00002-of-*")).unlink(), "names the shard"),
+        (
+            lambda unet: next(unet.glob("*.index.json")).write_text('{"weight_map": {"a": 5}}'),
+            "has no weight_map",
+        ),
+        (
+            lambda unet: next(unet.glob("*.index.json")).write_text(
+                '{"weight_map": {"a": "../../secret.safetensors"}}'
+            ),
+            "names the shard ../../secret.safetensors, which is missing",
+        ),
+        (lambda unet: next(unet.glob("*.index.json")).write_text("{"), "is not JSON"),
+        (lambda unet: (unet / "config.json").write_bytes(b"\xff\xfe{"), "is not JSON"),
+    ],
+    ids=["shard", "index", "way-out", "index-json", "config-json"],
+)
+def test_damaged_folder(copy: Path, damage: Callable[[Path], object], told: str) -> None:
+    edit_weights(copy, save_sharded)
+    damage(copy / "unet")
+    assert told in error_of(ModelSource(path=str(copy)))
+
+
+def test_damaged_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"a": np.ones((3, 4), np.float32), "b": np.ones(5, np.float16)}, path)
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+
+    def with_header(header: object) -> bytes:
+        text = json.dumps(header).encode()
+        return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+    moved = {**header, "a": {**header["a"], "data_offsets": [-48, 0]}}
+    larger = {**header, "a": {**header["a"], "shape": [3, 5]}}
+    for damaged, told in [
+        (content[:-1], "truncated"),
+        (content[: size // 2], "truncated"),
+        (content[:5], "not a safetensors file"),
+        (b"", "not a safetensors file"),
+        (b"<html>" + bytes(500), "not a safetensors file"),
+        (with_header([1]), "not a safetensors file"),
+        (with_header(moved), "not a safetensors file"),
+        (with_header(larger), "not a safetensors file"),
+    ]:
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=told):
+            read_safetensors(epath.Path(path))
+
+
+class Malicious:
+    """Its pickle calls a function when it is read."""
+
+    def __init__(self, function: Callable[..., object], *args: object) -> None:
+        self.call = (function, args)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.call
+
+
+def write_torch_zip(path: Path, pickled: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/data/0", bytes(16))
+        archive.writestr("archive/version", "3\n")
+    return path
+
+
+def malicious(target: Path) -> dict[str, Any]:
+    command = f"touch {target}"
+    return {
+        "system": Malicious(os.system, command),
+        "eval": Malicious(eval, f"__import__('pathlib').Path({str(target)!r}).touch()"),
+        "getattr": Malicious(getattr, Malicious(__import__, "os"), "system"),
+        "path": Malicious(Path.touch, target),
+    }
+
+
+@pytest.mark.parametrize("kind", ["system", "eval", "getattr", "path"])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_malicious_pickle_is_refused_and_not_run(tmp_path: Path, kind: str, protocol: int) -> None:
+    target = tmp_path / "was-run"
+    pickled = pickle.dumps({"state_dict": malicious(target)[kind]}, protocol)
+    # It would run its code in anything that trusts it.
+    pickle.loads(pickled)
+    assert target.exists() or kind == "getattr"
+    target.unlink(missing_ok=True)
+    path = write_torch_zip(tmp_path / "model.ckpt", pickled)
+    with pytest.raises(UserError, match="was not read, and nothing in it was run") as caught:
+        read_torch_file(epath.Path(path))
+    assert "\n" not in str(caught.value)
+    assert not target.exists()
+
+
+def test_malicious_pickle_in_a_folder(copy: Path, tmp_path: Path) -> None:
+    edit_weights(copy, lambda *_: None)
+    pickled = pickle.dumps(Malicious(os.system, f"touch {tmp_path}/was-run"))
+    write_torch_zip(copy / "text_encoder" / "pytorch_model.bin", pickled)
+    assert "was not read" in error_of(ModelSource(path=str(copy)))
+    assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (pickle.dumps({"a": 1}, 2), "format of PyTorch before 1.6"),
+        (pickle.dumps(Malicious(os.system, "false"), 2), "format of PyTorch before 1.6"),
+        (b"PK\x03\x04" + bytes(100), "truncated"),
+        (b"version https://git-lfs.github.com/spec/v1", "not a PyTorch file"),
+    ],
+    ids=["legacy", "malicious-legacy", "truncated", "pointer"],
+)
+def test_other_files_are_not_unpickled(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        read_torch_file(epath.Path(path))
+
+
+def test_damaged_pytorch_files(tmp_path: Path) -> None:
+    def tensor(size: tuple[int, ...]) -> bytes:
+        # ('storage', torch.FloatStorage, '0', 'cpu', 4), as a persistent id, in a tensor.
+        storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ"
+        numbers = b"(" + b"".join(b"K" + bytes([n]) for n in size) + b"t"
+        arguments = b"(" + storage + b"K\0" + numbers + b"(K\x01t\x89}t"
+        rebuilt = b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R"
+        return b"\x80\x02}X\x01\0\0\0a" + rebuilt + b"s."
+
+    path = write_torch_zip(tmp_path / "a.bin", tensor((4,)))
+    assert read_torch_file(epath.Path(path))[0]["a"].read().tolist() == [0.0] * 4
+    for pickled, told in [
+        (tensor((5,)), "larger than its storage"),
+        (tensor((2, 2)), "ends in ValueError"),
+        (tensor((4,))[:-3], "ends in"),
+        (b"\x80\x02K\x01.", "holds no state dict, but int"),
+    ]:
+        write_torch_zip(path, pickled)
+        with pytest.raises(UserError, match=told):
+            read_torch_file(epath.Path(path))
