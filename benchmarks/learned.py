@@ -2,9 +2,12 @@
 """The concepts that the benchmarks learn, kept in a folder so that each is learned once."""
 
 import dataclasses
+import functools
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
@@ -69,10 +72,11 @@ def learned(
 ) -> Concept:
     """The table of `num_buckets` rows learned from `concept_photos`, initialised by its shape.
 
-    The model's name is part of the file's name: a cache may hold tables of several models, but
-    delete it when a model is trained anew under its old name.
+    A checksum of the weights is part of the file's name: a model trained anew is learned anew.
     """
-    model = Path(sd.name).name
+    weights = jax.tree.leaves((sd.unet.params, sd.text_encoder.params))
+    checksum = functools.reduce(lambda sum, leaf: zlib.crc32(np.asarray(leaf), sum), weights, 0)
+    model = f"{Path(sd.name).name}-{checksum:08x}"
     rate = f"{learning.learning_rate:g}"
     recipe = f"{learning.updates}x{learning.batch_size}-{rate}"
     path = Path(learning.cache) / f"{appearance.name}-{model}-n{num_buckets}-{recipe}.safetensors"

@@ -53,7 +53,7 @@ def train_vae(
     fitted = fit(
         "vae", vae.params, loss, batch, steps=amounts.vae_steps, learning_rate=2e-3, folder=folder
     )
-    return dataclasses.replace(vae, params=fitted.params)
+    return dataclasses.replace(vae, params=fitted)
 
 
 def encode_pictures(

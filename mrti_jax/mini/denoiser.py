@@ -108,6 +108,6 @@ def train_unet(
         folder=folder,
     )
     return (
-        dataclasses.replace(unet, params=fitted.params["unet"]),
-        dataclasses.replace(text, params=fitted.params["text"]),
+        dataclasses.replace(unet, params=fitted["unet"]),
+        dataclasses.replace(text, params=fitted["text"]),
     )

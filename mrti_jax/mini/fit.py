@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop that all stages of the embedded model share: progress, checkpoints, resume."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,14 +17,6 @@ EMA_DECAY = 0.999
 SAVE_SECONDS = 120
 
 Loss = Callable[[Params, Any, jax.Array, jax.Array], jax.Array]
-
-
-@dataclasses.dataclass
-class Fitted:
-    """The result of `fit`: the averaged weights, and the last running loss."""
-
-    params: Params
-    loss: float
 
 
 def schedule(peak: float, steps: int) -> optax.Schedule:
@@ -51,7 +42,7 @@ def fit(
     learning_rate: float,
     folder: epath.Path,
     seed: int = 0,
-) -> Fitted:
+) -> Params:
     """Minimises `loss(params, batch(step), key, step)` with Adam and returns the averaged weights.
 
     The state goes to `folder / name` every two minutes; the same call goes on from there.
@@ -93,4 +84,4 @@ def fit(
             if time.monotonic() - saved > SAVE_SECONDS or step + 1 == steps:
                 manager.save(step + 1, args=ocp.args.StandardSave(state))
                 saved = time.monotonic()
-    return Fitted(state["ema"], running)
+    return state["ema"]

@@ -113,4 +113,4 @@ def train_text_encoder(
         learning_rate=2e-3,
         folder=folder,
     )
-    return dataclasses.replace(text, params=fitted.params["text"])
+    return dataclasses.replace(text, params=fitted["text"])

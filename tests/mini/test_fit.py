@@ -29,8 +29,8 @@ def points(step):
 def test_learns_a_line(tmp_path):
     fitted = fit_line(epath.Path(tmp_path), points, steps=300)
     # The average over the last thousand steps still holds some of the way there.
-    assert float(fitted.params["slope"]) == pytest.approx(3.0, abs=0.3)
-    assert float(fitted.params["offset"]) == pytest.approx(-1.0, abs=0.3)
+    assert float(fitted["slope"]) == pytest.approx(3.0, abs=0.3)
+    assert float(fitted["offset"]) == pytest.approx(-1.0, abs=0.3)
 
 
 def test_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
@@ -49,4 +49,4 @@ def test_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     seen = []
     resumed = fit_line(folder, lambda step: seen.append(step) or points(step))
     assert seen[0] == 41
-    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
