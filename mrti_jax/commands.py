@@ -3,10 +3,12 @@
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Literal, TextIO, TypeVar
 
 import tyro
 
@@ -20,6 +22,21 @@ EXIT_INTERRUPTED = 130
 MIN_COMPILE_SECONDS = 0.5
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProcessFlags:
+    """How this process finds the others of its run, if it is one of several."""
+
+    distributed: Literal["auto", "on", "off"] = "auto"
+    """Join the processes that Cloud TPU, GKE, Slurm, Open MPI or --coordinator tell of. on: an
+    error if none of them does; off: never."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where nothing else tells it."""
+    num_processes: int | None = None
+    """How many processes there are, likewise."""
+    process_id: int | None = None
+    """Which of them this is, 0 to --num-processes - 1, likewise."""
+
+
 def run_command(
     flags_type: type[Flags],
     body: Callable[[Flags], None],
@@ -31,8 +48,8 @@ def run_command(
     """Reads the flags and runs `body` with them; gives the exit status.
 
     A UserError is one line on stderr and status 2, a warning one line on stderr; a run that was
-    told to stop (SIGTERM) has status 75. `--help` and wrong flags leave by SystemExit, as argparse
-    does.
+    told to stop (SIGTERM), or has lost one of its processes, has status 75. `--help` and wrong
+    flags leave by SystemExit, as argparse does.
     """
     flags = tyro.cli(
         flags_type, args=None if argv is None else list(argv), prog=prog, description=description
@@ -44,12 +61,29 @@ def run_command(
             body(flags)
         except UserError as error:
             return _fail(str(error), EXIT_USER_ERROR)
-        except Preempted as stopped:
+        except Preempted as stopped:  # all processes at once
             print(f"{stopped}; the same command goes on from there", file=sys.stderr)
             return EXIT_PREEMPTED
         except KeyboardInterrupt:
             return _fail("interrupted", EXIT_INTERRUPTED)
+        except Exception as error:
+            if not _is_one_of_several():
+                raise
+            from mrti_jax.parallel.processes import means_a_lost_process
+
+            if means_a_lost_process(error):
+                lost = f"a process of this run is lost, so this one ends too: {error}"
+                return _fail(f"{lost}; the same command goes on where it was saved", EXIT_PREEMPTED)
+            traceback.print_exc()
+            return _fail("unexpected", 1)
     return 0
+
+
+def join_processes(flags: ProcessFlags) -> None:
+    """Finds the other processes of this run, if there are any; before any other use of JAX."""
+    from mrti_jax.parallel.processes import join
+
+    join(flags.distributed, flags.coordinator, flags.num_processes, flags.process_id)
 
 
 def use_compilation_cache() -> None:
@@ -64,8 +98,16 @@ def use_compilation_cache() -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"error: {_one_line(message)}", file=sys.stderr)
+    print(f"error: {_one_line(message)}", file=sys.stderr, flush=True)
+    if _is_one_of_several():
+        # Python's own exit would first wait for the others, and they may be waiting for this one.
+        os._exit(status)
     return status
+
+
+def _is_one_of_several() -> bool:
+    jax = sys.modules.get("jax")  # a command that has not used it is alone
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def _show_warning(

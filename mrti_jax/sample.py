@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from mrti_jax.commands import run_command, use_compilation_cache
+from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
 from mrti_jax.errors import UserError
 
 if TYPE_CHECKING:  # at run time they wait until the flags are read: --help needs no jax
@@ -29,7 +29,7 @@ MINI_STEPS, MINI_GUIDANCE = 30, 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
+class Flags(ProcessFlags):
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """What to draw; each prompt in quotes."""
     prompts_file: str | None = None
@@ -88,12 +88,17 @@ def _run(flags: Flags) -> None:
     if not prompts and flags.grid is None:
         raise UserError(f"there is no prompt: give one, as in {EXAMPLE}")
     use_compilation_cache()
+    join_processes(flags)
     from mrti_jax.models.stable_diffusion import StableDiffusion
+    from mrti_jax.parallel.banner import describe
+    from mrti_jax.parallel.processes import is_writer
     from mrti_jax.sampling.png import check_folder
 
     check_folder(flags.out)
     concepts = [_load_concept(path) for path in flags.concept]
     sd = StableDiffusion.load(flags.model, dtype=flags.dtype)
+    if is_writer():
+        print(describe(sd.mesh, sd.dtype, flags.batch_size))
     if prompts:
         _draw_prompts(flags, sd, concepts, prompts)
     if flags.grid is not None:
@@ -160,9 +165,12 @@ def _save(
     column_labels: list[str],
     title: str,
 ) -> None:
+    from mrti_jax.parallel.processes import is_writer
     from mrti_jax.sampling.grid import make_grid
     from mrti_jax.sampling.png import save_new, save_picture
 
+    if not is_writer():  # all processes draw, one writes
+        return
     paths = [save_picture(picture, flags.out) for row in rows for picture in row]
     cells = [[picture.image for picture in row] for row in rows]
     grid = save_new(make_grid(cells, row_labels, column_labels, title), flags.out, "grid")
@@ -216,7 +224,9 @@ def _read_prompts(path: str | None) -> list[str]:
 def _bar() -> Iterator[Callable[[int, int], None]]:
     from tqdm import tqdm
 
-    with tqdm(desc="drawing", unit="picture", disable=None) as bar:
+    from mrti_jax.parallel.processes import is_writer
+
+    with tqdm(desc="drawing", unit="picture", disable=None if is_writer() else True) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total, bar.n = total, done

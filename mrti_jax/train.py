@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 from etils import epath
 
-from mrti_jax.commands import run_command, use_compilation_cache
+from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
 from mrti_jax.training.config import Config, check, read_config, resolve
 
 PROG = "python -m mrti_jax.train"
@@ -19,7 +19,7 @@ that comes with the project, on the embedded model. With photos of your own:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(Config):
+class Flags(Config, ProcessFlags):
     """A recipe and what is to be different from it."""
 
     recipe: tyro.conf.Positional[str | None] = None
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = read_config(flags.recipe) if flags.recipe else Config()
         defaults = Flags(**_values(config), recipe=flags.recipe)
         # Once more, now that the defaults are known: what was not given is the recipe's.
-        _run(Config(**_values(tyro.cli(Flags, args=arguments, default=defaults))))
+        given = tyro.cli(Flags, args=arguments, default=defaults)
+        _run(Config(**_values(given)), given)
 
     return run_command(Flags, body, arguments, prog=PROG, description=DESCRIPTION)
 
@@ -43,17 +44,22 @@ def _values(config: Config) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in fields(Config)}
 
 
-def _run(config: Config) -> None:
+def _run(config: Config, processes: ProcessFlags) -> None:
     config = resolve(config)
     check(config)
     use_compilation_cache()
+    join_processes(processes)
     from mrti_jax.models.stable_diffusion import StableDiffusion
+    from mrti_jax.parallel.banner import describe
+    from mrti_jax.parallel.processes import is_writer
     from mrti_jax.training.learn import learn
 
     dtype = None if config.model.dtype == "auto" else config.model.dtype
     sd = StableDiffusion.load(config.model.path, dtype=dtype)
     name, initializer, out = config.concept.name, config.concept.initializer, config.out
     assert name and initializer and out  # resolve has seen to that
+    if is_writer():
+        print(describe(sd.mesh, sd.dtype, config.train.batch_size // config.train.accumulation))
     learn(
         sd,
         config.data.path,
@@ -61,8 +67,10 @@ def _run(config: Config) -> None:
         initializer=initializer,
         out=out,
         config=config,
-        progress=True,
+        progress=is_writer(),
     )
+    if not is_writer():
+        return
     folder = epath.Path(out)
     print(f"learned <{name}>: {folder / 'concept.safetensors'}")
     if config.train.final_grid:

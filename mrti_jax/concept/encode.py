@@ -19,6 +19,7 @@ from mrti_jax.concept.table import Concept
 from mrti_jax.concept.tokens import NOTHINGS, Nothing, Tokens, tokenize
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.frozen import Frozen
+from mrti_jax.parallel.mesh import fetch
 
 # Sequences per call of the text encoder: one shape for all prompts, so one compilation.
 ENCODE_BATCH = 8
@@ -124,7 +125,7 @@ def _encode_all(sequences: Sequence[Tokens], text_encoder: Frozen) -> np.ndarray
                 np.stack([tokens.vectors for tokens in batch]),
             )
         )
-    return np.concatenate([np.asarray(states) for states in batches])[: len(sequences)]
+    return np.concatenate([fetch(states) for states in batches])[: len(sequences)]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,16 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The devices of a run, as a mesh of one axis, and where arrays lie on it."""
+"""The devices of a run, as a mesh of two axes, and where arrays lie on it.
+
+`data` splits the batch, `fsdp` the batch and the frozen weights as well: with `fsdp` 1 every device
+holds them whole, and with more each device holds a part and gathers the rest when it is used.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mrti_jax.errors import UserError
+from mrti_jax.parallel.accelerator import check_accelerator
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the axis `data` over `devices` (all devices by default)."""
-    devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), devices=devices, axis_types=(AxisType.Auto,))
+BATCH = ("data", "fsdp")
+"""The mesh axes that a batch is split over: all of them."""
+
+# Smaller weights (norms, biases) are held whole: gathering them costs more than it saves.
+MIN_SHARDED_SIZE = 2**14
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
+    """A mesh over `devices` (those of all processes by default), `fsdp` of them along that axis.
+
+    Raises UserError if `fsdp` does not divide their number, and, without `devices`, if JAX would
+    leave this machine's accelerator unused.
+    """
+    if devices is None:
+        check_accelerator()
+        devices = jax.devices()
+    if fsdp < 1 or len(devices) % fsdp:
+        raise UserError(
+            f"fsdp is {fsdp}, it must divide the number of devices, which is {len(devices)}"
+        )
+    shape = (len(devices) // fsdp, fsdp)
+    return jax.make_mesh(shape, BATCH, devices=devices, axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -18,6 +45,35 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharded(mesh: Mesh) -> NamedSharding:
-    """The first axis is split over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def batch_sharded(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """This axis is split over all devices."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH))
+
+
+def weight_sharded(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """The largest axis that divides (of equal ones the last) is split over `fsdp`."""
+    parts = mesh.shape["fsdp"]
+    fitting = [axis for axis, length in enumerate(shape) if length % parts == 0]
+    if parts == 1 or not fitting or np.prod(shape) < MIN_SHARDED_SIZE:
+        return replicated(mesh)
+    split = max(fitting, key=lambda axis: (shape[axis], axis))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * split, "fsdp"))
+
+
+def place(tree: Any, sharding: NamedSharding) -> Any:
+    """Host arrays, which every process has whole, as arrays on the devices of all of them."""
+
+    def one(array: np.ndarray) -> jax.Array:
+        # A copy for each device: a program that is given the memory may write to it.
+        return jax.make_array_from_callback(
+            array.shape, sharding, lambda index: np.array(array[index])
+        )
+
+    return jax.tree.map(lambda leaf: one(np.asarray(leaf)), tree)
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """The whole array on the host, in every process; all of them must call it."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

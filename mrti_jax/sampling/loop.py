@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8, UInt32
 
 from mrti_jax.diffusion import Sampler
 from mrti_jax.models.frozen import Params
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.parallel.mesh import batch_sharded, replicated
+from mrti_jax.parallel.mesh import batch_sharded, fetch, place, replicated
 
 MAX_SEED = 2**32 - 1
 
@@ -28,7 +28,7 @@ class Program:
         unet, vae: the structure of the modules.
         scaling_factor: of the VAE; its latents are the U-Net's divided by this.
         latent_shape: `(h, w, c)` of one picture.
-        mesh: its axis `data` splits the batch.
+        mesh: its devices share the batch.
     """
 
     unet: nnx.GraphDef
@@ -72,16 +72,15 @@ def draw(
         slots: the slot of each call.
         seeds: a picture's noise is a function of its seed and of nothing else.
     """
-    per_slot = NamedSharding(program.mesh, PartitionSpec(None, "data"))
     images = _draw(
         program,
         {"unet": sd.unet.params, "vae": sd.vae.params},
-        jax.device_put(text_states, per_slot),
-        *jax.device_put((steps, slots.astype(np.int32)), replicated(program.mesh)),
-        jax.device_put(seeds, batch_sharded(program.mesh)),
-        jax.device_put(np.float32(guidance_scale), replicated(program.mesh)),
+        place(text_states, batch_sharded(program.mesh, axis=1)),
+        *place((steps, slots.astype(np.int32)), replicated(program.mesh)),
+        place(seeds, batch_sharded(program.mesh)),
+        place(np.float32(guidance_scale), replicated(program.mesh)),
     )
-    return np.asarray(images)
+    return fetch(images)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -2,9 +2,10 @@
 """Photos of a concept: a folder of image files to square RGB pictures of the training size."""
 
 import collections
+import functools
 import io
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from mrti_jax.errors import UserError, warn
+from mrti_jax.parallel.processes import map_in_parts
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # More than any camera's; PIL itself refuses twice its own limit of about 89 megapixels.
@@ -49,7 +51,7 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
         files = [folder]
     else:
         raise UserError(f"'{folder}' is not a folder, and not a PNG, JPEG, WebP or BMP image")
-    photos = decode([(file.name, file.read_bytes()) for file in files], size, f"'{folder}'")
+    photos = decode([(file.name, file.read_bytes) for file in files], size, f"'{folder}'")
     if caption_word is None:
         return photos
     return [
@@ -60,23 +62,30 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
     ]
 
 
-def decode(files: Iterable[tuple[str, bytes | Image.Image]], size: int, where: str) -> list[Photo]:
-    """Named, encoded images (or PIL ones) as squares of `size` pixels.
+def decode(
+    files: Sequence[tuple[str, Callable[[], bytes | Image.Image]]], size: int, where: str
+) -> list[Photo]:
+    """Named images as squares of `size` pixels; each function reads one, encoded or a PIL one.
 
-    Warns of those that can't be read and of those smaller than `size`. Raises UserError if none is
-    left.
+    Of several processes each reads its part. Warns of images that can't be read and of those
+    smaller than `size`. Raises UserError if none is left.
     """
-    photos: list[Photo] = []
-    bad: list[str] = []
-    small: list[str] = []
-    for name, content in files:
+
+    def read(file: tuple[str, Callable[[], bytes | Image.Image]]) -> tuple[Photo | None, str]:
+        """The photo, and what is to be said of it."""
+        name, content = file
         try:
-            image = _open(content)
-            if min(image.size) < size:
-                small.append(f"{name} ({image.width}x{image.height})")
-            photos.append(Photo(name, square(image, size)))
+            image = _open(content())
+            photo = Photo(name, square(image, size))
         except Exception as error:  # decoders of damaged files raise all kinds
-            bad.append(f"{name} ({' '.join(str(error).split()) or type(error).__name__})")
+            return None, f"{name} ({' '.join(str(error).split()) or type(error).__name__})"
+        is_small = min(image.size) < size
+        return photo, f"{name} ({image.width}x{image.height})" if is_small else ""
+
+    read_files = map_in_parts(read, files)
+    photos = [photo for photo, _ in read_files if photo is not None]
+    bad = [said for photo, said in read_files if photo is None]
+    small = [said for photo, said in read_files if photo is not None and said]
     if bad and photos:
         warn(f"skipped {_count(bad, 'image')} in {where} that can't be read: {_list(bad)}")
     if not photos:
@@ -108,10 +117,11 @@ def from_arrays(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"] | Image.Image], size: int
 ) -> list[Photo]:
     """Pictures that are in memory already: uint8 RGB arrays or PIL images."""
-    named = [
-        (f"image {i}", image if isinstance(image, Image.Image) else Image.fromarray(image))
-        for i, image in enumerate(images)
-    ]
+
+    def pil(image: np.ndarray | Image.Image) -> Image.Image:
+        return image if isinstance(image, Image.Image) else Image.fromarray(image)
+
+    named = [(f"image {i}", functools.partial(pil, image)) for i, image in enumerate(images)]
     return decode(named, size, "the list of images")
 
 

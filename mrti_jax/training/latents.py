@@ -8,23 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, UInt8
 
 from mrti_jax.models.frozen import Frozen
+from mrti_jax.parallel.mesh import batch_sharded, fetch, place
 
-# Pictures per call of the encoder: one shape for any number of photos, so one compilation.
+# Pictures per call of the encoder, at least: one shape for any number of photos, one compilation.
 ENCODE_BATCH = 4
 
 
 def encode_moments(
-    vae: Frozen, pixels: UInt8[np.ndarray, "m H W 3"], *, flip: bool
+    vae: Frozen, pixels: UInt8[np.ndarray, "m H W 3"], mesh: Mesh, *, flip: bool
 ) -> Float32[np.ndarray, "f m h w c"]:
     """Mean and log-variance of each picture's latents, on the last axis; F = 1.
 
-    With `flip`, F = 2 and the second set is that of the mirrored pictures.
+    With `flip`, F = 2 and the second set is that of the mirrored pictures. The devices of the mesh
+    share the work.
     """
     sets = [pixels, pixels[:, :, ::-1]] if flip else [pixels]
-    return np.stack([_encode_all(vae, pictures) for pictures in sets])
+    return np.stack([_encode_all(vae, pictures, mesh) for pictures in sets])
 
 
 def sample_latents(
@@ -40,14 +43,15 @@ def sample_latents(
 
 
 def _encode_all(
-    vae: Frozen, pixels: UInt8[np.ndarray, "m H W 3"]
+    vae: Frozen, pixels: UInt8[np.ndarray, "m H W 3"], mesh: Mesh
 ) -> Float32[np.ndarray, "m h w c"]:
     moments = []
-    for start in range(0, len(pixels), ENCODE_BATCH):
-        batch = pixels[start : start + ENCODE_BATCH]
-        padding = [(0, ENCODE_BATCH - len(batch)), (0, 0), (0, 0), (0, 0)]
-        encoded = _encode_batch(vae.graphdef, vae.params, np.pad(batch, padding))
-        moments.append(np.asarray(encoded)[: len(batch)])
+    size = -(-ENCODE_BATCH // mesh.size) * mesh.size
+    for start in range(0, len(pixels), size):
+        batch = pixels[start : start + size]
+        padded = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
+        encoded = _encode_batch(vae.graphdef, vae.params, place(padded, batch_sharded(mesh)))
+        moments.append(fetch(encoded)[: len(batch)])
     return np.concatenate(moments)
 
 

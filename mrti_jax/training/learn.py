@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Float32, UInt8
@@ -22,7 +20,8 @@ from mrti_jax.concept.table import FILE_NAME
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.parallel.mesh import replicated
+from mrti_jax.parallel.mesh import fetch, place, replicated
+from mrti_jax.parallel.processes import gather, is_writer
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import SAMPLE, Config, check, check_devices, flatten
 from mrti_jax.training.images import Photo, from_arrays, read_folder
@@ -121,21 +120,21 @@ def learn(
             if resumed:
                 _check_same_run(checkpoints.settings(), settings, resumed, folder)
                 state = checkpoints.restore(state)
-            write_yaml(config, folder / CONFIG_NAME)
+            if is_writer():
+                write_yaml(config, folder / CONFIG_NAME)
         if resumed == config.train.steps:
             return _finished_before(_concept(start, state), resumed, folder)
 
-        moments = encode_moments(sd.vae, pixels, flip=config.data.flip)
-        seed = np.uint32(config.train.seed)
-        data = Data(*map(jnp.asarray, (moments, *prompts, seed)))
+        moments = encode_moments(sd.vae, pixels, sd.mesh, flip=config.data.flip)
+        on_host = (moments, *prompts, np.uint32(config.train.seed))
         state = train(
             make_train_step(sd, config),
             state,
             frozen_params(sd),
-            jax.device_put(data, replicated(sd.mesh)),
+            Data(*place(on_host, replicated(sd.mesh))),
             config.train,
             metrics=Metrics(
-                None if folder is None else folder / METRICS_NAME,
+                folder / METRICS_NAME if folder is not None and is_writer() else None,
                 start.embeddings,
                 learning_rate(config.optimizer, config.train.steps),
                 config.train.batch_size,
@@ -162,7 +161,7 @@ def _concept(start: Concept, state: State) -> Concept:
 
 
 def _finished_before(concept: Concept, steps: int, folder: epath.Path | None) -> Concept:
-    if folder is not None and not (folder / FILE_NAME).exists():
+    if folder is not None and is_writer() and not (folder / FILE_NAME).exists():
         concept.save(folder / FILE_NAME)
     warn(
         f"the run in '{folder}' has done its {steps} steps already: nothing is trained "
@@ -191,7 +190,7 @@ def _training_size(sd: StableDiffusion, size: int | None) -> int:
 def _initial_concept(sd: StableDiffusion, config: Config, name: str, initializer: str) -> Concept:
     """Every row and vector starts as the initializer's token embedding."""
     wanted = config.concept
-    row = np.asarray(initializer_row(initializer, sd.tokenizer, sd.text_encoder))
+    row = fetch(initializer_row(initializer, sd.tokenizer, sd.text_encoder))
     table: Float32[np.ndarray, "n v d"] = np.tile(row, (wanted.num_buckets, wanted.num_vectors, 1))
     schedule = NoiseSchedule.from_config(sd.scheduler_config)
     return Concept(
@@ -225,15 +224,29 @@ def _is_path(images: Images) -> bool:
 
 
 def _writable(folder: epath.Path) -> epath.Path:
-    """Makes the folder and a file in it, now rather than after the training."""
-    probe = folder / f".probe.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
+    """Makes the folder and a file in it, now rather than after the training.
+
+    All processes must see the file: checkpoints are written and read by all of them.
+    """
+    probe = folder / ".probe"
+    reason = ""
+    if is_writer():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_text("")
+        except (OSError, ImportError) as error:
+            reason = " ".join(str(error).split())
+    (reason, *_) = gather(reason)
+    if reason:
+        raise UserError(f"can't write to the folder '{folder}' (--out): {reason}")
+    seen = gather(probe.exists())
+    if is_writer():
         probe.unlink()
-    except (OSError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"can't write to the folder '{folder}' (--out): {reason}") from None
+    if not all(seen):
+        raise UserError(
+            f"the folder '{folder}' (--out) isn't the same for all processes, process "
+            f"{seen.index(False)} has another: choose one on a shared disk, or gs://BUCKET/FOLDER"
+        )
     return folder
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from mrti_jax.concept import Concept
 from mrti_jax.concept.table import FILE_NAME
 from mrti_jax.parallel.preemption import stop_requests
+from mrti_jax.parallel.processes import is_writer
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import TrainConfig
 from mrti_jax.training.metrics import Metrics
@@ -72,7 +73,7 @@ def train(
                 concept = concept_of(state)
                 if checkpoints is not None:
                     checkpoints.save(done, state, concept, settings)
-                if out is not None and jax.process_index() == 0:
+                if out is not None and is_writer():
                     concept.save(out / FILE_NAME)
             if stopping:
                 stop.leave(f"stopped after {done} of {config.steps} steps")

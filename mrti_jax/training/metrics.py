@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
 from mrti_jax.errors import UserError
+from mrti_jax.parallel.mesh import place
 from mrti_jax.training.step import State, empty_window
 
 FILE_NAME = "metrics.jsonl"
@@ -58,7 +59,7 @@ class Metrics:
         rows = _describe_rows(state["table"], self._start)
         self._pending = (step, (state["window"], rows))
         sharding: NamedSharding = state["table"].sharding
-        return state | {"window": jax.device_put(empty_window(len(self._start)), sharding)}
+        return state | {"window": place(empty_window(len(self._start)), sharding)}
 
     def flush(self) -> None:
         """Waits for the sums that were taken last, and writes them.
@@ -93,7 +94,7 @@ class Metrics:
             "learning_rate": float(self._schedule(step - 1)),
             "examples_per_second": _number(self.examples_per_second),
         }
-        if self._path is not None and jax.process_index() == 0:
+        if self._path is not None:
             with self._path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from mrti_jax.concept import Concept
 from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.parallel.processes import is_writer
 from mrti_jax.sampling import generate
 from mrti_jax.sampling.grid import make_grid
 from mrti_jax.sampling.sweep import sweep
@@ -94,6 +95,8 @@ def draw_final(
 
 
 def _save(sheet: Image.Image, path: epath.Path) -> None:
+    if not is_writer():  # all processes draw, one writes
+        return
     content = io.BytesIO()
     sheet.save(content, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)

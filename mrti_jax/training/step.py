@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt32
 
 from mrti_jax.concept import bucket, splice
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.parallel.mesh import replicated
+from mrti_jax.parallel.mesh import batch_sharded, place, replicated
 from mrti_jax.training.config import Config, OptimizerConfig, TrainConfig
 from mrti_jax.training.draws import draw
 from mrti_jax.training.latents import sample_latents
@@ -65,8 +65,7 @@ def initial_state(
         "gradients": counts,
         "window": empty_window(rows),
     }
-    # A copy of each: the step gives its arguments' memory to its results.
-    return jax.device_put(jax.tree.map(np.array, state), replicated(mesh))
+    return place(state, replicated(mesh))
 
 
 def empty_window(num_buckets: int) -> dict[str, np.ndarray]:
@@ -116,33 +115,25 @@ def _train_step(
     schedule = NoiseSchedule.from_config(json.loads(scheduler_config))
     part = batch_size // accumulation
 
-    def shard(batch: Any) -> Any:
-        def one(x: Array) -> Array:
-            spec = PartitionSpec("data", *(None,) * (x.ndim - 1))
-            return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
-
-        return jax.tree.map(one, batch)
-
     def losses(
         table: Float[Array, "n v d"], step: Int[Array, ""], index: Int[Array, "b"], args: Any
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """A part's share of the batch's mean loss, and its sums per bucket."""
         frozen, data = args
         height, width, channels = data.moments.shape[2:]
-        examples = shard(
-            draw(
-                data.seed,
-                step,
-                index,
-                batch_size=batch_size,
-                latent_shape=(height, width, channels // 2),
-                num_train_timesteps=schedule.num_train_timesteps,
-                timesteps=timesteps,
-                flip=len(data.moments) == 2,
-                first_prompt=data.first_prompt,
-                num_prompts=data.num_prompts,
-            )
+        examples = draw(
+            data.seed,
+            step,
+            index,
+            batch_size=batch_size,
+            latent_shape=(height, width, channels // 2),
+            num_train_timesteps=schedule.num_train_timesteps,
+            timesteps=timesteps,
+            flip=len(data.moments) == 2,
+            first_prompt=data.first_prompt,
+            num_prompts=data.num_prompts,
         )
+        examples = jax.lax.with_sharding_constraint(examples, batch_sharded(mesh))
         moments = data.moments[examples.mirrored.astype(jnp.int32), examples.photo]
         latents = sample_latents(moments, examples.latent_noise, scaling_factor)
         noisy = schedule.add_noise(latents, examples.noise, examples.timestep)

@@ -3,6 +3,7 @@
 
 import io
 import os
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -49,7 +50,7 @@ def read_tfds(address: str, size: int, *, data_dir: str | None = None) -> list[P
             f"'{address}' has {len(source)} images, at most {MAX_IMAGES} fit: take a slice, "
             f"such as {address.split('[')[0]}[:100]"
         )
-    files = [(f"example {i}", _content(source[i][key])) for i in range(len(source))]
+    files = [(f"example {i}", partial(_content, source, i, key)) for i in range(len(source))]
     return decode(files, size, f"'{address}'")
 
 
@@ -90,7 +91,8 @@ def _numbers(version: str) -> list[int]:
     return [int(part) if part.isdigit() else -1 for part in version.split(".")]
 
 
-def _content(value: Any) -> bytes | Image.Image:
+def _content(source: Any, index: int, key: str) -> bytes | Image.Image:
+    value = source[index][key]
     if isinstance(value, bytes):
         return value
     if isinstance(value, io.BytesIO):

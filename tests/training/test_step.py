@@ -12,7 +12,7 @@ import pytest
 
 from mrti_jax.concept import OBJECT_TEMPLATES, initializer_row
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.parallel.mesh import make_mesh, replicated
+from mrti_jax.parallel.mesh import make_mesh, place, replicated
 from mrti_jax.training.config import Config
 from mrti_jax.training.draws import draw
 from mrti_jax.training.images import Photo
@@ -30,9 +30,9 @@ def make_data(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -
     photos = [Photo(str(i), picture) for i, picture in enumerate(pictures)]
     vectors = config.concept.num_vectors
     prompts = tokenize_captions(photos, "object", vectors, sd.tokenizer, captions=False)
-    moments = encode_moments(sd.vae, np.stack(pictures), flip=config.data.flip)
+    moments = encode_moments(sd.vae, np.stack(pictures), sd.mesh, flip=config.data.flip)
     data = Data(moments, *prompts, np.uint32(config.train.seed))
-    return jax.device_put(data, replicated(sd.mesh))
+    return place(data, replicated(sd.mesh))
 
 
 def run(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Never silently on the wrong device: what this machine has, against what JAX will use."""
+
+from pathlib import Path
+
+import jax
+
+from mrti_jax.errors import UserError
+
+GOOGLE_PCI_VENDOR = "0x1ae0"
+TPU_PCI_DEVICES = frozenset(["0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"])
+INSTALL = {"TPU": "'.[tpu]'", "NVIDIA GPU": "'.[cuda13]' (or '.[cuda12]' for older drivers)"}
+PLATFORM = {"TPU": "tpu", "NVIDIA GPU": "cuda"}
+
+
+def check_accelerator(root: Path = Path("/")) -> None:
+    """Raises UserError if JAX would run on the CPU of a machine that has a TPU or an NVIDIA GPU.
+
+    Where the platform was chosen (JAX_PLATFORMS), that choice holds. `root`: of /dev and /sys.
+    """
+    if jax.config.values.get("jax_platforms") or jax.default_backend() != "cpu":
+        return
+    found = find_accelerator(root)
+    if found is None:
+        return
+    reason = ""
+    try:
+        jax.devices(PLATFORM[found])
+    except RuntimeError as error:
+        reason = f" ({error})"
+    raise UserError(
+        f"this machine has a {found}, but JAX would run on the CPU{reason}: install JAX for it, "
+        f"`pip install -e {INSTALL[found]}`, or set JAX_PLATFORMS=cpu if the CPU is what you want"
+    )
+
+
+def find_accelerator(root: Path = Path("/")) -> str | None:
+    """ "TPU" or "NVIDIA GPU" if the system has such a device, whatever is installed for it."""
+    for vendor in (root / "sys/bus/pci/devices").glob("*/vendor"):
+        kind = vendor.read_text().strip(), vendor.with_name("device").read_text().strip()
+        if kind[0] == GOOGLE_PCI_VENDOR and kind[1] in TPU_PCI_DEVICES:
+            return "TPU"
+    if any((root / "dev").glob("nvidia[0-9]*")):
+        return "NVIDIA GPU"
+    return None

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run computes on: the machine's accelerator or nothing, the mesh, and the line about it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mrti_jax.errors import UserError
+from mrti_jax.parallel.accelerator import check_accelerator
+from mrti_jax.parallel.banner import describe
+from mrti_jax.parallel.mesh import fetch, make_mesh, place, weight_sharded
+
+
+def machine(root: Path, kind: str) -> Path:
+    """The files by which a machine shows what it has."""
+    (root / "dev").mkdir(parents=True)
+    pci = root / "sys/bus/pci/devices/0000:00:04.0"
+    pci.mkdir(parents=True)
+    ids = {"v5e": ("0x1ae0", "0x0063"), "google network card": ("0x1ae0", "0x0042")}
+    vendor, device = ids.get(kind, ("0x8086", "0x0063"))
+    (pci / "vendor").write_text(f"{vendor}\n")
+    (pci / "device").write_text(f"{device}\n")
+    if kind == "nvidia":
+        (root / "dev/nvidia0").touch()
+    return root
+
+
+@pytest.fixture
+def no_platform_chosen() -> Iterator[None]:
+    chosen = jax.config.values["jax_platforms"]
+    jax.config.update("jax_platforms", None)
+    yield
+    jax.config.update("jax_platforms", chosen)
+
+
+def test_the_platform_that_was_chosen_holds(tmp_path: Path):
+    check_accelerator(machine(tmp_path, "nvidia"))  # all tests run on the CPU, by choice
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("v5e", r"has a TPU, but JAX would run on the CPU.*'\.\[tpu\]'.*JAX_PLATFORMS=cpu"),
+        ("nvidia", r"has a NVIDIA GPU, but JAX would run on the CPU.*cuda.*'\.\[cuda13\]'"),
+        ("google network card", None),
+        ("plain", None),
+    ],
+)
+def test_an_accelerator_that_jax_would_leave_unused_is_an_error(
+    kind: str, message: str | None, tmp_path: Path, no_platform_chosen: None
+):
+    root = machine(tmp_path, kind)
+    if message is None:
+        check_accelerator(root)
+    else:
+        with pytest.raises(UserError, match=message):
+            check_accelerator(root)
+
+
+def test_the_mesh_and_where_weights_lie_on_it():
+    mesh = make_mesh(fsdp=2)
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 2}
+    shapes = {(3, 3, 64, 64): (3, 3, 64, 32), (49408, 768): (24704, 768), (64,): (64,)}
+    for shape, part in shapes.items():
+        sharding = weight_sharded(mesh, shape)
+        assert sharding.shard_shape(shape) == part
+        assert weight_sharded(make_mesh(), shape).is_fully_replicated
+    weights = np.random.default_rng(0).standard_normal((128, 256), np.float32)
+    on_devices = place(weights, weight_sharded(mesh, weights.shape))
+    assert on_devices.addressable_shards[0].data.shape == (128, 128)
+    np.testing.assert_array_equal(fetch(on_devices), weights)
+    with pytest.raises(UserError, match="fsdp is 3, it must divide the number of devices"):
+        make_mesh(fsdp=3)
+
+
+def test_the_line_about_it():
+    line = describe(make_mesh(), "bfloat16", at_a_time=8)
+    assert line == (
+        "devices: 2 x cpu (cpu) | mesh: data 2, fsdp 1 | weights: bfloat16 | batch: 8, 4 per device"
+    )
