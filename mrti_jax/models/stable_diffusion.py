@@ -16,7 +16,7 @@ from mrti_jax.errors import UserError
 from mrti_jax.models.checkpoint import load_module
 from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
-from mrti_jax.models.stored.find import mini_folder, open_model
+from mrti_jax.models.stored.find import mini_folder, open_model, tokenizer_folder
 from mrti_jax.models.stored.model import MINI, ModelSource, PredictionType
 from mrti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from mrti_jax.models.vae import AutoencoderKL, VAEConfig
@@ -103,10 +103,10 @@ class StableDiffusion:
                 mesh,
             )
 
-        tokenizer_files = stored.tokenizers["tokenizer"]
+        words = stored.tokenizers["tokenizer"]
         return cls(
             source=source,
-            tokenizer=load_tokenizer(tokenizer_files.folder, tokenizer_files.pad_token),
+            tokenizer=load_tokenizer(tokenizer_folder(words), words.pad_token),
             text_encoder=module("text_encoder", CLIPTextConfig, CLIPTextModel),
             unet=module("unet", UNetConfig, UNet2DConditionModel),
             vae=module("vae", VAEConfig, AutoencoderKL),

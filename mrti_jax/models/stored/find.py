@@ -7,7 +7,10 @@ from etils import epath
 
 from mrti_jax.errors import UserError
 from mrti_jax.models.stored.folder import open_folder
-from mrti_jax.models.stored.model import MINI, ModelSource, StoredModel
+from mrti_jax.models.stored.hub import fetch_model, fetch_tokenizer, is_hub_id
+from mrti_jax.models.stored.model import MINI, ModelSource, StoredModel, StoredTokenizer
+from mrti_jax.models.stored.refuse import image_conditioned
+from mrti_jax.models.stored.single_file import open_file
 
 
 def open_model(source: ModelSource) -> StoredModel:
@@ -17,17 +20,57 @@ def open_model(source: ModelSource) -> StoredModel:
         UserError: there is none, or it is not a Stable Diffusion that can be used here.
     """
     stored = _open(source)
-    if source.prediction_type is None:
-        return stored
-    scheduler_config = {**stored.scheduler_config, "prediction_type": source.prediction_type}
-    return dataclasses.replace(stored, scheduler_config=scheduler_config)
+    kind = image_conditioned(stored.modules["unet"].config, stored.modules["vae"].config)
+    if kind is not None:
+        raise UserError(f"{source.name} {kind}")
+    if source.tokenizer is not None:
+        tokenizers = {
+            part: dataclasses.replace(tokenizer, where=source.tokenizer)
+            for part, tokenizer in stored.tokenizers.items()
+        }
+        stored = dataclasses.replace(stored, tokenizers=tokenizers)
+    if source.prediction_type is not None:
+        config = {**stored.scheduler_config, "prediction_type": source.prediction_type}
+        stored = dataclasses.replace(stored, scheduler_config=config)
+    return stored
 
 
 def _open(source: ModelSource) -> StoredModel:
     path = mini_folder() if source.path == MINI else epath.Path(source.path)
-    if not path.is_dir():
-        raise UserError(f"model folder '{path}' does not exist ('mini' is the embedded one)")
-    return open_folder(path, source.variant)
+    on_hub = not path.exists() and is_hub_id(source.path)
+    if source.revision is not None and not on_hub:
+        raise UserError(
+            f"'{source.path}' is not on the Hub: --revision '{source.revision}' has no use"
+        )
+    if on_hub:
+        return open_folder(
+            fetch_model(source.path, source.revision, source.variant), source.variant
+        )
+    if path.is_dir():
+        return open_folder(path, source.variant)
+    if not path.exists():
+        raise UserError(
+            f"model '{source.path}' does not exist: give a diffusers folder, a .safetensors or "
+            ".ckpt file, a Hub id (owner/model) or 'mini', the embedded one"
+        )
+    if source.variant is not None:
+        raise UserError(f"'{path}' is a single file: --variant '{source.variant}' has no use")
+    return open_file(path, source.prediction_type)
+
+
+def tokenizer_folder(stored: StoredTokenizer) -> epath.Path:
+    """The folder of a tokenizer, from the Hub if it is not here.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = epath.Path(stored.where)
+    if folder.is_dir() or not is_hub_id(stored.where):
+        return folder
+    try:
+        return fetch_tokenizer(stored.where)
+    except UserError as error:
+        raise UserError(f"no tokenizer (--tokenizer gives a folder with one): {error}") from None
 
 
 def mini_folder() -> epath.Path:

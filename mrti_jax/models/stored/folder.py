@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """A diffusers folder: a sub-folder for each part, with a `config.json` and weights."""
 
+from collections.abc import Collection
+
 from etils import epath
 
-from mrti_jax.errors import warn
+from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stored.model import StoredModel, StoredModule, StoredTokenizer
 from mrti_jax.models.stored.names import current_names
-from mrti_jax.models.stored.weights import read_json, read_weights, variants
+from mrti_jax.models.stored.refuse import REFINER, what_else, what_pipeline
+from mrti_jax.models.stored.weights import (
+    file_names,
+    read_json,
+    read_tensors,
+    read_weights,
+    variant_of_parts,
+)
 
 INDEX = "model_index.json"
 MODULES = ("text_encoder", "text_encoder_2", "unet", "vae")
@@ -18,28 +27,42 @@ def open_folder(folder: epath.Path, variant: str | None) -> StoredModel:
     """The model in a diffusers folder.
 
     Raises:
-        UserError: a file is missing or damaged, or no part has the variant.
+        UserError: a file is missing or damaged, or it is another kind of model.
     """
-    parts = [part for part in MODULES if part not in _OPTIONAL or (folder / part).is_dir()]
-    plain = [part for part in parts if variant and _lacks(folder / part, variant)]
-    if plain and len(plain) < len(parts):
+    names = file_names(folder)
+    index = read_json(folder / INDEX) if INDEX in names else {}
+    if "unet" not in names:
+        raise UserError(f"{folder} {_what_else(folder, names, index.get('_class_name'))}")
+    if "text_encoder" not in names and "text_encoder_2" in names:
+        raise UserError(f"{folder} {REFINER}")
+    parts = {part: file_names(folder / part) for part in present(MODULES, names)}
+    chosen = variant_of_parts(parts, variant)
+    plain = [part for part in parts if chosen[part] != variant]
+    if plain:
         warn(f"{folder}: {', '.join(plain)} without variant '{variant}': taking the plain weights")
     modules = {}
     for part in parts:
         config = read_json(folder / part / "config.json")
-        chosen = None if part in plain and len(plain) < len(parts) else variant
-        path, tensors = read_weights(folder / part, chosen)
+        path, tensors = read_weights(folder / part, chosen[part])
         modules[part] = StoredModule(str(path), config, current_names(tensors))
-    tokenizers = {
-        part: StoredTokenizer(folder / part)
-        for part in TOKENIZERS
-        if part not in _OPTIONAL or (folder / part).is_dir()
-    }
+    tokenizers = {part: StoredTokenizer(str(folder / part)) for part in present(TOKENIZERS, names)}
     scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
-    index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
     return StoredModel(modules, tokenizers, scheduler_config, index, layout="diffusers folder")
 
 
-def _lacks(folder: epath.Path, variant: str) -> bool:
-    found = variants(path.name for path in folder.iterdir()) if folder.is_dir() else set()
-    return variant not in found and None in found
+def present(parts: tuple[str, ...], names: Collection[str]) -> list[str]:
+    """Of a model's parts, those that it must have, and those of XL that are among its folders."""
+    return [part for part in parts if part not in _OPTIONAL or part in names]
+
+
+def _what_else(folder: epath.Path, names: set[str], class_name: str | None) -> str:
+    """What a folder without a U-Net is."""
+    if class_name is None and "config.json" in names:
+        class_name = read_json(folder / "config.json").get("_class_name")
+    if class_name is not None:
+        return what_pipeline(class_name)
+    files = sorted(n for n in names if n.endswith((".safetensors", ".bin", ".ckpt", ".pt")))
+    if len(files) == 1:
+        kind = what_else(read_tensors(folder / files[0]), ())
+        return f"is no diffusers folder, and {files[0]} in it {kind}"
+    return "is no diffusers folder: it holds no unet/"

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from etils import epath
-
 from mrti_jax.models.stored.tensor import Tensors
 
 MINI = "mini"
@@ -54,9 +52,12 @@ class StoredModule:
 
 @dataclass(frozen=True)
 class StoredTokenizer:
-    """A folder with `vocab.json` and `merges.txt`; `pad_token` in place of its own, if given."""
+    """A folder with `vocab.json` and `merges.txt`, or the Hub id of one.
 
-    folder: epath.Path
+    `pad_token`: in place of the tokenizer's own, if given.
+    """
+
+    where: str
     pad_token: str | None = None
 
 

@@ -37,6 +37,7 @@ _IGNORED = {
     ("numpy._core.multiarray", "scalar"),
     ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
     ("pytorch_lightning.callbacks", "ModelCheckpoint"),
+    ("torch.nn.modules.container", "ParameterDict"),
     ("torch", "device"),
     ("torch", "float16"),
     ("torch", "float32"),
@@ -67,7 +68,8 @@ class _Nothing:
 
 
 def read_torch_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
-    """The tensors of a file's state dict by name, unread, and its numbers and strings.
+    """The tensors of a file's state dict by name, unread, and what else is beside it: numbers and
+    strings, and None for what is neither.
 
     A state dict under the key `state_dict` counts as the file's own.
 
@@ -88,7 +90,6 @@ def read_torch_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[str
         raise UserError(f"{path} can't be read: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no state dict, but {type(content).__name__}")
-    others = {key: value for key, value in content.items() if isinstance(value, int | float | str)}
     state = content.get("state_dict", content)
     if not isinstance(state, dict):
         raise UserError(f"{path} holds no state dict under 'state_dict'")
@@ -96,6 +97,11 @@ def read_torch_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[str
         name: value
         for name, value in state.items()
         if isinstance(name, str) and isinstance(value, StoredTensor)
+    }
+    others = {
+        str(key): value if isinstance(value, int | float | str) else None
+        for key, value in content.items()
+        if not isinstance(value, StoredTensor)
     }
     return tensors, others
 

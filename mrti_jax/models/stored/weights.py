@@ -7,7 +7,7 @@ pickles (`.bin`), plain or with a variant such as `fp16` in the name.
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from etils import epath
@@ -42,9 +42,32 @@ def read_json(path: epath.Path) -> dict[str, Any]:
     return value
 
 
-def variants(names: Iterable[str]) -> set[str | None]:
-    """The variants of weights among a folder's file names; None is the plain one."""
-    return {_variant(match) for name in names if (match := _NAME.fullmatch(name))}
+def file_names(folder: epath.Path) -> set[str]:
+    """The names of what is in a folder; none if there is no folder."""
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def variant_of_parts(
+    parts: Mapping[str, Collection[str]], variant: str | None
+) -> dict[str, str | None]:
+    """For each part of a model (with its file names) the variant to take: the wanted one, or the
+    plain weights (None) where only other parts have the variant."""
+    having = {part for part, names in parts.items() if weight_files(names, variant)}
+    return {part: variant if part in having or not having else None for part in parts}
+
+
+def no_weights(where: str, names: Iterable[str], variant: str | None) -> UserError:
+    """The error for a folder (`where`) with these files, none of which is what was asked for."""
+    found = {_variant(match) for name in names if (match := _NAME.fullmatch(name))}
+    what = f"variant '{variant}' of the weights" if variant else "weights"
+    others = " or ".join(sorted(other for other in found if other))
+    if others:
+        return UserError(f"{where} holds no {what}; there is the variant {others} (--variant)")
+    if found:
+        return UserError(f"{where} holds no {what}, but plain ones: leave out --variant")
+    return UserError(
+        f"{where} holds no {what} (*.safetensors or *.bin, under the names that diffusers gives)"
+    )
 
 
 def weight_files(names: Collection[str], variant: str | None) -> list[str]:
@@ -73,16 +96,10 @@ def read_weights(
     Raises:
         UserError: there are none, or a file is missing, damaged or not to be trusted.
     """
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    names = file_names(folder)
     found = weight_files(names, variant)
     if not found:
-        others = sorted(other for other in variants(names) if other)
-        if others:
-            hint = f"; there is the variant {' or '.join(others)} (--variant)"
-        else:
-            hint = " (*.safetensors or *.bin, under the names that diffusers gives them)"
-        what = f"variant '{variant}' of the weights" if variant else "weights"
-        raise UserError(f"{folder} holds no {what}{hint}")
+        raise no_weights(str(folder), names, variant)
     path = folder / found[0]
     if not path.name.endswith(".json"):
         return path, read_tensors(path)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a file or folder is that is not a Stable Diffusion for text to picture."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mrti_jax.models.stored.tensor import Tensors
+
+_WHOLE = "a whole Stable Diffusion 1.x, 2.x or XL is needed"
+REFINER = f"is the refiner of Stable Diffusion XL: {_WHOLE}"
+# In this order: the first whose pattern is found in a tensor's name.
+_KINDS = (
+    (r"lora[_.]|\.lora_?[AB]\.|(^|\.)(hada|lokr|oft|diff)_", "a LoRA, a change of a model"),
+    (r"^control_model\.|controlnet_|input_hint_block", "a ControlNet, an addition to a model"),
+    (r"(^|\.)joint_blocks\.", "Stable Diffusion 3, which has no U-Net"),
+    (r"(^|\.)double_blocks\.|(^|\.)single_transformer_blocks\.", "Flux, which has no U-Net"),
+    (r"(^|\.)motion_modules\.", "an AnimateDiff motion module"),
+    (r"^conditioner\.embedders\.0\.model\.", "the refiner of Stable Diffusion XL"),
+    (r"^string_to_param|^emb_params$|^emp_params$|^clip_[lg]$", "an embedding, a learned word"),
+    (r"^model\.diffusion_model\.input_blocks\.", "a U-Net without a text encoder"),
+    (r"^down_blocks\.\d+\.resnets\.", "a U-Net alone, as in the folder of a model"),
+    (r"^(text_model|encoder\.layers)\.", "a text encoder alone, as in the folder of a model"),
+    (r"^(first_stage_model\.)?(encoder|decoder)\.", "an autoencoder (VAE) alone"),
+    (r"(^|\.)transformer_blocks\.\d+\.attn\.", "Stable Diffusion 3 or a kin, without a U-Net"),
+)
+_IMAGE_CONDITIONED = {
+    9: "an inpainting model, which edits pictures",
+    8: "an InstructPix2Pix model, which edits pictures",
+    7: "an upscaler",
+    5: "a depth-to-image model",
+}
+_PIPELINES = {
+    "StableDiffusion3": "Stable Diffusion 3, which has no U-Net",
+    "Flux": "Flux, which has no U-Net",
+    "PixArt": "PixArt, which has no U-Net",
+    "StableCascade": "Stable Cascade",
+}
+
+
+def what_else(tensors: Tensors, facts: Iterable[str]) -> str:
+    """The end of a sentence on a file that is not a whole model: `is ...: a whole ... is needed`.
+
+    Args:
+        facts: other names in the file.
+    """
+    names = [*tensors, *facts]
+    if {"embeddings", "boundaries"} <= set(names):
+        return f"is a concept, a learned word (--concept): {_WHOLE} here"
+    for pattern, kind in _KINDS:
+        if any(re.search(pattern, name) for name in names):
+            return f"is {kind}: {_WHOLE}"
+    if 0 < len(tensors) <= 2 and all(len(tensor.shape) <= 2 for tensor in tensors.values()):
+        return f"is an embedding, a learned word: {_WHOLE}"
+    known = f" (its tensors are {', '.join(list(tensors)[:3])}, ...)" if tensors else ""
+    return f"is no model that is known here{known}: {_WHOLE}"
+
+
+def what_pipeline(class_name: str) -> str:
+    """The same for a folder without a U-Net, by the class that it names."""
+    for start, kind in _PIPELINES.items():
+        if class_name.startswith(start):
+            return f"is {kind}: {_WHOLE}"
+    return f"is a {class_name}: {_WHOLE}"
+
+
+def image_conditioned(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> str | None:
+    """The same for a model whose U-Net takes more than latents; None if it doesn't."""
+    channels, latents = unet_config.get("in_channels", 4), vae_config.get("latent_channels", 4)
+    if channels == latents:
+        return None
+    kind = _IMAGE_CONDITIONED.get(channels, "a model that needs more than a prompt")
+    return f"is {kind} (its U-Net takes {channels} channels, not {latents}): use its base model"

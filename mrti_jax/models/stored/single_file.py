@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole model in one file, in the layout of the original code, recognised by its tensors."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from etils import epath
+
+from mrti_jax.errors import UserError, warn
+from mrti_jax.models.stored import ldm_text, ldm_unet, ldm_vae
+from mrti_jax.models.stored.model import (
+    PredictionType,
+    StoredModel,
+    StoredModule,
+    StoredTokenizer,
+)
+from mrti_jax.models.stored.names import current_names
+from mrti_jax.models.stored.refuse import what_else
+from mrti_jax.models.stored.safetensors_file import read_safetensors
+from mrti_jax.models.stored.tensor import StoredTensor, Tensors
+from mrti_jax.models.stored.torch_file import read_torch_file
+
+# Whose tokenizer all of them use; a single file has none.
+TOKENIZER = "openai/clip-vit-large-patch14"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the tensors of a family don't tell.
+
+    Attributes:
+        text: prefixes of the text encoders' tensors.
+        sample_size: side of the latents, with epsilon and with v-prediction.
+        scheduler_config: as in the diffusers folder of the family's first release.
+    """
+
+    name: str
+    text: tuple[str, ...]
+    sample_size: Mapping[PredictionType, int]
+    scaling_factor: float
+    scheduler_config: Mapping[str, Any]
+
+
+_SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+SD1 = Family(
+    "Stable Diffusion 1.x",
+    ("cond_stage_model.transformer.",),
+    {"epsilon": 64, "v_prediction": 64},
+    0.18215,
+    {**_SCHEDULE, "_class_name": "PNDMScheduler", "skip_prk_steps": True},
+)
+SD2 = Family(
+    "Stable Diffusion 2.x",
+    ("cond_stage_model.model.",),
+    {"epsilon": 64, "v_prediction": 96},
+    0.18215,
+    {**_SCHEDULE, "_class_name": "DDIMScheduler"},
+)
+SDXL = Family(
+    "Stable Diffusion XL",
+    ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
+    {"epsilon": 128, "v_prediction": 128},
+    0.13025,
+    {**_SCHEDULE, "_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
+)
+
+# OpenCLIP ViT-H has 24 layers, of which Stable Diffusion 2.x reads the last but one.
+_SD2_LAYERS = 23
+_PAD = "!"
+# Kept from training, or constants: nothing is lost without them.
+_LEFTOVERS = re.compile(
+    r"model_ema\..*|(.*\.)?(position_ids|logit_scale|attn_mask)|first_stage_model\.loss\..*|logvar"
+    r"|betas|(sqrt_(recip|recipm1|one_minus)?_?|log_one_minus_)?alphas_cumprod(_prev)?"
+    r"|sqrt_recip(m1)?_alphas_cumprod|posterior_.*|lvlb_weights|denoiser\..*|v_pred|ztsnr"
+    r"|cond_stage_model\.model\.(text_projection|transformer\.resblocks\.23\..*)"
+)
+# Updates after which Stable Diffusion 2.0 base, which predicts epsilon, was published.
+_SD2_BASE_STEPS = 875_000
+
+
+def open_file(path: epath.Path, prediction_type: PredictionType | None) -> StoredModel:
+    """The model in a `.safetensors` or `.ckpt` file in the layout of the original code.
+
+    Args:
+        prediction_type: what the U-Net predicts; the file's word for it, or the usual of its
+            family, if not given.
+
+    Raises:
+        UserError: the file is damaged, or is not a whole Stable Diffusion.
+    """
+    tensors, facts = _read(path)
+    family = _recognise(path, tensors, facts)
+    parts = {prefix: _under(prefix, tensors) for prefix in (*family.text, ldm_vae.PREFIX)}
+    lacking = [prefix for prefix, part in parts.items() if not part]
+    if lacking:
+        raise UserError(
+            f"{path} is no whole model: it holds a U-Net, but no {lacking[0]}* (text encoder or "
+            "autoencoder)"
+        )
+    unet, notes = _unet(tensors)
+    predicts = prediction_type or _prediction_type(path, family, tensors, facts)
+    sample_size = family.sample_size[predicts]
+    try:
+        text = _text_encoders(family, parts)
+        vae = ldm_vae.vae_tensors(parts[ldm_vae.PREFIX])
+        configs = {part: config for part, (config, _) in text.items()} | {
+            "unet": ldm_unet.unet_config(
+                unet,
+                fixed_heads=family is SD1,
+                sample_size=sample_size,
+                pooled_dim=text["text_encoder_2"][0].get("projection_dim")
+                if family is SDXL
+                else None,
+            ),
+            "vae": ldm_vae.vae_config(
+                vae,
+                scaling_factor=family.scaling_factor,
+                force_upcast=family is SDXL,
+            ),
+        }
+    except (KeyError, StopIteration, ValueError) as error:
+        raise UserError(f"{path} looks like {family.name}, but lacks tensors: {error}") from None
+    found = {part: part_tensors for part, (_, part_tensors) in text.items()}
+    found |= {"unet": unet, "vae": vae}
+    prefixes = (ldm_unet.PREFIX, *parts)
+    tokenizers = {"tokenizer": StoredTokenizer(TOKENIZER, _PAD if family is SD2 else None)}
+    index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline"}
+    if family is SDXL:
+        tokenizers["tokenizer_2"] = StoredTokenizer(TOKENIZER, _PAD)
+        index = {
+            "_class_name": "StableDiffusionXLPipeline",
+            "force_zeros_for_empty_prompt": True,
+        }
+    scheduler_config = {
+        **family.scheduler_config,
+        "prediction_type": predicts,
+        "rescale_betas_zero_snr": "ztsnr" in tensors,
+    }
+    return StoredModel(
+        {part: StoredModule(str(path), configs[part], found[part]) for part in sorted(found)},
+        tokenizers,
+        scheduler_config,
+        index,
+        layout="single file in the original layout",
+        notes=tuple(notes),
+        unused=tuple(
+            name
+            for name in tensors
+            if not name.startswith(prefixes) and not _LEFTOVERS.fullmatch(name)
+        ),
+    )
+
+
+def _read(path: epath.Path) -> tuple[Tensors, Mapping[str, Any]]:
+    """The tensors, and what else the file tells (metadata, numbers of the training)."""
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
+
+
+def _recognise(path: epath.Path, tensors: Tensors, facts: Mapping[str, Any]) -> Family:
+    if ldm_unet.PREFIX + "input_blocks.0.0.weight" in tensors:
+        for family in (SDXL, SD2, SD1):
+            if any(name.startswith(family.text[-1]) for name in tensors):
+                return family
+    raise UserError(f"{path} {what_else(tensors, facts)}")
+
+
+def _under(prefix: str, tensors: Tensors) -> dict[str, StoredTensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix) and not _LEFTOVERS.fullmatch(name)
+    }
+
+
+def _unet(tensors: Tensors) -> tuple[dict[str, StoredTensor], list[str]]:
+    """The U-Net under the names of diffusers, from its EMA copy if there is a whole one."""
+    plain = _under(ldm_unet.PREFIX, tensors)
+    # Names without dots: that is how the original code keeps them.
+    ema = {name: "model_ema.diffusion_model" + name.replace(".", "") for name in plain}
+    copies = sum(copy in tensors for copy in ema.values())
+    notes = []
+    if copies == len(plain):
+        plain = {name: tensors[ema[name]] for name in plain}
+        notes = ["U-Net: the EMA copy of its weights, as in the folders that diffusers publishes"]
+    elif copies:
+        notes = [f"U-Net: not the EMA copy of its weights, of which {len(plain) - copies} lack"]
+    return ldm_unet.unet_tensors(plain), notes
+
+
+def _text_encoders(
+    family: Family, parts: Mapping[str, Tensors]
+) -> dict[str, tuple[dict[str, Any], dict[str, StoredTensor]]]:
+    """Config and tensors of each text encoder."""
+    first = parts[family.text[0]]
+    if family is SD2:
+        states = ldm_text.open_clip_tensors(first, _SD2_LAYERS)
+        return {"text_encoder": (ldm_text.text_config(states, "gelu"), states)}
+    states = current_names(first)
+    encoders = {"text_encoder": (ldm_text.text_config(states, "quick_gelu"), states)}
+    if family is SDXL:
+        states = ldm_text.open_clip_tensors(parts[family.text[1]], None)
+        encoders["text_encoder_2"] = ldm_text.text_config(states, "gelu"), states
+    return encoders
+
+
+def _prediction_type(
+    path: epath.Path, family: Family, tensors: Tensors, facts: Mapping[str, Any]
+) -> PredictionType:
+    """What the file says, or what is usual. In version 2 both are, and the tensors are the same."""
+    told = facts.get("modelspec.prediction_type")
+    if told in ("v", "v_prediction") or "v_pred" in tensors:
+        return "v_prediction"
+    if told == "epsilon" or family is not SD2:
+        return "epsilon"
+    if facts.get("global_step") == _SD2_BASE_STEPS:
+        return "epsilon"
+    warn(
+        f"{path} doesn't tell what its U-Net predicts: taking v_prediction, 768 px; if pictures "
+        "come out as noise, use --prediction-type epsilon (512 px)"
+    )
+    return "v_prediction"
