@@ -22,6 +22,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("mrti_jax", "typechecker.check")
 
+import fuzz  # noqa: E402
 import pytest  # noqa: E402
 from tiny import save_tiny  # noqa: E402
 
@@ -56,3 +57,11 @@ def tiny_sd(tiny_folder: Path) -> StableDiffusion:
 @pytest.fixture(scope="session")
 def tiny_v_sd(tiny_v_folder: Path) -> StableDiffusion:
     return StableDiffusion.load(tiny_v_folder)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if fuzz.ran:
+        terminalreporter.section("generated cases")
+        for name, number in sorted(fuzz.ran.items()):
+            terminalreporter.line(f"{number:8,} {name}")
+        terminalreporter.line(f"{fuzz.ran.total():8,} in all")

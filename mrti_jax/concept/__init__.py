@@ -12,7 +12,7 @@ from mrti_jax.concept.buckets import (
 )
 from mrti_jax.concept.encode import encode_prompts, initializer_row, slot_boundaries, splice
 from mrti_jax.concept.prompt import Prompt, Scheme, Word, parse
-from mrti_jax.concept.schemes import check_words, rows, word_bucket
+from mrti_jax.concept.schemes import read_prompt, rows, word_bucket
 from mrti_jax.concept.table import Concept, by_name
 from mrti_jax.concept.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from mrti_jax.concept.tokens import NOTHINGS, Nothing, placeholder_ids, tokenize
@@ -29,12 +29,12 @@ __all__ = [
     "bucket",
     "bucket_from_boundaries",
     "by_name",
-    "check_words",
     "encode_prompts",
     "equal_boundaries",
     "initializer_row",
     "parse",
     "placeholder_ids",
+    "read_prompt",
     "resolution_to_bucket",
     "rows",
     "slot_boundaries",

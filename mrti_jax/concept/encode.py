@@ -13,8 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 from transformers import CLIPTokenizer
 
 from mrti_jax.concept.buckets import equal_boundaries
-from mrti_jax.concept.prompt import parse
-from mrti_jax.concept.schemes import check_words
+from mrti_jax.concept.schemes import read_prompt
 from mrti_jax.concept.table import Concept
 from mrti_jax.concept.tokens import NOTHINGS, Nothing, Tokens, tokenize
 from mrti_jax.errors import UserError, warn
@@ -83,8 +82,7 @@ def encode_prompts(
     sequences: list[Tokens] = []
     index = np.zeros((len(boundaries) - 1, len(texts)), np.int32)
     for column, text in enumerate(texts):
-        prompt = parse(text)
-        check_words(prompt, concepts)
+        prompt = read_prompt(text, concepts)
         longest = None
         for slot, timestep in enumerate(boundaries[:-1].tolist()):
             tokens = tokenize(

@@ -2,7 +2,8 @@
 """The prompt grammar: `<jane>`, `<jane[3]>`, `<jane(0.3)>`, `<jane|7|>` in ordinary text.
 
 A word starts with `<`, a letter and a name that is followed by `>`, `[`, `(` or `|`; everything
-else is text and stays as it is.
+else is text and stays as it is. After a backslash, what starts like a word is text, too: `\\<jane>`
+is the text `<jane>`, `\\\\<jane>` a backslash and the word. Backslashes elsewhere are text.
 """
 
 import re
@@ -16,7 +17,10 @@ Scheme = Literal["bare", "fully", "semi", "fixed"]
 
 MAX_NAME = 64
 NAME = r"[A-Za-z][A-Za-z0-9_-]*+"
-_WORD_START = re.compile(rf"<({NAME})([>\[(|])")
+# The look-behind keeps the search linear in a long run of backslashes.
+_WORD_START = re.compile(
+    rf"(?<!\\)(?P<escape>\\*+)(?P<start><(?P<name>{NAME})(?P<bracket>[>\[(|]))"
+)
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
 _SCHEMES: dict[str, tuple[Scheme, str]] = {
     "[": ("fully", "]>"),
@@ -85,7 +89,11 @@ class Prompt:
 
     def __str__(self) -> str:
         """The text that parses to this prompt."""
-        return "".join(map(str, self.parts))
+        written = [str(p) if isinstance(p, Word) else _escaped(p) for p in self.parts]
+        for i, part in enumerate(self.parts[:-1]):
+            if isinstance(part, str):  # before a word, a backslash would escape it
+                written[i] += part[len(part.rstrip("\\")) :]
+        return "".join(written)
 
 
 def parse(text: str) -> Prompt:
@@ -95,40 +103,53 @@ def parse(text: str) -> Prompt:
     Raises UserError for a malformed word, with its column and an excerpt that `^` marks.
     """
     parts: list[str | Word] = []
+    literal = ""
     end = 0
     while match := _WORD_START.search(text, end):
-        if match.start() > end:
-            parts.append(text[end : match.start()])
+        escape = match["escape"]
+        literal += text[end : match.start()] + escape[: len(escape) // 2]
+        if len(escape) % 2:
+            literal += match["start"]
+            end = match.end()
+            continue
+        if literal:
+            parts.append(literal)
+            literal = ""
         word, end = _word(text, match)
         parts.append(word)
-    if end < len(text):
-        parts.append(text[end:])
+    if literal := literal + text[end:]:
+        parts.append(literal)
     return Prompt(tuple(parts))
 
 
-def _word(text: str, start: re.Match[str]) -> tuple[Word, int]:
-    """The word that begins at `start`, and where the text goes on."""
-    name, bracket = start.groups()
+def _escaped(text: str) -> str:
+    """The text as it must be written: what starts like a word gets a backslash."""
+    return _WORD_START.sub(lambda match: f"{2 * match['escape']}\\{match['start']}", text)
+
+
+def _word(text: str, match: re.Match[str]) -> tuple[Word, int]:
+    """The word that begins at the match, and where the text goes on."""
+    name, bracket, start = match["name"], match["bracket"], match["start"]
     if len(name) > MAX_NAME:
-        _malformed(text, start.start(1), f"a name has at most {MAX_NAME} characters")
+        _malformed(text, match.start("name"), f"a name has at most {MAX_NAME} characters")
     if bracket == ">":
-        return Word(name), start.end()
+        return Word(name), match.end()
     scheme, closing = _SCHEMES[bracket]
-    number = _NUMBER.match(text, start.end())
+    number = _NUMBER.match(text, match.end())
     if number is None:
-        _malformed(text, start.end(), f"expected {_ARGUMENT} after '{start.group()}'")
+        _malformed(text, match.end(), f"expected {_ARGUMENT} after '{start}'")
     written = number.group()
     if len(written) > _MAX_DIGITS:
-        _malformed(text, start.end(), f"a number of {len(written)} characters is too long")
+        _malformed(text, match.end(), f"a number of {len(written)} characters is too long")
     argument = float(written) if "." in written else int(written)
     if isinstance(argument, float) and argument > 1:
         _malformed(
             text,
-            start.end(),
+            match.end(),
             f"the resolution {written} is above 1.0 (a bucket is written without a decimal point)",
         )
     if not text.startswith(closing, number.end()):
-        _malformed(text, number.end(), f"expected '{closing}' after '{start.group()}{written}'")
+        _malformed(text, number.end(), f"expected '{closing}' after '{start}{written}'")
     return Word(name, scheme, argument), number.end() + len(closing)
 
 

@@ -3,11 +3,17 @@
 
 import re
 from collections.abc import Mapping
+from typing import NoReturn
 
 from mrti_jax.concept.buckets import resolution_to_bucket
-from mrti_jax.concept.prompt import NAME, Prompt, Word
+from mrti_jax.concept.prompt import NAME, Prompt, Word, parse
 from mrti_jax.concept.table import Concept
 from mrti_jax.errors import UserError, nearest
+
+# Those that stand in ordinary text, often unclosed, and that nobody would name a concept.
+_TAG = re.compile(
+    "a|b|br|div|em|h[1-6]|hr|i|img|li|ol|p|pre|q|s|span|strong|sub|sup|td|th|tr|tt|u|ul", re.I
+)
 
 
 def word_bucket(word: Word, num_buckets: int) -> int:
@@ -43,16 +49,49 @@ def rows(word: Word, num_buckets: int, official_semi: bool = False) -> tuple[int
             return tuple(max(b, k) for b in buckets)
 
 
-def check_words(prompt: Prompt, concepts: Mapping[str, Concept]) -> None:
-    """Raises UserError if a word is unknown, names a bucket that isn't there, or isn't closed."""
-    known = ", ".join(sorted(concepts)) or "none is loaded"
-    for part in prompt.parts:
+def read_prompt(text: str, concepts: Mapping[str, Concept]) -> Prompt:
+    """Parses a prompt whose words are among `concepts`; HTML tags that name none are text.
+
+    A tag is what the prompt closes again (`<x>...</x>`), or a common one of formatting (`<b>`).
+    Raises UserError for a malformed or unknown word, one that names a bucket that isn't there, and
+    one that isn't closed.
+    """
+    parts: list[str | Word] = []
+    for part in parse(text).parts:
         if isinstance(part, Word):
-            if part.name not in concepts:
-                hint = nearest(part.name, concepts)
-                raise UserError(f"unknown concept word {part} (known concepts: {known}).{hint}")
-            word_bucket(part, concepts[part.name].num_buckets)
-            continue
-        for match in re.finditer(rf"<({NAME})", part):
-            if match[1] in concepts:
-                raise UserError(f"the concept word '{match[0]}' isn't closed: write '{match[0]}>'")
+            if part.name in concepts:
+                word_bucket(part, concepts[part.name].num_buckets)
+                parts.append(part)
+                continue
+            if not _is_tag(part, text):
+                _unknown(part, concepts)
+            part = str(part)
+        if parts and isinstance(parts[-1], str):  # one text, so that it is tokenized as one
+            parts[-1] += part
+        else:
+            parts.append(part)
+    prompt = Prompt(tuple(parts))
+    for text_part in prompt.parts:
+        if isinstance(text_part, str):
+            _check_closed(text_part, concepts)
+    return prompt
+
+
+def _is_tag(word: Word, text: str) -> bool:
+    is_tag = _TAG.fullmatch(word.name) or f"</{word.name}>" in text
+    return word.scheme == "bare" and bool(is_tag)
+
+
+def _unknown(word: Word, concepts: Mapping[str, Concept]) -> NoReturn:
+    known = ", ".join(sorted(concepts)) or "none is loaded"
+    hint = nearest(word.name, concepts)
+    raise UserError(
+        f"unknown concept word {word} (known concepts: {known}).{hint} "
+        f"For the text {word} itself, write \\{word}"
+    )
+
+
+def _check_closed(text: str, concepts: Mapping[str, Concept]) -> None:
+    for match in re.finditer(rf"<({NAME})(?![>\[(|])", text):
+        if match[1] in concepts:
+            raise UserError(f"the concept word '{match[0]}' isn't closed: write '{match[0]}>'")

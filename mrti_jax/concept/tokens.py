@@ -108,7 +108,7 @@ def tokenize(
     nothing: Nothing = "zero",
     official_semi: bool = False,
 ) -> Tokens:
-    """The prompt at a diffusion timestep; its words are known ones (`check_words`).
+    """The prompt at a diffusion timestep; its words are known ones (`read_prompt`).
 
     A word of V vectors takes V positions. `nothing`, for a word that has no row at this time:
     "zero" vectors in its positions, "drop" it, or its "initializer" word instead.

@@ -16,7 +16,7 @@ from mrti_jax.concept import (
     bucket_from_boundaries,
     by_name,
     encode_prompts,
-    parse,
+    read_prompt,
     rows,
     slot_boundaries,
 )
@@ -152,7 +152,7 @@ def generate(
             image,
             {"prompt": prompts[index], "negative_prompt": negatives[index], "seed": seed}
             | shared
-            | {"concepts": fingerprints(prompts[index] + negatives[index], table)},
+            | {"concepts": fingerprints((prompts[index], negatives[index]), table)},
         )
         for image, (index, seed) in zip(images, jobs, strict=True)
     ]
@@ -206,7 +206,7 @@ def warn_of_skipped_buckets(
 ) -> None:
     """Warns of rows that a word asks for in buckets where no step of the sampler falls."""
     told = set()
-    for word in [word for text in texts for word in parse(text).words]:
+    for word in [word for text in texts for word in read_prompt(text, concepts).words]:
         concept = concepts[word.name]
         wanted = rows(word, concept.num_buckets, official_semi)
 
@@ -238,9 +238,10 @@ def warn_of_skipped_buckets(
         )
 
 
-def fingerprints(text: str, concepts: Mapping[str, Concept]) -> dict[str, str]:
-    """The concepts that the words of a prompt name, each with a hash of its table."""
-    names = dict.fromkeys(word.name for word in parse(text).words)
+def fingerprints(texts: Iterable[str], concepts: Mapping[str, Concept]) -> dict[str, str]:
+    """The concepts that the words of prompts name, each with a hash of its table."""
+    words = [word for text in texts for word in read_prompt(text, concepts).words]
+    names = dict.fromkeys(word.name for word in words)
     return {
         name: hashlib.sha256(
             concepts[name].embeddings.tobytes() + concepts[name].boundaries.tobytes()

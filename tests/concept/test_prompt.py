@@ -110,13 +110,13 @@ def test_malformed_words_point_to_the_place(text: str, problem: str, marked: str
 @pytest.mark.parametrize("unit", ["<", "<a", "a", "<a ", "< a[", "<jane>", "<jane[3]>", "é "])
 def test_long_prompts_take_linear_time(unit: str) -> None:
     text = (unit * 200_000)[:200_000] + "."
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         assert str(parse(text)) == text
     except UserError:  # the cut left half a word at the end
         assert unit.startswith("<jane")
     # Quadratic time would be minutes.
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mrti_jax.concept import Concept, Word, by_name, check_words, parse, rows
+from mrti_jax.concept import Concept, Word, by_name, parse, read_prompt, rows
 from mrti_jax.errors import UserError
 
 
@@ -56,19 +56,39 @@ def test_bucket_out_of_range() -> None:
         rows(Word("j", "fully", 10), 10)
 
 
-def test_check_words(make_concept: Callable[..., Concept]) -> None:
+def test_words_must_be_known(make_concept: Callable[..., Concept]) -> None:
     concepts = by_name([make_concept("jane"), make_concept("star", num_buckets=3)])
-    check_words(parse("<jane[9]> and <star[2]> <3"), concepts)
+    text = "<jane[9]> and <star[2]> <3"
+    assert read_prompt(text, concepts) == parse(text)
     with pytest.raises(UserError, match=r"<jame\[3\]>.*jane, star.*Did you mean 'jane'\?"):
-        check_words(parse("a <jame[3]>"), concepts)
+        read_prompt("a <jame[3]>", concepts)
     with pytest.raises(UserError, match="'star' has 3 buckets"):
-        check_words(parse("a <star|3|>"), concepts)
-    with pytest.raises(UserError, match="none is loaded"):
-        check_words(parse("a <jane>"), {})
-    for text in ("a <jane", "a <jane [3]>", "<jane<star>"):
+        read_prompt("a <star|3|>", concepts)
+    with pytest.raises(UserError, match=r"none is loaded.*write \\<jane>"):
+        read_prompt("a <jane>", {})
+    for text in ("a <jane", "a <jane [3]>", "<jane<star>", "<b>a <jane</b>"):
         with pytest.raises(UserError, match="'<jane' isn't closed"):
-            check_words(parse(text), concepts)
-    check_words(parse("a <janet"), concepts)
+            read_prompt(text, concepts)
+    read_prompt("a <janet", concepts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a <b>bold</b> star<br>", '<a href="x">y</a>', "<Button>go</Button>", "<p>one<P>two", "<h1/>"],
+)
+def test_html_is_text(text: str, make_concept: Callable[..., Concept]) -> None:
+    assert read_prompt(text, {}).parts == (text,)
+    concepts = by_name([make_concept("jane")])
+    assert read_prompt(text + "<jane>", concepts).parts == (text, Word("jane"))
+
+
+def test_a_concept_named_like_a_tag_is_a_word(make_concept: Callable[..., Concept]) -> None:
+    concepts = by_name([make_concept("b")])
+    assert read_prompt("a <b>", concepts).parts == ("a ", Word("b"))
+    assert read_prompt(r"a \<b>", concepts).parts == ("a <b>",)
+    for text in ("<jnae>", "<b[0]> <i[0]>"):  # a scheme is no HTML
+        with pytest.raises(UserError, match="unknown concept word"):
+            read_prompt(text, concepts)
 
 
 def test_two_concepts_of_one_name(make_concept: Callable[..., Concept]) -> None:

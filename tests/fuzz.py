@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generated cases: a few hundred in an ordinary test run, all of them with `FUZZ=full`.
+
+How many cases each test ran is printed at the end of the run.
+"""
+
+import collections
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+FULL = os.environ.get("FUZZ") == "full"
+ran: collections.Counter[str] = collections.Counter()
+"""Cases by the name of their test."""
+
+
+def cases(*strategies: Any, quick: int, full: int) -> Callable:
+    """`hypothesis.given`, the same cases in every run; each must end within 5 s."""
+
+    def decorate(test: Callable) -> Callable:
+        @settings(
+            max_examples=full if FULL else quick,
+            deadline=5000,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(*strategies)
+        @functools.wraps(test)
+        def counted(*arguments: Any, **keywords: Any) -> None:
+            ran[test.__name__] += 1
+            test(*arguments, **keywords)
+
+        return counted
+
+    return decorate
+
+
+@st.composite
+def damaged(draw: st.DrawFn, original: bytes) -> bytes:
+    """The content of a file, cut, overwritten, stretched or with other bytes put in."""
+    content = bytearray(original)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, max(len(content) - 1, 0)))
+        # Half of the damage is in the first bytes, where headers are.
+        at = at % 256 if draw(st.booleans()) else at
+        some = draw(st.binary(min_size=1, max_size=16) | st.sampled_from(EXTREMES))
+        match draw(st.sampled_from(["overwrite", "flip", "insert", "cut", "drop", "repeat"])):
+            case "overwrite":
+                content[at : at + len(some)] = some
+            case "flip" if content:
+                content[at] ^= 1 << draw(st.integers(0, 7))
+            case "insert":
+                content[at:at] = some
+            case "cut":
+                del content[at:]
+            case "drop":
+                del content[at : at + len(some)]
+            case "repeat":
+                content[at:at] = content[at : at + 64]
+    return bytes(content)
+
+
+EXTREMES = [
+    b"\xff" * 8,
+    b"\x00" * 8,
+    (2**62).to_bytes(8, "little"),
+    (2**31 - 1).to_bytes(4, "big"),
+    b"99999999999999",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"null",
+    b'"../../x"',
+    b"[" * 2000,
+]
