@@ -11,6 +11,7 @@ import tyro
 
 from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
 from mrti_jax.errors import UserError
+from mrti_jax.models.stored.model import SourceOptions
 
 if TYPE_CHECKING:  # at run time they wait until the flags are read: --help needs no jax
     from mrti_jax.concept import Concept
@@ -29,7 +30,7 @@ MINI_STEPS, MINI_GUIDANCE = 30, 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(ProcessFlags):
+class Flags(SourceOptions, ProcessFlags):
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """What to draw; each prompt in quotes."""
     prompts_file: str | None = None
@@ -37,7 +38,8 @@ class Flags(ProcessFlags):
     concept: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A concept file, training folder or checkpoint folder; may be given several times."""
     model: str = "mini"
-    """A diffusers folder of a Stable Diffusion 1.x or 2.x; 'mini' is the embedded model."""
+    """A diffusers folder, a single .safetensors or .ckpt file, a Hub id (owner/model), or 'mini',
+    the embedded model."""
     sampler: str | None = None
     """ddim, pndm, euler, euler_karras, euler_ancestral, dpmpp_2m or dpmpp_2m_karras; the model's
     own if not given."""
@@ -96,7 +98,7 @@ def _run(flags: Flags) -> None:
 
     check_folder(flags.out)
     concepts = [_load_concept(path) for path in flags.concept]
-    sd = StableDiffusion.load(flags.model, dtype=flags.dtype)
+    sd = StableDiffusion.load(flags.model, **flags.options, dtype=flags.dtype)
     if is_writer():
         print(describe(sd.mesh, sd.dtype, flags.batch_size))
     if prompts:

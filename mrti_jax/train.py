@@ -55,7 +55,7 @@ def _run(config: Config, processes: ProcessFlags) -> None:
     from mrti_jax.training.learn import learn
 
     dtype = None if config.model.dtype == "auto" else config.model.dtype
-    sd = StableDiffusion.load(config.model.path, dtype=dtype)
+    sd = StableDiffusion.load(config.model.path, **config.model.options, dtype=dtype)
     name, initializer, out = config.concept.name, config.concept.initializer, config.out
     assert name and initializer and out  # resolve has seen to that
     if is_writer():
@@ -75,8 +75,10 @@ def _run(config: Config, processes: ProcessFlags) -> None:
     print(f"learned <{name}>: {folder / 'concept.safetensors'}")
     if config.train.final_grid:
         print(f"at all resolutions: {folder / 'grid.png'}")
-    print(f'draw it: python -m mrti_jax.sample "a photo of a <{name}>" --concept {out}', end="")
-    print("" if config.model.path == "mini" else f" --model {config.model.path}")
+    model = {} if config.model.path == "mini" else {"model": config.model.path}
+    flags = {"concept": out} | model | config.model.options
+    given = [f"--{key.replace('_', '-')} {value}" for key, value in flags.items() if value]
+    print(f'draw it: python -m mrti_jax.sample "a photo of a <{name}>" {" ".join(given)}')
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class StableDiffusion:
         """Reads a model wherever it is, and in whatever layout.
 
         Args:
-            path, revision, variant, tokenizer, prediction_type: see `ModelSource`.
+            path, revision, variant, tokenizer, prediction_type: as in `ModelSource`.
             dtype: float32 on a CPU and bfloat16 elsewhere, if not given.
             mesh: all devices, if not given.
 

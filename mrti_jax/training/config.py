@@ -8,6 +8,7 @@ from typing import Literal
 from etils import epath
 
 from mrti_jax.errors import UserError
+from mrti_jax.models.stored.model import ModelSource
 from mrti_jax.training.yaml import from_mapping, read_yaml
 
 SAMPLE = "sample"
@@ -15,11 +16,9 @@ SAMPLE_NAME, SAMPLE_INITIALIZER = "jane", "star"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(ModelSource):
     """The frozen base model."""
 
-    path: str = "mini"
-    """A diffusers folder (Stable Diffusion 1.x or 2.x), or `mini`, the embedded model."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen weights; auto: float32 on a CPU, bfloat16 elsewhere."""
 

@@ -81,7 +81,7 @@ def learn(
     config = config or Config()
     config = replace(
         config,
-        model=replace(config.model, path=sd.name),
+        model=replace(config.model, path=sd.source.path, **sd.source.options),
         data=replace(config.data, path=str(images) if _is_path(images) else "pictures in memory"),
         concept=replace(config.concept, name=name, initializer=initializer),
         out=None if out is None else os.fspath(out),

@@ -93,8 +93,8 @@ def _fetch(
         cached = try_to_load_from_cache(repo, mark, revision=revision)
         if not isinstance(cached, str):
             raise UserError(
-                f"{repo}{at} is not in the Hub's cache, and the Hub can't be reached "
-                f"({type(error).__name__}): connect, or give a folder or file"
+                f"there is no folder or file '{repo}', it is not in the Hub's cache{at}, and the "
+                f"Hub can't be reached ({type(error).__name__})"
             ) from None
         if not isinstance(error, errors.OfflineModeIsEnabled):
             warn(f"the Hub can't be reached ({type(error).__name__}): using the cached {repo}{at}")

@@ -2,7 +2,7 @@
 """A whole Stable Diffusion that is still on disk, whatever layout it came in."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from mrti_jax.models.stored.tensor import Tensors
@@ -12,22 +12,32 @@ PredictionType = Literal["epsilon", "v_prediction"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSource:
-    """Where a model comes from, and what its files don't tell.
+class SourceOptions:
+    """What is to be said of a model beside its path."""
 
-    Attributes:
-        path: a diffusers folder, a single file, a Hub id, or "mini".
-        revision: branch, tag or commit on the Hub.
-        variant: of the weights, such as "fp16".
-        tokenizer: a folder or Hub id, for a single file, which holds none.
-        prediction_type: what the U-Net predicts, if not what the model says.
-    """
+    revision: str | None = None
+    """Of a model on the Hub: branch, tag or commit; its main branch if not given."""
+    variant: str | None = None
+    """Of the weights in a folder or on the Hub, such as fp16; the plain ones if not given."""
+    tokenizer: str | None = None
+    """A folder or Hub id to take the tokenizer from; the model's own if not given, and for a single
+    file, which has none, that of openai/clip-vit-large-patch14."""
+    prediction_type: PredictionType | None = None
+    """What the U-Net predicts; what the model says of itself if not given."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """These options by name."""
+        return {field.name: getattr(self, field.name) for field in fields(SourceOptions)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource(SourceOptions):
+    """Where a model comes from, and what its files don't tell."""
 
     path: str = MINI
-    revision: str | None = None
-    variant: str | None = None
-    tokenizer: str | None = None
-    prediction_type: PredictionType | None = None
+    """A diffusers folder, a single .safetensors or .ckpt file, a Hub id (owner/model), or `mini`,
+    the embedded model."""
 
     @property
     def name(self) -> str:
