@@ -55,6 +55,13 @@ class Flags(SourceOptions, ProcessFlags):
     """Height in pixels, if not that of --size."""
     width: int | None = None
     """Width in pixels, if not that of --size."""
+    original_size: tuple[int, int] | None = None
+    """SDXL only: height and width of the original that the picture is to look scaled from; the
+    picture's own if not given. Small ones give soft pictures."""
+    crop: tuple[int, int] = (0, 0)
+    """SDXL only: top and left of where the picture is to look cut out; 0 0 centres things."""
+    target_size: tuple[int, int] | None = None
+    """SDXL only: height and width that the original was cut to; the picture's own if not given."""
     seed: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = ()
     """Seed of the noise, 0 if not given; may be given several times."""
     images_per_prompt: int = 1
@@ -152,6 +159,9 @@ def _options(flags: Flags) -> dict[str, Any]:
         "negative_prompt": flags.negative_prompt,
         "height": flags.size if flags.height is None else flags.height,
         "width": flags.size if flags.width is None else flags.width,
+        "original_size": flags.original_size,
+        "crop": flags.crop,
+        "target_size": flags.target_size,
         "sampler": flags.sampler,
         "eta": flags.eta,
         "nothing": flags.nothing,

@@ -45,8 +45,14 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A diffusers folder shaped like SD 2.x: v_prediction, linear projections, GELU."""
+    """A diffusers folder shaped like SD 2.x: v_prediction, linear projections, GELU, pads with !"""
     return save_tiny(tmp_path_factory.mktemp("tiny") / "sd2", "sd2")
+
+
+@pytest.fixture(scope="session")
+def tiny_xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder shaped like SDXL: two text models, pooled text and sizes, Euler."""
+    return save_tiny(tmp_path_factory.mktemp("tiny") / "xl", "xl")
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +63,11 @@ def tiny_sd(tiny_folder: Path) -> StableDiffusion:
 @pytest.fixture(scope="session")
 def tiny_v_sd(tiny_v_folder: Path) -> StableDiffusion:
     return StableDiffusion.load(tiny_v_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_xl_sd(tiny_xl_folder: Path) -> StableDiffusion:
+    return StableDiffusion.load(tiny_xl_folder)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -14,10 +14,11 @@ from transformers import CLIPTokenizer
 
 from mrti_jax.concept.buckets import equal_boundaries
 from mrti_jax.concept.schemes import read_prompt
-from mrti_jax.concept.table import Concept
+from mrti_jax.concept.table import Concept, Parts
 from mrti_jax.concept.tokens import NOTHINGS, Nothing, Tokens, tokenize
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.frozen import Frozen
+from mrti_jax.models.text_encoder import TextEncoder, TextStates
 from mrti_jax.parallel.mesh import fetch
 
 # Sequences per call of the text encoder: one shape for all prompts, so one compilation.
@@ -51,14 +52,15 @@ def slot_boundaries(
 def encode_prompts(
     texts: Sequence[str],
     concepts: Mapping[str, Concept],
-    tokenizer: CLIPTokenizer,
-    text_encoder: Frozen,
+    tokenizers: Sequence[CLIPTokenizer],
+    text_encoder: Frozen[TextEncoder],
     boundaries: Int32[np.ndarray, "edges"],
     *,
     nothing: Nothing = "zero",
     official_semi: bool = False,
-) -> Float[Array, "slots b l d"]:
-    """Text states of every prompt in every slot, in the text encoder's dtype.
+) -> TextStates:
+    """Text states of every prompt in every slot, on the host, in the text encoder's dtype: `hidden`
+    [slots, b, l, d] and `pooled` [slots, b, p].
 
     `boundaries`: from `slot_boundaries`. The text encoder runs once per distinct prompt and rows.
     Warns of prompts that are too long. Raises UserError for malformed prompts, unknown words,
@@ -69,96 +71,119 @@ def encode_prompts(
     if nothing not in NOTHINGS:
         raise UserError(f"unknown kind of nothing {nothing!r}, known are {', '.join(NOTHINGS)}")
     config = text_encoder.config
-    if tokenizer.model_max_length > config.max_position_embeddings:
-        raise UserError(
-            f"the tokenizer's model_max_length {tokenizer.model_max_length} is above the text "
-            f"encoder's {config.max_position_embeddings} positions: the model folder is wrong"
-        )
+    _check_tokenizers(tokenizers, config.max_position_embeddings)
     for concept in concepts.values():
-        _check_width(concept, config.hidden_size)
+        _check_parts(concept, config.parts)
         _check_timesteps(concept, int(boundaries[-1]))
 
     distinct: dict[bytes, int] = {}
-    sequences: list[Tokens] = []
+    sequences: list[tuple[Tokens, ...]] = []
     index = np.zeros((len(boundaries) - 1, len(texts)), np.int32)
     for column, text in enumerate(texts):
         prompt = read_prompt(text, concepts)
-        longest = None
+        versions: list[Tokens] = []
         for slot, timestep in enumerate(boundaries[:-1].tolist()):
-            tokens = tokenize(
-                prompt,
-                timestep,
-                concepts,
-                tokenizer,
-                width=config.hidden_size,
-                nothing=nothing,
-                official_semi=official_semi,
+            tokens = tuple(
+                tokenize(
+                    prompt,
+                    timestep,
+                    concepts,
+                    tokenizer,
+                    columns=columns,
+                    nothing=nothing,
+                    official_semi=official_semi,
+                )
+                for tokenizer, columns in zip(tokenizers, config.columns, strict=True)
             )
-            if longest is None or tokens.num_cut > longest.num_cut:
-                longest = tokens
-            index[slot, column] = distinct.setdefault(tokens.key, len(sequences))
+            versions += tokens
+            key = b"".join(one.key for one in tokens)
+            index[slot, column] = distinct.setdefault(key, len(sequences))
             if index[slot, column] == len(sequences):
                 sequences.append(tokens)
-        if longest is not None and longest.num_cut:
+        longest = max(versions, key=lambda one: one.num_cut)
+        if longest.num_cut:
             warn(
-                f"a prompt is longer than {tokenizer.model_max_length} tokens, "
+                f"a prompt is longer than {tokenizers[0].model_max_length} tokens, "
                 f"cut off: {longest.cut}"
             )
     # On the host, so that another number of sequences compiles nothing.
-    return jnp.asarray(_encode_all(sequences, text_encoder)[index])
+    states = _encode_all(sequences, text_encoder)
+    return jax.tree.map(lambda values: values[index], states)
 
 
-def _encode_all(sequences: Sequence[Tokens], text_encoder: Frozen) -> np.ndarray:
-    """Text states [S, L, D] of S sequences, in batches of ENCODE_BATCH."""
+def _encode_all(
+    sequences: Sequence[tuple[Tokens, ...]], text_encoder: Frozen[TextEncoder]
+) -> TextStates:
+    """Text states of S sequences, [S, L, D] and [S, P], in batches of ENCODE_BATCH."""
     batches = []
     for start in range(0, len(sequences), ENCODE_BATCH):
         batch = list(sequences[start : start + ENCODE_BATCH])
         batch += batch[-1:] * (ENCODE_BATCH - len(batch))
-        batches.append(
-            _encode_batch(
-                text_encoder.graphdef,
-                text_encoder.params,
-                np.stack([tokens.ids for tokens in batch]),
-                np.stack([tokens.mask for tokens in batch]),
-                np.stack([tokens.vectors for tokens in batch]),
-            )
+        states = _encode_batch(
+            text_encoder.graphdef,
+            text_encoder.params,
+            np.stack([[one.ids for one in tokens] for tokens in batch]),
+            np.stack([[one.mask for one in tokens] for tokens in batch]),
+            tuple(np.stack(vectors) for vectors in zip(*map(_vectors, batch), strict=True)),
+            np.asarray([[one.end for one in tokens] for tokens in batch], np.int32),
         )
-    return np.concatenate([fetch(states) for states in batches])[: len(sequences)]
+        batches.append(jax.tree.map(fetch, states))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(sequences)], *batches)
+
+
+def _vectors(tokens: tuple[Tokens, ...]) -> list[np.ndarray]:
+    return [one.vectors for one in tokens]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode_batch(
     graphdef: nnx.GraphDef,
     params: Any,
-    ids: Int[Array, "b l"],
-    mask: Bool[Array, "b l"],
-    vectors: Float[Array, "b l d"],
-) -> Float[Array, "b l d"]:
+    ids: Int[Array, "b e l"],
+    mask: Bool[Array, "b e l"],
+    vectors: tuple[Float[Array, "b l _"], ...],
+    end: Int[Array, "b e"],
+) -> TextStates:
     encoder = nnx.merge(graphdef, nnx.State(params))
-    embeddings = encoder.embed(ids)
-    return encoder.encode(jnp.where(mask[..., None], vectors.astype(embeddings.dtype), embeddings))
+    embeddings = [
+        jnp.where(mask[:, i, :, None], vectors[i].astype(embedded.dtype), embedded)
+        for i, embedded in enumerate(encoder.embed(ids))
+    ]
+    return encoder.encode(embeddings, end)
 
 
 def splice(
-    token_embeddings: Float[Array, "b l d"],
-    vector_index: Int[Array, "b l"],
+    token_embeddings: Sequence[Float[Array, "b l _"]],
+    vector_index: Int[Array, "b e l"],
     rows: Float[Array, "b v d"],
-) -> Float[Array, "b l d"]:
+) -> list[Float[Array, "b l _"]]:
     """Puts vector v of each example's row where `vector_index` is v; -1 keeps the token embedding.
 
-    Differentiable in `rows`; the result has the token embeddings' dtype.
+    Each text model's embeddings get their own columns of the rows. Differentiable in `rows`; the
+    results have the token embeddings' dtypes.
     """
-    picked = jnp.take_along_axis(rows, jnp.maximum(vector_index, 0)[..., None], axis=1)
-    return jnp.where(
-        vector_index[..., None] >= 0, picked.astype(token_embeddings.dtype), token_embeddings
-    )
+    spliced, start = [], 0
+    for i, embedded in enumerate(token_embeddings):
+        end = start + embedded.shape[-1]
+        index = vector_index[:, i, :, None]
+        picked = jnp.take_along_axis(rows[..., start:end], jnp.maximum(index, 0), axis=1)
+        spliced.append(jnp.where(index >= 0, picked.astype(embedded.dtype), embedded))
+        start = end
+    return spliced
 
 
-def initializer_row(word: str, tokenizer: CLIPTokenizer, text_encoder: Frozen) -> Float[Array, "d"]:
+def initializer_row(
+    word: str, tokenizers: Sequence[CLIPTokenizer], text_encoder: Frozen[TextEncoder]
+) -> Float[Array, "d"]:
     """The token embedding of a one-token word, float32: where training starts.
 
     Raises UserError if the word is not exactly one token.
     """
+    ids = [_one_token(word, tokenizer) for tokenizer in tokenizers]
+    return _embed(text_encoder.graphdef, text_encoder.params, np.asarray([ids], np.int32))
+
+
+def _one_token(word: str, tokenizer: CLIPTokenizer) -> list[int]:
     ids = tokenizer(word, add_special_tokens=False, verbose=False)["input_ids"]
     if not ids:
         raise UserError(f"the initializer {word!r} is empty: give one word, such as 'dog'")
@@ -171,21 +196,41 @@ def initializer_row(word: str, tokenizer: CLIPTokenizer, text_encoder: Frozen) -
             f"the initializer {word!r} is {len(ids)} tokens ({shown}), it must be one: "
             f"use a common single word {advice}"
         )
-    return _embed(text_encoder.graphdef, text_encoder.params, np.asarray([ids], np.int32))
+    return ids
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _embed(graphdef: nnx.GraphDef, params: Any, ids: Int[Array, "1 1"]) -> Float[Array, "d"]:
-    return nnx.merge(graphdef, nnx.State(params)).embed(ids)[0, 0].astype(jnp.float32)
+def _embed(graphdef: nnx.GraphDef, params: Any, ids: Int[Array, "1 e 1"]) -> Float[Array, "d"]:
+    parts = nnx.merge(graphdef, nnx.State(params)).embed(ids)
+    return jnp.concatenate([part[0, 0].astype(jnp.float32) for part in parts])
 
 
-def _check_width(concept: Concept, width: int) -> None:
-    if concept.width != width:
+def _check_tokenizers(tokenizers: Sequence[CLIPTokenizer], length: int) -> None:
+    for tokenizer in tokenizers:
+        if tokenizer.model_max_length > length:
+            raise UserError(
+                f"the tokenizer's model_max_length {tokenizer.model_max_length} is above the text "
+                f"encoder's {length} positions: the model folder is wrong"
+            )
+    lengths = [tokenizer.model_max_length for tokenizer in tokenizers]
+    if len(set(lengths)) > 1:
+        raise UserError(
+            f"the tokenizers' model_max_length are {lengths}, they must be the same: the model "
+            "folder is wrong"
+        )
+
+
+def _check_parts(concept: Concept, parts: Parts) -> None:
+    if concept.parts != parts:
         model = concept.metadata.get("base_model", "unknown")
         raise UserError(
-            f"concept '{concept.name}' was trained for a text encoder of width {concept.width} "
-            f"(base model {model}), this one has {width}"
+            f"concept '{concept.name}' was trained for a text encoder of width "
+            f"{_widths(concept.parts)} (base model {model}), this one has {_widths(parts)}"
         )
+
+
+def _widths(parts: Parts) -> str:
+    return " + ".join(f"{width} ({name})" if name else str(width) for name, width in parts)
 
 
 def _check_timesteps(concept: Concept, num_train_timesteps: int) -> None:

@@ -2,7 +2,9 @@
 """What is learned: a table of embeddings, one row per bucket of diffusion time; and its file.
 
 The file `concept.safetensors` holds two tensors, `embeddings` [N, V, D] float32 and `boundaries`
-[N + 1] int32, and string metadata, so that readers of plain embeddings refuse it.
+[N + 1] int32, and string metadata, so that readers of plain embeddings refuse it. For SDXL, the
+columns of its two text models are tensors of their own, `embeddings.clip_l` and
+`embeddings.clip_g`.
 """
 
 import json
@@ -20,10 +22,11 @@ from safetensors import SafetensorError
 
 from mrti_jax.concept.prompt import check_name
 from mrti_jax.errors import UserError
+from mrti_jax.models.text_encoder import XL_PARTS, Parts
 
 FILE_NAME = "concept.safetensors"
 FORMAT = "mrti-concept/1"
-_TENSORS = {"embeddings": "F32", "boundaries": "I32"}
+_BOUNDARIES = "boundaries"
 _RESERVED = ("format", "name", "num_train_timesteps")
 _MAX_HEADER_BYTES = 1_000_000
 
@@ -32,11 +35,13 @@ _MAX_HEADER_BYTES = 1_000_000
 class Concept:
     """A learned word.
 
-    `embeddings` [N, V, D] float32: row n holds the word's V token embeddings in bucket n.
+    `embeddings` [N, V, D] float32: row n holds the word's V token embeddings in bucket n, those of
+    SDXL's two text models side by side.
     `boundaries` [N + 1] int32: bucket n is the timesteps boundaries[n] <= t < boundaries[n + 1],
     from 0 to the number of training timesteps.
     `metadata`: strings; usual keys are base_model, initializer, learnable_property (object or
     style), steps, seed, library_version.
+    `parts`: name and width of each text model's columns; if not given, all D are of a single one.
     Raises UserError for arrays or a name that can't be a concept's.
     """
 
@@ -44,10 +49,18 @@ class Concept:
     embeddings: Float32[np.ndarray, "n v d"]
     boundaries: Int32[np.ndarray, "edges"]
     metadata: dict[str, str] = field(default_factory=dict)
+    parts: Parts = ()
 
     def __post_init__(self) -> None:
         check_name(self.name)
         _check_arrays(self.name, self.embeddings, self.boundaries)
+        if not self.parts:
+            object.__setattr__(self, "parts", (("", self.width),))
+        if sum(width for _, width in self.parts) != self.width:
+            raise UserError(
+                f"concept {self.name!r}: the parts {dict(self.parts)} don't add up to the "
+                f"embeddings' width {self.width}"
+            )
         for key, value in self.metadata.items():
             if key in _RESERVED:
                 raise UserError(
@@ -72,6 +85,17 @@ class Concept:
         return self.embeddings.shape[2]
 
     @property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What the file holds: boundaries, and the embeddings of each text model."""
+        ends = np.cumsum([width for _, width in self.parts])
+        pieces = np.split(self.embeddings, ends[:-1], axis=2)
+        named = {_tensor_name(name): x for (name, _), x in zip(self.parts, pieces, strict=True)}
+        return {
+            name: np.ascontiguousarray(value)
+            for name, value in {**named, _BOUNDARIES: self.boundaries}.items()
+        }
+
+    @property
     def num_train_timesteps(self) -> int:
         """T, the number of timesteps of the schedule it was trained with."""
         return int(self.boundaries[-1])
@@ -84,15 +108,11 @@ class Concept:
             "name": self.name,
             "num_train_timesteps": str(self.num_train_timesteps),
         }
-        tensors = {
-            "embeddings": np.ascontiguousarray(self.embeddings),
-            "boundaries": np.ascontiguousarray(self.boundaries),
-        }
         try:
             if target.is_dir():
                 target /= FILE_NAME
             target.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(target, safetensors.numpy.save(tensors, metadata))
+            _write_atomically(target, safetensors.numpy.save(self.tensors, metadata))
         except (OSError, ImportError) as error:
             raise UserError(f"can't write the concept file {target}: {_reason(error)}") from error
 
@@ -121,8 +141,19 @@ class Concept:
         del metadata["format"]
         try:
             name = metadata.pop("name")
-            _check_arrays(name, **tensors)  # here too: a type checker would stop the next line
-            concept = cls(name, **tensors, metadata=metadata)
+            boundaries = tensors.pop(_BOUNDARIES)
+            pieces = {part: tensors[_tensor_name(part)] for part in _part_names(tensors)}
+            for piece in pieces.values():
+                _check_arrays(name, piece, boundaries)
+            if len({piece.shape[1] for piece in pieces.values()}) > 1:
+                raise UserError(f"concept {name!r}: its parts have different numbers of vectors")
+            concept = cls(
+                name,
+                np.concatenate(list(pieces.values()), axis=2),
+                boundaries,
+                metadata,
+                tuple((part, piece.shape[2]) for part, piece in pieces.items()),
+            )
         except UserError as error:
             raise UserError(f"wrong concept file {source}: {error}") from error
         if timesteps is not None and timesteps != str(concept.num_train_timesteps):
@@ -131,6 +162,15 @@ class Concept:
                 f"{concept.num_train_timesteps}, its metadata says num_train_timesteps {timesteps}"
             )
         return concept
+
+
+def _tensor_name(part: str) -> str:
+    return f"embeddings.{part}" if part else "embeddings"
+
+
+def _part_names(tensors: Iterable[str]) -> tuple[str, ...]:
+    """The parts of a file with these tensors, in order."""
+    return XL_PARTS if set(map(_tensor_name, XL_PARTS)) & set(tensors) else ("",)
 
 
 def by_name(concepts: Iterable[Concept]) -> dict[str, Concept]:
@@ -194,12 +234,14 @@ def _check_header(source: epath.Path, header: Mapping[str, Any]) -> dict[str, st
             raise UserError(f"{source} has format {kind}, this version of mrti_jax reads {FORMAT}")
         held = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise UserError(f"{source} is not a concept file ({FORMAT}); it holds: {held or 'nothing'}")
-    if names != sorted(_TENSORS):
+    expected = [_BOUNDARIES, *map(_tensor_name, _part_names(names))]
+    if names != sorted(expected):
         raise UserError(
             f"wrong concept file {source}: it holds {', '.join(names) or 'nothing'} "
-            "instead of boundaries, embeddings"
+            f"instead of {', '.join(expected)}"
         )
-    for name, dtype in _TENSORS.items():
+    for name in names:
+        dtype = "I32" if name == _BOUNDARIES else "F32"
         found = header[name].get("dtype") if isinstance(header[name], dict) else None
         if found != dtype:
             raise UserError(f"wrong concept file {source}: {name} must be {dtype}, not {found}")

@@ -28,13 +28,15 @@ class Layout:
     """Token positions of a sequence of texts and placeholders, BOS, EOS and padding included.
 
     `part` and `vector` [L]: the placeholder (index of its part) and which of its positions; -1 for
-    ordinary tokens. `num_cut`: tokens that did not fit; the first was in part `cut_part`, at
-    character `cut_offset` if that is text, else at that position of the placeholder.
+    ordinary tokens. `end`: position of EOS. `num_cut`: tokens that did not fit; the first was in
+    part `cut_part`, at character `cut_offset` if that is text, else at that position of the
+    placeholder.
     """
 
     ids: Int32[np.ndarray, "l"]
     part: Int32[np.ndarray, "l"]
     vector: Int32[np.ndarray, "l"]
+    end: int
     num_cut: int
     cut_part: int
     cut_offset: int
@@ -42,15 +44,17 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """One prompt in one interval of diffusion time.
+    """One prompt in one interval of diffusion time, for one text model.
 
     Where `mask` [L] is true the token embedding is the row of `vectors` [L, D], elsewhere it is the
-    text encoder's own of `ids` [L]. `num_cut`: tokens that did not fit; `cut`: what they were.
+    text model's own of `ids` [L]. `end`: position of the end-of-text token. `num_cut`: tokens that
+    did not fit; `cut`: what they were.
     """
 
     ids: Int32[np.ndarray, "l"]
     mask: Bool[np.ndarray, "l"]
     vectors: Float32[np.ndarray, "l d"]
+    end: int
     num_cut: int
     cut: str
 
@@ -92,6 +96,7 @@ def lay_out(parts: Sequence[str | int], tokenizer: CLIPTokenizer) -> Layout:
         ids=np.asarray(ids[:kept] + [tokenizer.eos_token_id] + [pad] * padding, np.int32),
         part=np.asarray(part[:kept] + ends, np.int32),
         vector=np.asarray(vector[:kept] + ends, np.int32),
+        end=kept,
         num_cut=num_cut,
         cut_part=source[kept] if num_cut else -1,
         cut_offset=offset[kept] if num_cut else -1,
@@ -104,13 +109,14 @@ def tokenize(
     concepts: Mapping[str, Concept],
     tokenizer: CLIPTokenizer,
     *,
-    width: int,
+    columns: slice,
     nothing: Nothing = "zero",
     official_semi: bool = False,
 ) -> Tokens:
     """The prompt at a diffusion timestep; its words are known ones (`read_prompt`).
 
-    A word of V vectors takes V positions. `nothing`, for a word that has no row at this time:
+    A word of V vectors takes V positions. `columns`: which of a table's are the text model's.
+    `nothing`, for a word that has no row at this time:
     "zero" vectors in its positions, "drop" it, or its "initializer" word instead.
     """
     parts: list[str | int] = []
@@ -123,7 +129,7 @@ def tokenize(
         at = int(np.searchsorted(concept.boundaries, timestep, side="right")) - 1
         row = rows(part, concept.num_buckets, official_semi)[at]
         if row is not None:
-            tables[index] = concept.embeddings[row]
+            tables[index] = concept.embeddings[row][:, columns]
             parts.append(concept.num_vectors)
         elif nothing == "zero":
             parts.append(concept.num_vectors)
@@ -133,18 +139,26 @@ def tokenize(
             parts.append(_initializer(concept))
     layout = lay_out(parts, tokenizer)
     mask = layout.part >= 0
-    vectors = np.zeros((len(mask), width), np.float32)
+    vectors = np.zeros((len(mask), columns.stop - columns.start), np.float32)
     for position in np.flatnonzero(mask):
         table = tables.get(int(layout.part[position]))
         if table is not None:
             vectors[position] = table[layout.vector[position]]
-    return Tokens(layout.ids, mask, vectors, layout.num_cut, _describe_cut(prompt, parts, layout))
+    return Tokens(
+        layout.ids,
+        mask,
+        vectors,
+        layout.end,
+        layout.num_cut,
+        _describe_cut(prompt, parts, layout),
+    )
 
 
 def placeholder_ids(
     template: str, num_vectors: int, tokenizer: CLIPTokenizer
-) -> tuple[Int32[np.ndarray, "l"], Int32[np.ndarray, "l"]]:
-    """Token ids [L] of a caption in which `{}` is the concept's place, and vector indices [L].
+) -> tuple[Int32[np.ndarray, "l"], Int32[np.ndarray, "l"], int]:
+    """Token ids [L] of a caption in which `{}` is the concept's place, vector indices [L], and the
+    position of the end-of-text token.
 
     The index is v where vector v of the concept stands, -1 at ordinary tokens (see `splice`).
     Warns of text that did not fit. Raises UserError if the caption has no `{}` or it doesn't fit.
@@ -167,7 +181,7 @@ def placeholder_ids(
             f"a caption is longer than {tokenizer.model_max_length} tokens, "
             f"cut off: {_shorten(cut)!r}"
         )
-    return layout.ids, layout.vector
+    return layout.ids, layout.vector, layout.end
 
 
 def _initializer(concept: Concept) -> str:

@@ -70,7 +70,7 @@ def base_parts(
     if settings.start is not None:
         one_device = make_mesh(jax.devices()[:1])
         start = StableDiffusion.load(settings.start, dtype=np.float32, mesh=one_device)
-        return start.vae, start.unet, start.text_encoder
+        return start.vae, start.unet, start.text_models[0]
 
     def pictures() -> dict[str, np.ndarray]:
         return {"pictures": draw(amounts.vae_pictures, VAE_SEED)[0]}
@@ -98,7 +98,13 @@ def build(settings: Build) -> None:
         unet, text, scenes, data["moments"], data["masks"], scale, tokenizer, amounts, work
     )
     save_pipeline(
-        epath.Path(settings.out), work / "tokenizer", text, unet, vae, SCHEDULER, dtype=np.float16
+        epath.Path(settings.out),
+        [work / "tokenizer"],
+        [text],
+        unet,
+        vae,
+        SCHEDULER,
+        dtype=np.float16,
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CLIP's text encoder (Radford et al. 2021), which Stable Diffusion 1.x and 2.x condition on."""
+"""CLIP's text model (Radford et al. 2021), which Stable Diffusion conditions on."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -37,6 +37,7 @@ class CLIPTextConfig:
     max_position_embeddings: int = 77
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
+    projection_dim: int = 512
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "CLIPTextConfig":
@@ -140,8 +141,33 @@ class CLIPTextModel(nnx.Module):
 
         Gives what transformers calls `last_hidden_state`.
         """
+        return self.last_states(embeddings)[1]
+
+    def last_states(
+        self, embeddings: Float[Array, "b l d"]
+    ) -> tuple[Float[Array, "b l d"], Float[Array, "b l d"]]:
+        """What comes into the last layer (transformers' `hidden_states[-2]`), and `encode`."""
         positions = self.embeddings.position_embedding(jnp.arange(embeddings.shape[1]))
         hidden = embeddings.astype(positions.dtype) + positions
         for layer in self.encoder.layers:
-            hidden = layer(hidden)
-        return self.final_layer_norm(hidden)
+            before, hidden = hidden, layer(hidden)
+        return before, self.final_layer_norm(hidden)
+
+
+class CLIPTextModelWithProjection(CLIPTextModel):
+    """A text model with the linear map into CLIP's space of texts and pictures."""
+
+    def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
+        super().__init__(config, dtype=dtype, rngs=rngs)
+        self.text_projection = nnx.Linear(
+            config.hidden_size,
+            config.projection_dim,
+            use_bias=False,
+            dtype=dtype,
+            param_dtype=dtype,
+            rngs=rngs,
+        )
+
+    def pool(self, encoded: Float[Array, "b l d"], end: Int[Array, "b"]) -> Float[Array, "b p"]:
+        """The projected state at `end`, the position of each text's end-of-text token."""
+        return self.text_projection(encoded[jnp.arange(len(end)), end])

@@ -3,7 +3,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from etils import epath
 
 from mrti_jax.models.checkpoint import save_module
-from mrti_jax.models.frozen import Frozen
+from mrti_jax.models.clip import CLIPTextModel
+from mrti_jax.models.frozen import Frozen, Params
 from mrti_jax.models.stable_diffusion import load_tokenizer
 
 # The release of diffusers whose files these are; readers only show it.
@@ -22,36 +23,28 @@ TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special
 
 def save_pipeline(
     folder: epath.PathLike,
-    tokenizer_folder: epath.PathLike,
-    text_encoder: Frozen,
+    tokenizer_folders: Sequence[epath.PathLike],
+    text_models: Sequence[Frozen[CLIPTextModel]],
     unet: Frozen,
     vae: Frozen,
     scheduler_config: Mapping[str, Any],
     dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> None:
-    """Writes `folder` so that `StableDiffusion.load` and `StableDiffusionPipeline` read it.
+    """Writes `folder` so that `StableDiffusion.load` and diffusers' pipelines read it.
 
     Args:
-        tokenizer_folder: its files are copied; may be the folder's own `tokenizer`.
+        tokenizer_folders: of each text model; the files are copied. May be the folder's own.
+        text_models: one, or SDXL's two.
         scheduler_config: the JSON object of `scheduler_config.json`, `_class_name` included.
         dtype: of the weights in the files.
 
     Raises:
-        UserError: `tokenizer_folder` holds no tokenizer.
+        UserError: a folder holds no tokenizer.
     """
-    target, source = epath.Path(folder), epath.Path(tokenizer_folder)
-    tokenizer = load_tokenizer(source)
-    if source != target / "tokenizer":
-        (target / "tokenizer").mkdir(parents=True, exist_ok=True)
-        for name in TOKENIZER_FILES:
-            if (source / name).exists():
-                (target / "tokenizer" / name).write_bytes((source / name).read_bytes())
-
-    save_module(text_encoder.params, target / "text_encoder" / "model.safetensors", dtype)
-    ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos")}
-    pad = ids["eos_token_id"] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    config = text_encoder_config(text_encoder.config) | ids | {"pad_token_id": pad}
-    _write_json(target / "text_encoder" / "config.json", config | {"dtype": jnp.dtype(dtype).name})
+    target = epath.Path(folder)
+    suffixes = ("", "_2")[: len(text_models)]
+    for suffix, source, model in zip(suffixes, tokenizer_folders, text_models, strict=True):
+        _save_text_model(target, suffix, epath.Path(source), model, dtype)
 
     save_module(unet.params, target / "unet" / WEIGHTS, dtype)
     _write_json(target / "unet" / "config.json", unet_config(unet.config))
@@ -62,18 +55,49 @@ def save_pipeline(
 
     (target / "scheduler").mkdir(parents=True, exist_ok=True)
     _write_json(target / "scheduler" / "scheduler_config.json", dict(scheduler_config))
-    _write_json(target / "model_index.json", model_index(scheduler_config["_class_name"]))
+    _write_json(target / "model_index.json", model_index(scheduler_config["_class_name"], suffixes))
 
 
-def text_encoder_config(config: Any) -> dict[str, Any]:
-    """`text_encoder/config.json` of a CLIPTextConfig, without the tokenizer's ids."""
-    return dataclasses.asdict(config) | {
-        "architectures": ["CLIPTextModel"],
+def _save_text_model(
+    target: epath.Path,
+    suffix: str,
+    source: epath.Path,
+    model: Frozen[CLIPTextModel],
+    dtype: jax.typing.DTypeLike,
+) -> None:
+    tokenizer = load_tokenizer(source)
+    copy = target / f"tokenizer{suffix}"
+    if source != copy:
+        copy.mkdir(parents=True, exist_ok=True)
+        for name in TOKENIZER_FILES:
+            if (source / name).exists():
+                (copy / name).write_bytes((source / name).read_bytes())
+
+    part = target / f"text_encoder{suffix}"
+    save_module(text_model_params(model.params), part / "model.safetensors", dtype)
+    ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos")}
+    pad = ids["eos_token_id"] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    config = text_encoder_config(model) | ids | {"pad_token_id": pad}
+    _write_json(part / "config.json", config | {"dtype": jnp.dtype(dtype).name})
+
+
+def text_model_params(params: Params) -> Params:
+    """A text model's weights as transformers nests them: beside a projection, in `text_model`."""
+    if "text_projection" not in params:
+        return params
+    inner = {name: value for name, value in params.items() if name != "text_projection"}
+    return {"text_model": inner, "text_projection": params["text_projection"]}
+
+
+def text_encoder_config(model: Frozen[CLIPTextModel]) -> dict[str, Any]:
+    """A text model's `config.json`, without the tokenizer's ids."""
+    projects = "text_projection" in model.params
+    return dataclasses.asdict(model.config) | {
+        "architectures": ["CLIPTextModelWithProjection" if projects else "CLIPTextModel"],
         "model_type": "clip_text_model",
         "attention_dropout": 0.0,
         "initializer_factor": 1.0,
         "initializer_range": 0.02,
-        "projection_dim": config.hidden_size,
     }
 
 
@@ -103,20 +127,26 @@ def vae_config(config: Any, sample_size: int) -> dict[str, Any]:
     }
 
 
-def model_index(scheduler_class: str) -> dict[str, Any]:
-    """`model_index.json` of a pipeline without a safety checker."""
-    return {
+def model_index(scheduler_class: str, suffixes: Sequence[str]) -> dict[str, Any]:
+    """`model_index.json` of a pipeline without a safety checker; `suffixes`: of its text models."""
+    index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": DIFFUSERS_VERSION,
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
         "scheduler": ["diffusers", scheduler_class],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
+    }
+    if len(suffixes) == 1:
+        return index | {"requires_safety_checker": False, "safety_checker": [None, None]}
+    return index | {
+        "_class_name": "StableDiffusionXLPipeline",
+        "force_zeros_for_empty_prompt": True,
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
     }
 
 

@@ -3,6 +3,7 @@
 
 import dataclasses
 import os
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -14,10 +15,11 @@ from transformers import CLIPTokenizer
 
 from mrti_jax.errors import UserError
 from mrti_jax.models.checkpoint import load_module
-from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel
+from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from mrti_jax.models.frozen import Frozen, Params
 from mrti_jax.models.stored.find import mini_folder, open_model, tokenizer_folder
 from mrti_jax.models.stored.model import MINI, ModelSource, PredictionType
+from mrti_jax.models.text_encoder import TextEncoder, side_by_side
 from mrti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from mrti_jax.models.vae import AutoencoderKL, VAEConfig
 from mrti_jax.parallel.mesh import make_mesh
@@ -27,23 +29,31 @@ __all__ = ["StableDiffusion", "load_tokenizer", "mini_folder"]
 
 @dataclasses.dataclass(frozen=True)
 class StableDiffusion:
-    """Tokenizer, text encoder, U-Net, autoencoder and scheduler config; nothing here is trained.
+    """Tokenizers, text models, U-Net, autoencoder and scheduler config; nothing here is trained.
 
     Attributes:
         source: what it was loaded from.
+        tokenizers, text_models: one of each, or SDXL's two.
+        zeros_for_empty_prompt: the guidance is away from zeros, not from the states of "".
         scheduler_config: the JSON object of `scheduler/scheduler_config.json`.
         dtype: of the weights and activations (norms, softmax and losses are float32 anyway).
         mesh: the devices that hold the weights.
     """
 
     source: ModelSource
-    tokenizer: CLIPTokenizer
-    text_encoder: Frozen[CLIPTextModel]
+    tokenizers: tuple[CLIPTokenizer, ...]
+    text_models: tuple[Frozen[CLIPTextModel], ...]
     unet: Frozen[UNet2DConditionModel]
     vae: Frozen[AutoencoderKL]
     scheduler_config: dict[str, Any]
+    zeros_for_empty_prompt: bool
     dtype: jnp.dtype
     mesh: Mesh
+
+    @cached_property
+    def text_encoder(self) -> Frozen[TextEncoder]:
+        """The text models as one encoder."""
+        return side_by_side(self.text_models)
 
     @property
     def name(self) -> str:
@@ -96,24 +106,51 @@ class StableDiffusion:
 
         def module(part: str, config_type: Any, build: type[nnx.Module]) -> Frozen:
             config = config_type.from_dict(stored.modules[part].config)
+            upcast = getattr(config, "force_upcast", False)
             return load_module(
                 config,
-                lambda: build(config, dtype=dtype, rngs=nnx.Rngs(0)),  # type: ignore[call-arg]
+                lambda: build(  # type: ignore[call-arg]
+                    config, dtype=jnp.float32 if upcast else dtype, rngs=nnx.Rngs(0)
+                ),
                 stored.modules[part],
                 mesh,
             )
 
-        words = stored.tokenizers["tokenizer"]
-        return cls(
+        kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+        sd = cls(
             source=source,
-            tokenizer=load_tokenizer(tokenizer_folder(words), words.pad_token),
-            text_encoder=module("text_encoder", CLIPTextConfig, CLIPTextModel),
+            tokenizers=tuple(
+                load_tokenizer(tokenizer_folder(words), words.pad_token)
+                for _, words in sorted(stored.tokenizers.items())
+            ),
+            text_models=tuple(
+                module(part, CLIPTextConfig, kind)
+                for part, kind in kinds.items()
+                if part in stored.modules
+            ),
             unet=module("unet", UNetConfig, UNet2DConditionModel),
             vae=module("vae", VAEConfig, AutoencoderKL),
             scheduler_config=dict(stored.scheduler_config),
+            zeros_for_empty_prompt=bool(stored.index.get("force_zeros_for_empty_prompt", False)),
             dtype=jnp.dtype(dtype),
             mesh=mesh,
         )
+        check_widths(sd)
+        return sd
+
+
+def check_widths(sd: StableDiffusion) -> None:
+    """Raises UserError unless the U-Net takes what the text encoder gives."""
+    text, unet = sd.text_encoder.config, sd.unet.config
+    for what, given, taken in (
+        ("text states of width", text.hidden_size, unet.cross_attention_dim),
+        ("a pooled text of width", text.pooled_dim, unet.pooled_dim),
+    ):
+        if given != taken:
+            raise UserError(
+                f"model '{sd.name}': its U-Net takes {what} {taken or 0}, its text encoder gives "
+                f"{given or 0}: the parts don't belong together, or this is no base model"
+            )
 
 
 def load_tokenizer(folder: epath.Path, pad_token: str | None = None) -> CLIPTokenizer:

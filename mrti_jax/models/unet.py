@@ -16,6 +16,8 @@ from mrti_jax.models.config import read_config
 from mrti_jax.models.layers import Downsample2D, ResnetBlock2D, Upsample2D, conv, group_norm
 from mrti_jax.models.transformer import Transformer2DModel
 
+NUM_SIZES = 6
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UNetConfig:
@@ -28,6 +30,7 @@ class UNetConfig:
     up_block_types: tuple[str, ...] = ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3)
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers_per_block: int = 2
+    transformer_layers_per_block: int | tuple[int, ...] = 1
     cross_attention_dim: int = 1280
     # The number of heads, in spite of its name, which diffusers keeps for its old checkpoints.
     attention_head_dim: int | tuple[int, ...] = 8
@@ -36,12 +39,31 @@ class UNetConfig:
     norm_eps: float = 1e-5
     flip_sin_to_cos: bool = True
     freq_shift: int = 0
+    # SDXL: "text_time", sines and cosines for each size, and the length of the whole vector.
+    addition_embed_type: str | None = None
+    addition_time_embed_dim: int | None = None
+    projection_class_embeddings_input_dim: int | None = None
 
     @property
     def num_heads(self) -> tuple[int, ...]:
         """Attention heads at each level."""
-        heads = self.attention_head_dim
-        return heads if isinstance(heads, tuple) else (heads,) * len(self.block_out_channels)
+        return self._per_level(self.attention_head_dim)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Transformer blocks of one spatial transformer at each level."""
+        return self._per_level(self.transformer_layers_per_block)
+
+    @property
+    def pooled_dim(self) -> int | None:
+        """Width of the pooled text that it takes beside the sizes; None if it takes neither."""
+        if self.addition_embed_type is None:
+            return None
+        assert self.projection_class_embeddings_input_dim and self.addition_time_embed_dim
+        return self.projection_class_embeddings_input_dim - NUM_SIZES * self.addition_time_embed_dim
+
+    def _per_level(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
+        return value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "UNetConfig":
@@ -61,9 +83,8 @@ class UNetConfig:
                 "only_cross_attention": False,
                 "dual_cross_attention": False,
                 "num_attention_heads": None,
-                "transformer_layers_per_block": 1,
+                "reverse_transformer_layers_per_block": None,
                 "class_embed_type": None,
-                "addition_embed_type": None,
                 "encoder_hid_dim": None,
                 "num_class_embeds": None,
                 "resnet_time_scale_shift": "default",
@@ -75,9 +96,17 @@ class UNetConfig:
             },
         )
         levels = len(result.block_out_channels)
-        for key in ("down_block_types", "up_block_types", "num_heads"):
+        for key in ("down_block_types", "up_block_types", "num_heads", "depths"):
             if len(getattr(result, key)) != levels:
                 raise UserError(f"{where}: {key} has another length than block_out_channels")
+        kind = result.addition_embed_type
+        if kind not in (None, "text_time"):
+            raise UserError(
+                f"{where}: addition_embed_type = {kind!r} is not supported (only 'text_time')"
+            )
+        for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
+            if kind and not getattr(result, key):
+                raise UserError(f"{where}: addition_embed_type is {kind!r}, but {key} is missing")
         return result
 
 
@@ -110,6 +139,7 @@ class UNetLevel(nnx.Module):
         channels: list[tuple[int, int]],
         num_transformers: int,
         num_heads: int,
+        depth: int,
         resample: str | None,
         *,
         dtype: jax.typing.DTypeLike,
@@ -138,7 +168,7 @@ class UNetLevel(nnx.Module):
                         width,
                         config.cross_attention_dim,
                         num_heads,
-                        depth=1,
+                        depth=depth,
                         groups=config.norm_num_groups,
                         use_linear_projection=config.use_linear_projection,
                         dtype=dtype,
@@ -196,11 +226,15 @@ class UNet2DConditionModel(nnx.Module):
     """Predicts epsilon or v from noisy latents, timesteps and text states."""
 
     def __init__(self, config: UNetConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
-        widths, heads, layers = config.block_out_channels, config.num_heads, config.layers_per_block
-        last = len(widths) - 1
+        widths, heads, depths = config.block_out_channels, config.num_heads, config.depths
+        layers, last = config.layers_per_block, len(widths) - 1
         self.config = config
         self.conv_in = conv(config.in_channels, widths[0], dtype=dtype, rngs=rngs)
         self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0], dtype=dtype, rngs=rngs)
+        if config.addition_embed_type is not None:
+            added = config.projection_class_embeddings_input_dim
+            assert added is not None
+            self.add_embedding = TimestepEmbedding(added, 4 * widths[0], dtype=dtype, rngs=rngs)
 
         self.down_blocks: nnx.List[DownBlock] = nnx.List([])
         for i, kind in enumerate(config.down_block_types):
@@ -210,12 +244,21 @@ class UNet2DConditionModel(nnx.Module):
             resample = "down" if i < last else None
             self.down_blocks.append(
                 DownBlock(
-                    config, channels, transformers, heads[i], resample, dtype=dtype, rngs=rngs
+                    config,
+                    channels,
+                    transformers,
+                    heads[i],
+                    depths[i],
+                    resample,
+                    dtype=dtype,
+                    rngs=rngs,
                 )
             )
 
         channels = [(widths[-1], widths[-1])] * 2
-        self.mid_block = MidBlock(config, channels, 1, heads[-1], None, dtype=dtype, rngs=rngs)
+        self.mid_block = MidBlock(
+            config, channels, 1, heads[-1], depths[-1], None, dtype=dtype, rngs=rngs
+        )
 
         self.up_blocks: nnx.List[UpBlock] = nnx.List([])
         for i, kind in enumerate(config.up_block_types):
@@ -228,7 +271,14 @@ class UNet2DConditionModel(nnx.Module):
             resample = "up" if i < last else None
             self.up_blocks.append(
                 UpBlock(
-                    config, channels, transformers, heads[level], resample, dtype=dtype, rngs=rngs
+                    config,
+                    channels,
+                    transformers,
+                    heads[level],
+                    depths[level],
+                    resample,
+                    dtype=dtype,
+                    rngs=rngs,
                 )
             )
 
@@ -242,16 +292,25 @@ class UNet2DConditionModel(nnx.Module):
         latents: Float[Array, "b h w c"],
         timesteps: Num[Array, "b"],
         context: Float[Array, "b l d"],
+        pooled: Float[Array, "b p"] | None = None,
+        sizes: Num[Array, "b s"] | None = None,
     ) -> Float[Array, "b h w o"]:
-        """The prediction, in the weights' dtype. Timesteps may be fractional."""
+        """The prediction, in the weights' dtype. Timesteps may be fractional.
+
+        SDXL (Podell et al. 2023, arXiv 2307.01952, section 2.2) is told of the pooled text and of
+        the `sizes` as well, in pixels: original height and width, top and left of the crop, target
+        height and width. Others leave both out of account.
+        """
         dtype = self.conv_in.kernel.get_value().dtype
-        embedding = timestep_embedding(
-            timesteps,
-            self.config.block_out_channels[0],
-            flip_sin_to_cos=self.config.flip_sin_to_cos,
-            freq_shift=self.config.freq_shift,
+        time = self.time_embedding(
+            self._sinusoids(timesteps, self.config.block_out_channels[0]).astype(dtype)
         )
-        time = self.time_embedding(embedding.astype(dtype))
+        if self.config.addition_embed_type is not None:
+            assert pooled is not None and sizes is not None and sizes.shape[1] == NUM_SIZES
+            assert self.config.addition_time_embed_dim is not None
+            told = self._sinusoids(sizes.reshape(-1), self.config.addition_time_embed_dim)
+            added = jnp.concatenate([pooled, told.reshape(len(sizes), -1)], axis=-1, dtype=dtype)
+            time += self.add_embedding(added)
         context = context.astype(dtype)
         x = self.conv_in(latents.astype(dtype))
         skips = [x]
@@ -262,3 +321,11 @@ class UNet2DConditionModel(nnx.Module):
         for up_block in self.up_blocks:
             x = up_block(x, skips, time, context)
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+
+    def _sinusoids(self, values: Num[Array, "n"], width: int) -> Float[Array, "n e"]:
+        return timestep_embedding(
+            values,
+            width,
+            flip_sin_to_cos=self.config.flip_sin_to_cos,
+            freq_shift=self.config.freq_shift,
+        )

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 
 from mrti_jax.concept import (
     Concept,
@@ -46,6 +47,9 @@ def generate(
     negative_prompt: str | Sequence[str] = "",
     height: int | None = None,
     width: int | None = None,
+    original_size: tuple[int, int] | None = None,
+    crop: tuple[int, int] = (0, 0),
+    target_size: tuple[int, int] | None = None,
     sampler: str | None = None,
     eta: float = 0.0,
     nothing: Nothing = "zero",
@@ -65,6 +69,9 @@ def generate(
         guidance_scale: classifier-free guidance; 1 or less is none.
         negative_prompt: what to guide away from, in the same language; one, or one per prompt.
         height, width: pixels, multiples of the VAE's factor; the model's own size if not given.
+        original_size, crop, target_size: (height, width), (top, left) and (height, width) that SDXL
+            is told of: the picture is to look as if an original of that size had been scaled and
+            cut there to the target. The picture's own size, uncut, if not given.
         sampler: a name of `mrti_jax.diffusion.SAMPLERS`; the model's own if not given.
         eta: DDIM's share of fresh noise, 0 to 1.
         nothing: what stands in place of a word that has no row in a step.
@@ -83,6 +90,7 @@ def generate(
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, it must be 1 or more")
     height, width = picture_size(sd, height, width)
+    sizes = told_sizes(sd, (height, width), original_size, crop, target_size)
     table = by_name(concepts)
     schedule = NoiseSchedule.from_config(sd.scheduler_config)
     sampler = sampler or sampler_from_config(sd.scheduler_config)
@@ -93,27 +101,28 @@ def generate(
     boundaries = slot_boundaries(table.values(), schedule.num_train_timesteps)
     guided = guidance_scale > 1
     texts = list(dict.fromkeys([*prompts, *(negatives if guided else [])]))
-    states = np.asarray(
-        encode_prompts(
-            texts,
-            table,
-            sd.tokenizer,
-            sd.text_encoder,
-            boundaries,
-            nothing=nothing,
-            official_semi=official_semi,
-        )
+    states = encode_prompts(
+        texts,
+        table,
+        sd.tokenizers,
+        sd.text_encoder,
+        boundaries,
+        nothing=nothing,
+        official_semi=official_semi,
     )
+    if sd.zeros_for_empty_prompt:  # the last of the text states, to guide away from
+        states = jax.tree.map(lambda x: np.append(x, np.zeros_like(x[:, :1]), axis=1), states)
     warn_of_skipped_buckets(texts, table, schedule, solver, num_steps, official_semi)
     slots = np.asarray(bucket_from_boundaries(np.asarray(steps.timesteps), boundaries))
 
     jobs = [(index, seed) for index in range(len(prompts)) for seed in all_seeds]
     passes = [[texts.index(prompts[index])] for index, _ in jobs]
     if guided:
-        passes = [
-            [texts.index(negatives[index]), *own]
-            for (index, _), own in zip(jobs, passes, strict=True)
+        away = [
+            -1 if sd.zeros_for_empty_prompt and not negative else texts.index(negative)
+            for negative in negatives
         ]
+        passes = [[away[index], *own] for (index, _), own in zip(jobs, passes, strict=True)]
     program = make_program(sd, solver, height, width)
     size = _batch_length(len(jobs), batch_size, sd.mesh.devices.size)
     images: list[np.ndarray] = []
@@ -122,10 +131,12 @@ def generate(
     for start in range(0, len(jobs), size):
         count = min(size, len(jobs) - start)
         picked = [min(start + i, len(jobs) - 1) for i in range(size)]  # the last one fills up
+        chosen = np.asarray([passes[i] for i in picked])
         batch = draw(
             program,
             sd,
-            states[:, np.asarray([passes[i] for i in picked])],
+            jax.tree.map(lambda x, chosen=chosen: x[:, chosen], states),
+            sizes,
             steps,
             slots,
             np.asarray([jobs[i][1] for i in picked], np.uint32),
@@ -147,6 +158,9 @@ def generate(
         "nothing": nothing,
         "official_semi": official_semi,
     }
+    if sd.unet.config.pooled_dim is not None:
+        told = sizes.tolist()
+        shared |= {"original_size": told[:2], "crop": told[2:4], "target_size": told[4:]}
     return [
         Picture(
             image,
@@ -194,6 +208,25 @@ def picture_size(sd: StableDiffusion, height: int | None, width: int | None) -> 
                 f"take {near}"
             )
     return sizes["height"], sizes["width"]
+
+
+def told_sizes(
+    sd: StableDiffusion,
+    size: tuple[int, int],
+    original_size: tuple[int, int] | None,
+    crop: tuple[int, int],
+    target_size: tuple[int, int] | None,
+) -> Int32[np.ndarray, "6"]:
+    """What SDXL is told of the picture, as in `Photo.sizes`. Raises UserError."""
+    told = (*(original_size or size), *crop, *(target_size or size))
+    if sd.unet.config.pooled_dim is None and told != (*size, 0, 0, *size):
+        raise UserError(
+            f"model '{sd.name}' isn't told of original_size, crop and target_size, only SDXL is: "
+            "leave them out"
+        )
+    if min(told) < 0:
+        raise UserError(f"original_size, crop and target_size can't be negative: {told}")
+    return np.asarray(told, np.int32)
 
 
 def warn_of_skipped_buckets(

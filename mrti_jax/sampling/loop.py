@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8, UInt32
 from mrti_jax.diffusion import Sampler
 from mrti_jax.models.frozen import Params
 from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.text_encoder import TextStates
 from mrti_jax.parallel.mesh import batch_sharded, fetch, place, replicated
 
 MAX_SEED = 2**32 - 1
@@ -55,7 +56,8 @@ def make_program(sd: StableDiffusion, sampler: Sampler, height: int, width: int)
 def draw(
     program: Program,
     sd: StableDiffusion,
-    text_states: Float[np.ndarray, "slots b g l d"],
+    text_states: TextStates,
+    sizes: Int[np.ndarray, "n"],
     steps: Any,
     slots: Int[np.ndarray, "s"],
     seeds: UInt32[np.ndarray, "b"],
@@ -66,8 +68,10 @@ def draw(
     A second call compiles only if a shape, a dtype or `program` is another one.
 
     Args:
-        text_states: what the U-Net sees in each slot of diffusion time. g = 2 is classifier-free
-            guidance, [unconditional, conditional]; with g = 1 `guidance_scale` has no effect.
+        text_states: what the U-Net sees in each slot of diffusion time, [slots, b, g, ...]. g = 2
+            is classifier-free guidance, [unconditional, conditional]; with g = 1 `guidance_scale`
+            has no effect.
+        sizes: what SDXL is told of the pictures, see `Photo.sizes`; others take no notice.
         steps: the sampler's plan, S calls of the network.
         slots: the slot of each call.
         seeds: a picture's noise is a function of its seed and of nothing else.
@@ -76,7 +80,7 @@ def draw(
         program,
         {"unet": sd.unet.params, "vae": sd.vae.params},
         place(text_states, batch_sharded(program.mesh, axis=1)),
-        *place((steps, slots.astype(np.int32)), replicated(program.mesh)),
+        *place((sizes, steps, slots.astype(np.int32)), replicated(program.mesh)),
         place(seeds, batch_sharded(program.mesh)),
         place(np.float32(guidance_scale), replicated(program.mesh)),
     )
@@ -87,7 +91,8 @@ def draw(
 def _draw(
     program: Program,
     params: dict[str, Params],
-    text_states: Float[Array, "slots b g l d"],
+    text_states: TextStates,
+    sizes: Int[Array, "n"],
     steps: Any,
     slots: Int[Array, "s"],
     seeds: UInt32[Array, "b"],
@@ -95,7 +100,7 @@ def _draw(
 ) -> UInt8[Array, "b H W 3"]:
     sampler = program.sampler
     unet = nnx.merge(program.unet, nnx.State(params["unet"]))
-    num_slots, batch, passes = text_states.shape[:3]
+    num_slots, batch, passes = text_states.hidden.shape[:3]
     keys = jax.vmap(jax.random.key)(seeds)
 
     def noise(index: int | Int[Array, ""]) -> Float[Array, "b h w c"]:
@@ -103,15 +108,21 @@ def _draw(
         return jax.lax.with_sharding_constraint(normal, batch_sharded(program.mesh))
 
     # A branch only picks text states that are ready: the text encoder isn't part of the loop.
-    branches = [partial(jnp.take, text_states, slot, axis=0) for slot in range(num_slots)]
+    branches = [
+        partial(jax.tree.map, partial(jnp.take, indices=slot, axis=0), text_states)
+        for slot in range(num_slots)
+    ]
 
     def call(state: Any, xs: Any) -> tuple[Any, None]:
         index, step, slot = xs
-        context = jax.lax.switch(slot, branches)
         # The passes of one picture lie side by side, so that they stay on one device.
+        context, pooled = jax.tree.map(
+            lambda x: x.reshape(batch * passes, *x.shape[2:]), jax.lax.switch(slot, branches)
+        )
         latents = jnp.repeat(sampler.model_input(state, step), passes, axis=0)
         timesteps = jnp.broadcast_to(step.timesteps, latents.shape[:1])
-        out = unet(latents, timesteps, context.reshape(batch * passes, *context.shape[2:]))
+        told = jnp.broadcast_to(sizes, (batch * passes, *sizes.shape))
+        out = unet(latents, timesteps, context, pooled, told)
         out = out.astype(jnp.float32).reshape(batch, passes, *out.shape[1:])
         prediction = out[:, -1]
         if passes == 2:  # Ho & Salimans 2022 (arXiv 2207.12598), with guidance_scale = w + 1

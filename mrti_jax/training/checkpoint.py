@@ -44,6 +44,7 @@ class Checkpoints:
         meta = {
             "name": concept.name,
             "shape": list(concept.embeddings.shape),
+            "parts": concept.parts,
             "metadata": concept.metadata,
             "settings": settings,
         }
@@ -102,6 +103,7 @@ def load_concept(out: epath.PathLike) -> Concept:
         np.array(arrays["embeddings"]),
         np.array(arrays["boundaries"]),
         meta["metadata"],
+        tuple((part, width) for part, width in meta["parts"]),
     )
 
 

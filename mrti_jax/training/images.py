@@ -6,7 +6,7 @@ import functools
 import io
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from etils import epath
@@ -23,10 +23,16 @@ MAX_PIXELS = 250_000_000
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """One training picture. `captions`: its own ones, `{}` being the word's place; may be empty."""
+    """One training picture.
+
+    `sizes`, which SDXL is told of: height and width of the original picture, top and left of the
+    part that was cut out of it when it was scaled, height and width of that part, in pixels.
+    `captions`: its own ones, `{}` being the word's place; may be empty.
+    """
 
     name: str
     pixels: UInt8[np.ndarray, "s s 3"]
+    sizes: tuple[int, int, int, int, int, int]
     captions: tuple[str, ...] = ()
 
 
@@ -55,7 +61,7 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
     if caption_word is None:
         return photos
     return [
-        Photo(photo.name, photo.pixels, _captions(file, caption_word))
+        replace(photo, captions=_captions(file, caption_word))
         for photo in photos
         for file in files
         if file.name == photo.name
@@ -76,7 +82,7 @@ def decode(
         name, content = file
         try:
             image = _open(content())
-            photo = Photo(name, square(image, size))
+            photo = square(name, image, size)
         except Exception as error:  # decoders of damaged files raise all kinds
             return None, f"{name} ({' '.join(str(error).split()) or type(error).__name__})"
         is_small = min(image.size) < size
@@ -99,18 +105,20 @@ def decode(
     return photos
 
 
-def square(image: Image.Image, size: int) -> UInt8[np.ndarray, "s s 3"]:
+def square(name: str, image: Image.Image, size: int) -> Photo:
     """The picture scaled until its short side is `size`, then its centre cut out; never squashed.
 
     EXIF orientation is applied, transparency shows white, all modes become 8-bit RGB.
     """
     image = _to_rgb(ImageOps.exif_transpose(image))
+    original = (image.height, image.width)
     scale = size / min(image.size)
     scaled = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
     if scaled != image.size:
         image = image.resize(scaled, Image.Resampling.LANCZOS)
     left, top = (image.width - size) // 2, (image.height - size) // 2
-    return np.array(image.crop((left, top, left + size, top + size)))
+    pixels = np.array(image.crop((left, top, left + size, top + size)))
+    return Photo(name, pixels, (*original, top, left, size, size))
 
 
 def from_arrays(

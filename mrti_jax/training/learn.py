@@ -99,7 +99,7 @@ def learn(
         photos,
         config.data.learnable_property,
         config.concept.num_vectors,
-        sd.tokenizer,
+        sd.tokenizers,
         captions=config.data.captions,
     )
 
@@ -126,7 +126,8 @@ def learn(
             return _finished_before(_concept(start, state), resumed, folder)
 
         moments = encode_moments(sd.vae, pixels, sd.mesh, flip=config.data.flip)
-        on_host = (moments, *prompts, np.uint32(config.train.seed))
+        sizes = np.asarray([photo.sizes for photo in photos], np.int32)
+        on_host = (moments, sizes, *prompts, np.uint32(config.train.seed))
         state = train(
             make_train_step(sd, config),
             state,
@@ -190,7 +191,7 @@ def _training_size(sd: StableDiffusion, size: int | None) -> int:
 def _initial_concept(sd: StableDiffusion, config: Config, name: str, initializer: str) -> Concept:
     """Every row and vector starts as the initializer's token embedding."""
     wanted = config.concept
-    row = fetch(initializer_row(initializer, sd.tokenizer, sd.text_encoder))
+    row = fetch(initializer_row(initializer, sd.tokenizers, sd.text_encoder))
     table: Float32[np.ndarray, "n v d"] = np.tile(row, (wanted.num_buckets, wanted.num_vectors, 1))
     schedule = NoiseSchedule.from_config(sd.scheduler_config)
     return Concept(
@@ -204,6 +205,7 @@ def _initial_concept(sd: StableDiffusion, config: Config, name: str, initializer
             "seed": str(config.train.seed),
             "library_version": mrti_jax.__version__,
         },
+        sd.text_encoder.config.parts,
     )
 
 

@@ -16,10 +16,12 @@ TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 
 
 class Prompts(NamedTuple):
-    """K captions of L tokens; photo m has `num[m]` of them, from `first[m]` on (see `Data`)."""
+    """K captions of L tokens for each of E text models; photo m has `num[m]` of them, from
+    `first[m]` on (see `Data`)."""
 
-    ids: Int32[np.ndarray, "k l"]
-    vector_index: Int32[np.ndarray, "k l"]
+    ids: Int32[np.ndarray, "k e l"]
+    vector_index: Int32[np.ndarray, "k e l"]
+    end: Int32[np.ndarray, "k e"]
     first: Int32[np.ndarray, "m"]
     num: Int32[np.ndarray, "m"]
 
@@ -28,7 +30,7 @@ def tokenize_captions(
     photos: Sequence[Photo],
     learnable_property: Literal["object", "style"],
     num_vectors: int,
-    tokenizer: CLIPTokenizer,
+    tokenizers: Sequence[CLIPTokenizer],
     *,
     captions: bool,
 ) -> Prompts:
@@ -54,10 +56,14 @@ def tokenize_captions(
         first.append(len(texts) if lines else 0)
         num.append(len(lines) or num_templates)
         texts += lines
-    tokens = [placeholder_ids(text, num_vectors, tokenizer) for text in texts]
+    tokens = [
+        [placeholder_ids(text, num_vectors, tokenizer) for tokenizer in tokenizers]
+        for text in texts
+    ]
     return Prompts(
-        ids=np.stack([ids for ids, _ in tokens]),
-        vector_index=np.stack([index for _, index in tokens]),
+        ids=np.stack([[ids for ids, _, _ in each] for each in tokens]),
+        vector_index=np.stack([[index for _, index, _ in each] for each in tokens]),
+        end=np.asarray([[end for _, _, end in each] for each in tokens], np.int32),
         first=np.asarray(first, np.int32),
         num=np.asarray(num, np.int32),
     )

@@ -38,14 +38,17 @@ TrainStep = Callable[[State, dict[str, Any], "Data"], State]
 class Data(NamedTuple):
     """What the step trains on, on the devices.
 
-    `moments` [F, M, h, w, 2C]: of M photos, and mirrored (F = 2). `ids` and `vector_index` [K, L]:
-    the captions' token ids and, where the concept's vector v stands, v, else -1. Photo m has the
+    `moments` [F, M, h, w, 2C]: of M photos, and mirrored (F = 2). `sizes` [M, 6]: see `Photo`.
+    `ids` and `vector_index` [K, E, L]: the captions' token ids for each of E text models and, where
+    the concept's vector v stands, v, else -1; `end` [K, E]: where the captions end. Photo m has the
     captions `first_prompt[m]` .. `first_prompt[m] + num_prompts[m] - 1`.
     """
 
     moments: Float[Array, "f m h w c"]
-    ids: Int[Array, "k l"]
-    vector_index: Int[Array, "k l"]
+    sizes: Int[Array, "m s"]
+    ids: Int[Array, "k e l"]
+    vector_index: Int[Array, "k e l"]
+    end: Int[Array, "k e"]
     first_prompt: Int[Array, "m"]
     num_prompts: Int[Array, "m"]
     seed: UInt32[Array, ""]
@@ -143,10 +146,12 @@ def _train_step(
         encoder = nnx.merge(text_encoder, nnx.State(frozen["text_encoder"]))
         embeddings = encoder.embed(data.ids[examples.prompt])
         vector_index = data.vector_index[examples.prompt]
-        context = encoder.encode(splice(embeddings, vector_index, table[buckets]))
+        spliced = splice(embeddings, vector_index, table[buckets])
+        context, pooled = encoder.encode(spliced, data.end[examples.prompt])
 
         denoiser = nnx.merge(unet, nnx.State(frozen["unet"]))
-        prediction = denoiser(noisy, examples.timestep, context).astype(jnp.float32)
+        sizes = data.sizes[examples.photo]
+        prediction = denoiser(noisy, examples.timestep, context, pooled, sizes).astype(jnp.float32)
         loss = jnp.mean(jnp.square(prediction - target), axis=(1, 2, 3))
         sums = {
             "loss": jnp.zeros(num_buckets).at[buckets].add(loss),

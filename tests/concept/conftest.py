@@ -13,6 +13,7 @@ from transformers import CLIPTokenizer
 from mrti_jax.concept import Concept, equal_boundaries
 from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel
 from mrti_jax.models.frozen import Frozen, initialise
+from mrti_jax.models.text_encoder import TextEncoder, side_by_side
 
 WORDS = ["a", "photo", "of", "the", "dog", "cat", "red", "house", "painting", "in", "style", "and"]
 LENGTH = 20
@@ -43,7 +44,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
 
 
 @pytest.fixture(scope="session")
-def text_encoder(tokenizer: CLIPTokenizer) -> Frozen[CLIPTextModel]:
+def text_model(tokenizer: CLIPTokenizer) -> Frozen[CLIPTextModel]:
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -53,6 +54,11 @@ def text_encoder(tokenizer: CLIPTokenizer) -> Frozen[CLIPTextModel]:
         max_position_embeddings=LENGTH,
     )
     return initialise(config, lambda rngs: CLIPTextModel(config, dtype=jnp.float32, rngs=rngs), 0)
+
+
+@pytest.fixture(scope="session")
+def text_encoder(text_model: Frozen[CLIPTextModel]) -> Frozen[TextEncoder]:
+    return side_by_side([text_model])
 
 
 @pytest.fixture(scope="session")

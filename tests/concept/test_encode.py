@@ -23,24 +23,25 @@ from mrti_jax.concept import (
 from mrti_jax.errors import UserError
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen
+from mrti_jax.models.text_encoder import TextEncoder, TextStates
 
 Encode = Callable[..., np.ndarray]
 
 
 @pytest.fixture
-def states(tokenizer: CLIPTokenizer, text_encoder: Frozen[CLIPTextModel]) -> Encode:
+def states(tokenizer: CLIPTokenizer, text_encoder: Frozen[TextEncoder]) -> Encode:
     def run(texts: list[str], concepts: list[Concept], **options: object) -> np.ndarray:
         boundaries = slot_boundaries(concepts, 1000)
-        return np.asarray(
-            encode_prompts(
-                texts,
-                by_name(concepts),
-                tokenizer,
-                text_encoder,
-                boundaries,
-                **options,  # type: ignore[arg-type]
-            )
+        states = encode_prompts(
+            texts,
+            by_name(concepts),
+            [tokenizer],
+            text_encoder,
+            boundaries,
+            **options,  # type: ignore[arg-type]
         )
+        assert states.pooled is None
+        return states.hidden
 
     return run
 
@@ -51,7 +52,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     encode_all = encode._encode_all
 
-    def count(sequences: list, text_encoder: Frozen) -> np.ndarray:
+    def count(sequences: list, text_encoder: Frozen) -> TextStates:
         counts.append(len(sequences))
         return encode_all(sequences, text_encoder)
 
@@ -77,14 +78,14 @@ def compiled() -> Iterator[list[str]]:
 def test_equals_the_encoder_with_the_word_in_its_place(
     states: Encode,
     tokenizer: CLIPTokenizer,
-    text_encoder: Frozen[CLIPTextModel],
+    text_model: Frozen[CLIPTextModel],
     make_concept: Callable[..., Concept],
 ) -> None:
     concept = make_concept(num_vectors=2)
     result = states(["a photo of <jane[3]> in red", "the dog"], [concept])
     assert result.shape == (10, 2, 20, 16)
-    encoder = text_encoder.bind(text_encoder.params)
-    ids, index = placeholder_ids("a photo of {} in red", 2, tokenizer)
+    encoder = text_model.bind(text_model.params)
+    ids, index, _ = placeholder_ids("a photo of {} in red", 2, tokenizer)
     for slot in range(10):
         embeddings = np.array(encoder.embed(jnp.asarray(ids)[None]))
         embeddings[0, index >= 0] = concept.embeddings[max(slot, 3)]
@@ -174,14 +175,14 @@ def test_cut_is_told_once_a_prompt(states: Encode, make_concept: Callable[..., C
 def test_what_does_not_fit_the_model(
     states: Encode,
     tokenizer: CLIPTokenizer,
-    text_encoder: Frozen[CLIPTextModel],
+    text_encoder: Frozen[TextEncoder],
     make_concept: Callable[..., Concept],
 ) -> None:
     with pytest.raises(UserError, match=r"'jane' was trained .* width 24 .*mini.* has 16"):
         states(["a"], [make_concept(width=24, base_model="mini")])
     other = by_name([make_concept(num_train_timesteps=500)])
     with pytest.raises(UserError, match=r"500 diffusion timesteps, .* has 1000"):
-        encode_prompts(["a"], other, tokenizer, text_encoder, slot_boundaries([], 1000))
+        encode_prompts(["a"], other, [tokenizer], text_encoder, slot_boundaries([], 1000))
     with pytest.raises(UserError, match="unknown concept word <jan>"):
         states(["a <jan>"], [make_concept()])
     # Type checking, where it is on, comes first.
@@ -200,18 +201,28 @@ def test_splice_and_its_gradient() -> None:
     for b, position in np.ndindex(2, 5):
         if index[b, position] >= 0:
             expected[b, position] = table[b, index[b, position]]
-    assert np.array_equal(jax.jit(splice)(embeddings, index, table), expected)
+
+    def run(embeddings: jax.Array, rows: jax.Array) -> jax.Array:
+        """As for two text models, of widths 1 and 2."""
+        parts = [embeddings[..., :1], embeddings[..., 1:]]
+        return jnp.concatenate(splice(parts, jnp.stack([index, index], axis=1), rows), axis=-1)
+
+    assert np.array_equal(jax.jit(run)(embeddings, table), expected)
     weights = jnp.asarray(rng.standard_normal((2, 5, 3)), jnp.float32)
-    grad = jax.grad(lambda rows: jnp.sum(weights * splice(embeddings, index, rows)))(table)
+    grad = jax.grad(lambda rows: jnp.sum(weights * run(embeddings, rows)))(table)
     assert np.array_equal(grad[0], weights[0, 1:3])
     np.testing.assert_allclose(grad[1, 0], weights[1, 3] + weights[1, 4], rtol=1e-6)
     assert np.array_equal(grad[1, 1], weights[1, 0])
-    assert splice(embeddings.astype(jnp.bfloat16), index, table).dtype == jnp.bfloat16
+    assert run(embeddings.astype(jnp.bfloat16), table).dtype == jnp.bfloat16
 
 
-def test_initializer(tokenizer: CLIPTokenizer, text_encoder: Frozen[CLIPTextModel]) -> None:
-    row = initializer_row("Dog", tokenizer, text_encoder)
-    table = text_encoder.params["embeddings"]["token_embedding"]["embedding"]
+def test_initializer(
+    tokenizer: CLIPTokenizer,
+    text_model: Frozen[CLIPTextModel],
+    text_encoder: Frozen[TextEncoder],
+) -> None:
+    row = initializer_row("Dog", [tokenizer], text_encoder)
+    table = text_model.params["embeddings"]["token_embedding"]["embedding"]
     assert row.dtype == jnp.float32
     assert np.array_equal(row, table[tokenizer.convert_tokens_to_ids("dog</w>")])
     for word, problem in (
@@ -220,4 +231,4 @@ def test_initializer(tokenizer: CLIPTokenizer, text_encoder: Frozen[CLIPTextMode
         ("  ", "is empty"),
     ):
         with pytest.raises(UserError, match=problem):
-            initializer_row(word, tokenizer, text_encoder)
+            initializer_row(word, [tokenizer], text_encoder)

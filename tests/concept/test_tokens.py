@@ -28,7 +28,7 @@ def tokens_at(
     text: str, timestep: int, concepts: list[Concept], tokenizer: CLIPTokenizer, **options: object
 ) -> Tokens:
     named = by_name(concepts)
-    return tokenize(parse(text), timestep, named, tokenizer, width=WIDTH, **options)  # type: ignore[arg-type]
+    return tokenize(parse(text), timestep, named, tokenizer, columns=slice(0, WIDTH), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -131,10 +131,10 @@ def test_a_very_long_prompt_is_named_in_short(tokenizer: CLIPTokenizer) -> None:
 
 def test_placeholder(tokenizer: CLIPTokenizer, make_concept: Callable[..., Concept]) -> None:
     for template in (*OBJECT_TEMPLATES[:2], "{}", "{} and {}"):
-        ids, index = placeholder_ids(template, 2, tokenizer)
+        ids, index, end = placeholder_ids(template, 2, tokenizer)
         text = template.replace("{}", "<jane>")
         tokens = tokens_at(text, 0, [make_concept(num_vectors=2)], tokenizer)
-        assert ids.tolist() == tokens.ids.tolist()
+        assert ids.tolist() == tokens.ids.tolist() and end == tokens.end
         count = template.count("{}")
         assert index[index >= 0].tolist() == [0, 1] * count
         assert ((index >= 0) == tokens.mask).all()
@@ -148,8 +148,8 @@ def test_captions_without_room_for_the_word(tokenizer: CLIPTokenizer) -> None:
         with pytest.raises(UserError, match="does not fit"):
             placeholder_ids(template, vectors, tokenizer)
     with pytest.warns(UserWarning, match="cut off: 'red House'"):
-        ids, index = placeholder_ids("a {} " + "dog " * 16 + "red House", 1, tokenizer)
-    assert len(ids) == len(index) == 20 and ids[-1] == tokenizer.eos_token_id
+        ids, index, end = placeholder_ids("a {} " + "dog " * 16 + "red House", 1, tokenizer)
+    assert len(ids) == len(index) == 20 and ids[-1] == tokenizer.eos_token_id and end == 19
 
 
 def test_templates() -> None:

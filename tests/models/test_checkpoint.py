@@ -93,8 +93,8 @@ def test_older_names_of_the_text_encoder(copy: Path, tiny_sd: StableDiffusion) -
     tensors = {f"text_model.{name}": value for name, value in load_file(copy / TEXT).items()}
     tensors["text_model.embeddings.position_ids"] = np.arange(77)[None]
     save_file(tensors, copy / TEXT)
-    loaded = StableDiffusion.load(copy).text_encoder.params
-    jax.tree.map(np.testing.assert_array_equal, loaded, tiny_sd.text_encoder.params)
+    loaded = StableDiffusion.load(copy).text_models[0].params
+    jax.tree.map(np.testing.assert_array_equal, loaded, tiny_sd.text_models[0].params)
 
 
 def test_weights_come_in_the_wanted_dtype(tiny_folder: Path, tiny_sd: StableDiffusion) -> None:
@@ -112,7 +112,7 @@ def test_round_trip_is_exact(copy: Path, dtype: jax.typing.DTypeLike) -> None:
     before = StableDiffusion.load(copy, dtype=dtype)
     for path, params in [
         (UNET, before.unet.params),
-        (TEXT, before.text_encoder.params),
+        (TEXT, before.text_models[0].params),
         ("vae/diffusion_pytorch_model.safetensors", before.vae.params),
     ]:
         save_module(params, epath.Path(copy / path), dtype)

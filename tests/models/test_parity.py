@@ -13,13 +13,15 @@ from tiny import Kind, random_module, text_config, unet_config, vae_config
 
 from mrti_jax.models import export
 from mrti_jax.models.checkpoint import save_module
-from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel
+from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from mrti_jax.models.frozen import Frozen
+from mrti_jax.models.text_encoder import TextStates, side_by_side
 from mrti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from mrti_jax.models.vae import AutoencoderKL, VAEConfig
 
 pytestmark = pytest.mark.torch
 
+NAME = "model.safetensors"
 # float32 sums of some hundred terms in another order: about 1e-6 of the largest is measured.
 TOLERANCE = 1e-5
 
@@ -33,6 +35,21 @@ DEEP_UNET = UNetConfig(
     attention_head_dim=(2, 4, 8),
     use_linear_projection=True,
     norm_num_groups=16,
+)
+# As in SDXL: no attention in the first level, more transformer blocks further down.
+DEEP_XL_UNET = UNetConfig(
+    block_out_channels=(16, 32, 64),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=2,
+    transformer_layers_per_block=(1, 2, 3),
+    cross_attention_dim=24,
+    attention_head_dim=(2, 4, 8),
+    use_linear_projection=True,
+    norm_num_groups=8,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=12,
+    projection_class_embeddings_input_dim=10 + 6 * 12,
 )
 INPAINTING_UNET = UNetConfig(**{**vars(unet_config("sd1")), "in_channels": 9})
 DEEP_VAE = VAEConfig(
@@ -57,8 +74,8 @@ def test_text_encoder(kind: Kind, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config: CLIPTextConfig = text_config(kind, 100)
     ours = random_module(config, CLIPTextModel)
-    description = export.text_encoder_config(config) | {"bos_token_id": 98, "eos_token_id": 99}
-    save(tmp_path, ours, description, "model.safetensors")
+    description = export.text_encoder_config(ours) | {"bos_token_id": 98, "eos_token_id": 99}
+    save(tmp_path, ours, description, NAME)
     theirs = transformers.CLIPTextModel.from_pretrained(tmp_path).eval()
     ids = np.random.default_rng(0).integers(0, 100, (3, 77)).astype(np.int32)
     with torch.no_grad():
@@ -71,16 +88,53 @@ def test_text_encoder(kind: Kind, tmp_path: Path) -> None:
     assert_close(jax.jit(run)(ours.params, ids), expected)
 
 
+@pytest.mark.parametrize("eos", [2, 99])
+def test_pooled_text(eos: int, tmp_path: Path) -> None:
+    """The projection of SDXL's second text model, and the states before its last layer."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = text_config("xl", 100)
+    ours = random_module(config, CLIPTextModelWithProjection)
+    description = export.text_encoder_config(ours) | {"bos_token_id": 98, "eos_token_id": eos}
+    save_module(export.text_model_params(ours.params), epath.Path(tmp_path / NAME), np.float32)
+    (tmp_path / "config.json").write_text(json.dumps(description))
+    theirs = transformers.CLIPTextModelWithProjection.from_pretrained(tmp_path).eval()
+    ids = np.random.default_rng(0).integers(0, 98, (3, 77)).astype(np.int32)
+    end = np.asarray([5, 30, 76], np.int32)
+    ids[np.arange(3), end] = 99
+    ids[0, 40] = 99  # padding may be the end-of-text token again
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids).long(), output_hidden_states=True)
+
+    def run(model: Frozen, number: int) -> TextStates:
+        def states(params: Any, ids: jax.Array, end: jax.Array) -> TextStates:
+            encoder = model.bind(params)
+            return encoder.encode(encoder.embed(ids), end)
+
+        each = np.stack([ids] * number, axis=1), np.stack([end] * number, axis=1)
+        return jax.jit(states)(model.params, *each)
+
+    single, double = run(side_by_side([ours]), 1), run(side_by_side([ours, ours]), 2)
+    assert_close(single.hidden, expected.last_hidden_state.numpy())
+    before_last = expected.hidden_states[-2].numpy()
+    assert_close(double.hidden, np.concatenate([before_last, before_last], axis=-1))
+    for states in (single, double):
+        assert states.pooled is not None
+        assert_close(states.pooled, expected.text_embeds.numpy())
+
+
 @pytest.mark.parametrize(
     ("config", "size"),
     [
+        (unet_config("xl"), (8, 8)),
+        (DEEP_XL_UNET, (6, 9)),
         (unet_config("sd1"), (8, 8)),
         (unet_config("sd1"), (7, 5)),
         (unet_config("sd2"), (8, 8)),
         (DEEP_UNET, (9, 14)),
         (INPAINTING_UNET, (8, 8)),
     ],
-    ids=["sd1", "sd1-odd", "sd2", "deep-odd", "inpainting"],
+    ids=["xl", "xl-deep", "sd1", "sd1-odd", "sd2", "deep-odd", "inpainting"],
 )
 def test_unet(config: UNetConfig, size: tuple[int, int], tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
@@ -92,14 +146,20 @@ def test_unet(config: UNetConfig, size: tuple[int, int], tmp_path: Path) -> None
     latents = rng.standard_normal((2, *size, config.in_channels), np.float32)
     context = rng.standard_normal((2, 11, config.cross_attention_dim), np.float32)
     timesteps = np.asarray([981.0, 3.5], np.float32)
+    more: dict[str, np.ndarray] = {}
+    if config.pooled_dim is not None:
+        pooled = rng.standard_normal((2, config.pooled_dim), np.float32)
+        sizes = np.asarray([[1024, 768, 0, 12, 512, 512], [333, 444, 7, 0, 64, 32]], np.float32)
+        more = {"text_embeds": pooled, "time_ids": sizes}
     with torch.no_grad():
         expected = theirs(
             torch.tensor(latents.transpose(0, 3, 1, 2)),
             torch.tensor(timesteps),
             torch.tensor(context),
+            added_cond_kwargs={name: torch.tensor(value) for name, value in more.items()},
         ).sample.numpy()
     result = jax.jit(lambda params, *args: ours.bind(params)(*args))(
-        ours.params, latents, timesteps, context
+        ours.params, latents, timesteps, context, *more.values()
     )
     assert_close(result, expected.transpose(0, 2, 3, 1))
 

@@ -58,13 +58,14 @@ def test_one_bucket_is_an_ordinary_embedding(
 ) -> None:
     """Ordinary: put in the place of a word of the vocabulary, with no concept at all."""
     concept = tiny_concept(num_buckets=1)
-    (token,) = tiny_sd.tokenizer("circle", add_special_tokens=False)["input_ids"]
-    params = tiny_sd.text_encoder.params
+    (token,) = tiny_sd.tokenizers[0]("circle", add_special_tokens=False)["input_ids"]
+    model = tiny_sd.text_models[0]
+    params = model.params
     table = params["embeddings"]["token_embedding"]["embedding"]
     changed = table.at[token].set(jnp.asarray(concept.embeddings[0, 0]))
     embeddings = params["embeddings"] | {"token_embedding": {"embedding": changed}}
-    encoder = dataclasses.replace(tiny_sd.text_encoder, params=params | {"embeddings": embeddings})
-    ordinary = dataclasses.replace(tiny_sd, text_encoder=encoder)
+    model = dataclasses.replace(model, params=params | {"embeddings": embeddings})
+    ordinary = dataclasses.replace(tiny_sd, text_models=(model,))
     np.testing.assert_array_equal(
         draw(f"a photo of {word} in red", concept),
         draw("a photo of circle in red", concept, ordinary),

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole pictures against PyTorch's StableDiffusionPipeline, from the same folder and latents."""
+"""Whole pictures against PyTorch's pipelines, from the same folder and latents."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
     "dpmpp_2m": "DPMSolverMultistepScheduler",
 }
-PROMPT, NEGATIVE, SEED = "a photo of a red circle", "a blue square", 5
+PROMPT, NEGATIVE, SEED = "a photo of a red circle!! and more!", "a blue square!", 5
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)
@@ -33,14 +34,46 @@ def test_sd2(tiny_v_folder: Path, tiny_v_sd: StableDiffusion) -> None:
     compare("ddim", tiny_v_folder, tiny_v_sd)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "ours", "theirs"),
+    [
+        ("euler", {}, {}),
+        # No negative prompt: both guide away from zeros.
+        ("dpmpp_2m", {"negative_prompt": ""}, {"negative_prompt": None}),
+        (
+            "euler",
+            {"original_size": (40, 24), "crop": (3, 5), "target_size": (32, 48)},
+            {"original_size": (40, 24), "crops_coords_top_left": (3, 5), "target_size": (32, 48)},
+        ),
+    ],
+    ids=["plain", "no-negative", "sizes"],
+)
+def test_xl(
+    sampler: str,
+    ours: dict[str, Any],
+    theirs: dict[str, Any],
+    tiny_xl_folder: Path,
+    tiny_xl_sd: StableDiffusion,
+) -> None:
+    compare(sampler, tiny_xl_folder, tiny_xl_sd, ours, theirs)
+
+
 def test_embedded_model() -> None:
     compare("ddim", Path(mini_folder()), StableDiffusion.load())
 
 
-def compare(sampler: str, folder: Path, sd: StableDiffusion) -> None:
+def compare(
+    sampler: str,
+    folder: Path,
+    sd: StableDiffusion,
+    ours: dict[str, Any] | None = None,
+    theirs: dict[str, Any] | None = None,
+) -> None:
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    ours = {"negative_prompt": NEGATIVE} | (ours or {})
+    theirs = {"negative_prompt": ours["negative_prompt"]} | (theirs or {})
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
     pipeline = pipeline.to(torch.float32)  # what is stored in float16 as well
     pipeline.set_progress_bar_config(disable=True)
     scheduler = getattr(diffusers, SCHEDULERS[sampler])
@@ -50,11 +83,11 @@ def compare(sampler: str, folder: Path, sd: StableDiffusion) -> None:
     latents = np.asarray(jax.random.normal(key, (size, size, 4)))
     expected = pipeline(
         PROMPT,
-        negative_prompt=NEGATIVE,
         num_inference_steps=12,
         guidance_scale=5.0,
         latents=torch.tensor(latents.transpose(2, 0, 1)[None].copy()),
         output_type="np",
+        **theirs,
     ).images[0]
     (picture,) = generate(
         sd,
@@ -62,9 +95,9 @@ def compare(sampler: str, folder: Path, sd: StableDiffusion) -> None:
         seeds=SEED,
         num_steps=12,
         guidance_scale=5.0,
-        negative_prompt=NEGATIVE,
         sampler=sampler,
         batch_size=2,
+        **ours,
     )
     assert picture.image.std() > 10
     # Half a grey level from rounding to whole ones; float32 in another order, over 12 steps.

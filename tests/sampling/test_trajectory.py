@@ -28,22 +28,23 @@ def ddim_by_hand(sd: StableDiffusion, embed: Callable[[int], np.ndarray]) -> np.
     """DDIM (Song et al. 2020, eq. 12) with guidance; `embed(t)`: the prompt's embeddings [L, D]."""
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     alphas_cumprod = np.cumprod(1 - betas)
-    length = sd.tokenizer.model_max_length
-    empty = sd.tokenizer("", padding="max_length", max_length=length)["input_ids"]
+    length = sd.tokenizers[0].model_max_length
+    empty = sd.tokenizers[0]("", padding="max_length", max_length=length)["input_ids"]
 
     @jax.jit
     def predict(params: Any, x: jax.Array, t: jax.Array, embeddings: jax.Array) -> jax.Array:
-        encoder = sd.text_encoder.bind(params["text_encoder"])
+        encoder = sd.text_models[0].bind(params["text_model"])
         both = jnp.stack([encoder.embed(jnp.asarray([empty]))[0], embeddings])
         unet = sd.unet.bind(params["unet"])
         out = unet(jnp.stack([x, x]), jnp.stack([t, t]), encoder.encode(both))
         return out[0] + GUIDANCE * (out[1] - out[0])
 
+    params = {"unet": sd.unet.params, "text_model": sd.text_models[0].params}
     key = jax.random.fold_in(jax.random.key(SEED), 0)
     x = np.asarray(jax.random.normal(key, (LATENT_SIZE, LATENT_SIZE, 4)), np.float64)
     for t in [STEP * (1000 // STEPS) + 1 for STEP in reversed(range(STEPS))]:
         epsilon = np.asarray(
-            predict(sd.params, jnp.asarray(x, jnp.float32), jnp.asarray(t), embed(t)), np.float64
+            predict(params, jnp.asarray(x, jnp.float32), jnp.asarray(t), embed(t)), np.float64
         )
         following = alphas_cumprod[max(t - 1000 // STEPS, 0)]
         x0 = (x - np.sqrt(1 - alphas_cumprod[t]) * epsilon) / np.sqrt(alphas_cumprod[t])
@@ -56,10 +57,10 @@ def ddim_by_hand(sd: StableDiffusion, embed: Callable[[int], np.ndarray]) -> np.
 @pytest.mark.parametrize("word", ROW)
 def test_loop_equals_encoding_at_every_step(word: str, tiny_sd: StableDiffusion) -> None:
     concept = tiny_concept(num_vectors=2)
-    tokenizer = tiny_sd.tokenizer
+    tokenizer = tiny_sd.tokenizers[0]
     before = tokenizer("a photo of", add_special_tokens=False)["input_ids"]
     after = tokenizer("in red", add_special_tokens=False)["input_ids"]
-    table = np.asarray(tiny_sd.text_encoder.params["embeddings"]["token_embedding"]["embedding"])
+    table = np.asarray(tiny_sd.text_models[0].params["embeddings"]["token_embedding"]["embedding"])
 
     def embed(t: int) -> np.ndarray:
         row = ROW[word](t * 10 // 1000)

@@ -31,7 +31,7 @@ def test_a_run_trains_the_table_alone_and_writes_what_it_should(
     concept = learn(tiny_sd, photo_folder, **WORDS, out=out, config=config)
 
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, tiny_sd.params))
-    start = np.asarray(initializer_row("star", tiny_sd.tokenizer, tiny_sd.text_encoder))
+    start = np.asarray(initializer_row("star", tiny_sd.tokenizers, tiny_sd.text_encoder))
     assert concept.embeddings.shape == (2, 1, len(start))
     assert (concept.embeddings != start).any(axis=(1, 2)).all()
     assert concept.metadata["steps"] == "4" and concept.metadata["initializer"] == "star"
@@ -114,7 +114,7 @@ def test_a_row_without_an_example_is_a_loud_warning(
     config = make_config(train={"steps": 1})
     with pytest.warns(UserWarning, match=r"WARNING: rows .* had no training example") as caught:
         concept = learn(tiny_sd, pictures, **WORDS, config=config)
-    start = np.asarray(initializer_row("star", tiny_sd.tokenizer, tiny_sd.text_encoder))
+    start = np.asarray(initializer_row("star", tiny_sd.tokenizers, tiny_sd.text_encoder))
     idle = np.flatnonzero((concept.embeddings == start).all(axis=(1, 2)))
     assert f"rows {', '.join(map(str, idle))} of <jane>" in str(caught[0].message)
 

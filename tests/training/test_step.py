@@ -15,23 +15,27 @@ from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import make_mesh, place, replicated
 from mrti_jax.training.config import Config
 from mrti_jax.training.draws import draw
-from mrti_jax.training.images import Photo
+from mrti_jax.training.images import from_arrays
 from mrti_jax.training.latents import encode_moments, sample_latents
 from mrti_jax.training.prompts import tokenize_captions
 from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
 
+SIZE = 16
+
 
 def start_table(sd: StableDiffusion, config: Config) -> np.ndarray:
-    row = np.asarray(initializer_row("star", sd.tokenizer, sd.text_encoder))
+    row = np.asarray(initializer_row("star", sd.tokenizers, sd.text_encoder))
     return np.tile(row, (config.concept.num_buckets, config.concept.num_vectors, 1))
 
 
 def make_data(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -> Data:
-    photos = [Photo(str(i), picture) for i, picture in enumerate(pictures)]
+    photos = from_arrays(pictures, SIZE)
     vectors = config.concept.num_vectors
-    prompts = tokenize_captions(photos, "object", vectors, sd.tokenizer, captions=False)
-    moments = encode_moments(sd.vae, np.stack(pictures), sd.mesh, flip=config.data.flip)
-    data = Data(moments, *prompts, np.uint32(config.train.seed))
+    prompts = tokenize_captions(photos, "object", vectors, sd.tokenizers, captions=False)
+    pixels = np.stack([photo.pixels for photo in photos])
+    moments = encode_moments(sd.vae, pixels, sd.mesh, flip=config.data.flip)
+    sizes = np.asarray([photo.sizes for photo in photos], np.int32)
+    data = Data(moments, sizes, *prompts, np.uint32(config.train.seed))
     return place(data, replicated(sd.mesh))
 
 
@@ -78,13 +82,16 @@ def test_rows_without_examples_stand_still(
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+@pytest.mark.parametrize("kind", ["tiny", "tiny_v", "tiny_xl"])
+@pytest.mark.filterwarnings("ignore:.*enlarged")
 def test_fifty_updates_equal_a_plain_pytorch_loop(
     kind: str, request: pytest.FixtureRequest, pictures: list[np.ndarray], make_config: Callable
 ):
     """Same weights, moments, noise, timesteps and templates; AdamW on the table alone."""
-    folder: Path = request.getfixturevalue("tiny_folder" if kind == "sd1" else "tiny_v_folder")
-    sd: StableDiffusion = request.getfixturevalue("tiny_sd" if kind == "sd1" else "tiny_v_sd")
+    folder: Path = request.getfixturevalue(f"{kind}_folder")
+    sd: StableDiffusion = request.getfixturevalue(f"{kind}_sd")
+    if kind == "tiny_xl":  # larger, smaller, wide and tall photos
+        pictures = [np.repeat(pictures[0], 3, axis=1), pictures[1][:, :7], pictures[2][:12]]
     config = make_config(
         train={"steps": 50, "batch_size": 2, "timesteps": "uniform"},
         optimizer={"dense": True, "weight_decay": 1e-2, "learning_rate": 2e-3},
@@ -108,11 +115,18 @@ def pytorch_loop(
 ) -> np.ndarray:
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
-    from transformers import CLIPTextModel
+    import transformers
 
     torch.set_num_threads(1)  # its waiting threads would starve the others on few cores
     unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").requires_grad_(False)
-    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").requires_grad_(False)
+    encoders = [
+        getattr(transformers, name).from_pretrained(folder / part).requires_grad_(False)
+        for part, name in (
+            ("text_encoder", "CLIPTextModel"),
+            ("text_encoder_2", "CLIPTextModelWithProjection"),
+        )
+        if (folder / part).is_dir()
+    ]
     scheduler = diffusers.DDPMScheduler.from_pretrained(folder / "scheduler")
     data = make_data(sd, config, pictures)
     batch, buckets = config.train.batch_size, config.concept.num_buckets
@@ -122,17 +136,25 @@ def pytorch_loop(
     table = torch.nn.Parameter(torch.tensor(start))
     settings = config.optimizer
     adamw = torch.optim.AdamW([table], settings.learning_rate, weight_decay=settings.weight_decay)
-    words = encoder.get_input_embeddings().weight
+    # Of the step at hand: token ids and vector indices by text model, rows by text model.
+    ids: Any = None
+    vector_index: Any = None
     rows: Any = None
 
-    def replace(module: Any, inputs: Any, output: Any) -> Any:
-        embedded = words[ids].clone()
-        for example, index in enumerate(vector_index):
-            for position in np.flatnonzero(index >= 0):
-                embedded[example, position] = rows[example, index[position]]
-        return embedded
+    def replace(number: int, words: Any) -> Any:
+        def hook(module: Any, inputs: Any, output: Any) -> Any:
+            embedded = words[ids[:, number]].clone()
+            for example, index in enumerate(vector_index[:, number]):
+                for position in np.flatnonzero(index >= 0):
+                    embedded[example, position] = rows[number][example, index[position]]
+            return embedded
 
-    encoder.get_input_embeddings().register_forward_hook(replace)
+        return hook
+
+    for number, encoder in enumerate(encoders):
+        words = encoder.get_input_embeddings()
+        words.register_forward_hook(replace(number, words.weight))
+    widths = [encoder.config.hidden_size for encoder in encoders]
     for step in range(config.train.steps):
         one = draw(
             data.seed,
@@ -146,19 +168,38 @@ def pytorch_loop(
             first_prompt=data.first_prompt,
             num_prompts=data.num_prompts,
         )
-        latents = sample_latents(data.moments[0][one.photo], one.latent_noise, 0.18215)
+        scale = sd.vae.config.scaling_factor
+        latents = sample_latents(data.moments[0][one.photo], one.latent_noise, scale)
         latents = torch.tensor(np.asarray(latents)).permute(0, 3, 1, 2)
         noise = torch.tensor(np.asarray(one.noise)).permute(0, 3, 1, 2)
         times = torch.tensor(np.asarray(one.timestep)).long()
         ids = torch.tensor(np.asarray(data.ids[one.prompt])).long()
         vector_index = np.asarray(data.vector_index[one.prompt])
 
-        rows = table[times * buckets // total]
-        context = encoder(input_ids=ids).last_hidden_state
-        prediction = unet(scheduler.add_noise(latents, noise, times), times, context).sample
+        rows = table[times * buckets // total].split(widths, dim=-1)
+        outputs = [
+            encoder(input_ids=ids[:, number], output_hidden_states=True)
+            for number, encoder in enumerate(encoders)
+        ]
+        more = {}
+        if len(encoders) == 1:
+            context = outputs[0].last_hidden_state
+        else:
+            context = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+            sizes = torch.tensor(np.asarray(data.sizes[one.photo]))
+            more = {"text_embeds": pooled(encoders[1], outputs[1], data.end[one.prompt, 1])}
+            more["time_ids"] = sizes
+        noisy = scheduler.add_noise(latents, noise, times)
+        prediction = unet(noisy, times, context, added_cond_kwargs=more).sample
         is_epsilon = scheduler.config.prediction_type == "epsilon"
         target = noise if is_epsilon else scheduler.get_velocity(latents, noise, times)
         adamw.zero_grad()
         torch.nn.functional.mse_loss(prediction, target).backward()
         adamw.step()
     return table.detach().numpy()
+
+
+def pooled(encoder: Any, output: Any, end: Any) -> Any:
+    """Where the caption ends: transformers would take the first end-of-text id, the word's own."""
+    last = output.last_hidden_state
+    return encoder.text_projection(last[range(len(last)), end.tolist()])
