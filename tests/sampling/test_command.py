@@ -123,7 +123,7 @@ def test_bad_concepts_are_one_line(model: str, jane: str, tmp_path: Path, capsys
     two = [*common, jane, "--concept", str(tmp_path / "copy.safetensors")]
     assert "two concepts are named 'jane'" in error_of(capsys, two)
 
-    tiny_concept(width=48).save(tmp_path / "wide.safetensors")
+    tiny_concept(parts=(("", 48),)).save(tmp_path / "wide.safetensors")
     wide = error_of(capsys, [*common, str(tmp_path / "wide.safetensors")])
     assert "width 48" in wide and "has 32" in wide
 

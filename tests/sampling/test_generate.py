@@ -149,7 +149,7 @@ def test_sizes_and_v_prediction(tiny_v_sd: StableDiffusion) -> None:
         ({"num_steps": 0}, "num_inference_steps is 0"),
         ({"batch_size": 0}, "batch_size"),
         ({"concepts": [tiny_concept(), tiny_concept()]}, "two concepts are named 'jane'"),
-        ({"concepts": [tiny_concept(width=48)]}, "width 48"),
+        ({"concepts": [tiny_concept(parts=(("", 48),))]}, "width 48"),
     ],
 )
 def test_what_cannot_be_used(tiny_sd: StableDiffusion, options: dict, message: str) -> None:
