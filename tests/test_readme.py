@@ -10,10 +10,11 @@ import tyro
 
 from mrti_jax import sample, train
 from mrti_jax.concept import parse
+from mrti_jax.models import __main__ as models
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FLAGS = {"sample": sample.Flags, "train": train.Flags}
+FLAGS = {"sample": sample.Flags, "train": train.Flags, "models": models.Flags}
 
 
 def blocks(language: str) -> list[str]:
@@ -21,7 +22,7 @@ def blocks(language: str) -> list[str]:
 
 
 COMMANDS = re.findall(
-    r"python -m mrti_jax\.(sample|train)\b(.*)", "\n".join(blocks("bash")).replace("\\\n", " ")
+    r"python -m mrti_jax\.(sample|train|models)\b(.*)", "\n".join(blocks("bash")).replace("\\\n", " ")
 )
 
 
@@ -36,7 +37,7 @@ def test_command(command: str, arguments: str) -> None:
         template = [flags.grid.replace("{k}", "0")] if flags.grid else []
         for prompt in [*flags.prompts, *template]:
             assert parse(prompt).words
-    elif flags.recipe:
+    elif isinstance(flags, train.Flags) and flags.recipe:
         assert (ROOT / flags.recipe).exists()
 
 

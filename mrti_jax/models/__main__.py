@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `python -m mrti_jax.models`: tells what a checkpoint is, without loading it."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+from mrti_jax.commands import run_command
+from mrti_jax.models.stored.model import MINI, ModelSource, SourceOptions
+
+PROG = "python -m mrti_jax.models"
+DESCRIPTION = """Tells what a model is: family, sizes, dtypes, parameters, what its U-Net predicts,
+what is missing or unused in it, and an estimate of the memory that it needs. Reads no weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(SourceOptions):
+    model: tyro.conf.Positional[str] = MINI
+    """A diffusers folder, a single .safetensors or .ckpt file, a Hub id (owner/model), or 'mini',
+    the embedded model."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and gives its exit status."""
+    return run_command(Flags, _run, argv, prog=PROG, description=DESCRIPTION)
+
+
+def _run(flags: Flags) -> None:
+    from mrti_jax.models.stored.find import open_model
+
+    source = ModelSource(path=flags.model, **flags.options)
+    # First of all: what is no model needs no JAX to be refused.
+    stored = open_model(source)
+    from mrti_jax.models.describe import describe
+
+    print("\n".join(describe(source.name, stored)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

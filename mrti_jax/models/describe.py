@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stored model is, in words: read from its headers and configs, not from its weights."""
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+
+from mrti_jax.models.checkpoint import mismatches
+from mrti_jax.models.frozen import abstract
+from mrti_jax.models.memory import DTYPES, sampling_bytes, training_bytes
+from mrti_jax.models.parts import build_part, read_part_config
+from mrti_jax.models.stored.model import StoredModel, StoredModule
+from mrti_jax.models.unet import UNetConfig
+from mrti_jax.models.vae import VAEConfig
+
+_FAMILIES = {
+    768: "Stable Diffusion 1.x",
+    1024: "Stable Diffusion 2.x",
+    2048: "Stable Diffusion XL",
+}
+_GB = 1e9
+
+
+def family(stored: StoredModel) -> str:
+    """The release that a model descends from, by the width of its text states."""
+    own = f"of its own sizes, with {len(stored.tokenizers)} text encoder(s)"
+    return _FAMILIES.get(stored.modules["unet"].config.get("cross_attention_dim", 0), own)
+
+
+def describe(name: str, stored: StoredModel) -> list[str]:
+    """Lines on what the model is, what is wrong with it, and what memory it needs.
+
+    Raises:
+        UserError: a config asks for what is not supported.
+    """
+    modules = stored.modules
+    configs = {part: read_part_config(part, m.config) for part, m in modules.items()}
+    unet, vae = configs["unet"], configs["vae"]
+    side = unet.sample_size * vae.downscale
+    predicts = stored.scheduler_config.get("prediction_type", "epsilon")
+    lines = [
+        f"{name}: {stored.layout}",
+        f"family: {family(stored)}; predicts {predicts}; made for {side} x {side} px",
+    ]
+    lines += [f"note: {note}" for note in stored.notes]
+    lines += ["", *_table(modules), ""]
+    lines += _problems(stored, configs)
+    lines += ["", *_memory(modules, unet, vae, side)]
+    return lines
+
+
+def _table(modules: Mapping[str, StoredModule]) -> list[str]:
+    rows = [("part", "parameters", "on disk", "stored as")]
+    for part, module in modules.items():
+        stored_as = Counter[str]()
+        for tensor in module.tensors.values():
+            stored_as[tensor.dtype.name] += tensor.size
+        size = sum(tensor.size * tensor.dtype.itemsize for tensor in module.tensors.values())
+        dtypes = ", ".join(dtype for dtype, _ in stored_as.most_common())
+        rows.append((part, f"{_parameters(module) / 1e6:.1f} M", f"{size / _GB:.2f} GB", dtypes))
+    total = sum(map(_parameters, modules.values()))
+    rows.append(("all", f"{total / 1e6:.1f} M", "", ""))
+    return [f"{a:14} {b:>12} {c:>10}  {d}".rstrip() for a, b, c, d in rows]
+
+
+def _problems(stored: StoredModel, configs: Mapping[str, Any]) -> list[str]:
+    """Tensors that are missing, misshaped or left over."""
+    lines = []
+    for part, module in stored.modules.items():
+        _, weights = abstract(partial(build_part, part, configs[part], jnp.float32))
+        lines += [f"WRONG: {part}: {problem}" for problem in mismatches(weights, module.tensors)]
+    if stored.unused:
+        names = ", ".join(stored.unused[:3])
+        lines.append(f"unused: {len(stored.unused)} tensors that are no part of it: {names}")
+    return lines or ["tensors: all there, none unused"]
+
+
+def _memory(
+    modules: Mapping[str, StoredModule], unet: UNetConfig, vae: VAEConfig, side: int
+) -> list[str]:
+    parameters = {part: _parameters(module) for part, module in modules.items()}
+    trained_through = sum(parameters.values()) - parameters["vae"]
+    rows = [("memory on the device, estimated", *DTYPES)]
+    sample, train = [f"to draw a picture of {side} px"], [f"to train, an example of {side} px"]
+    for itemsize in DTYPES.values():
+        in_sample = sampling_bytes(unet, vae, sum(parameters.values()) * itemsize, itemsize)
+        in_train = training_bytes(unet, trained_through * itemsize, itemsize)
+        sample.append(f"{in_sample / _GB:.1f} GB")
+        train.append(f"{in_train / _GB:.1f} GB")
+    rows += [tuple(sample), tuple(train)]
+    return [f"{first:34}" + "".join(f"{cell:>12}" for cell in rest) for first, *rest in rows]
+
+
+def _parameters(module: StoredModule) -> int:
+    return sum(tensor.size for tensor in module.tensors.values())

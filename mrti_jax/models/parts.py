@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The modules that a Stable Diffusion is made of, by the names of their folders."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel
+from mrti_jax.models.unet import UNet2DConditionModel, UNetConfig
+from mrti_jax.models.vae import AutoencoderKL, VAEConfig
+
+PARTS: Mapping[str, tuple[Any, type[nnx.Module]]] = {
+    "text_encoder": (CLIPTextConfig, CLIPTextModel),
+    "unet": (UNetConfig, UNet2DConditionModel),
+    "vae": (VAEConfig, AutoencoderKL),
+}
+
+
+def read_part_config(part: str, config: Mapping[str, Any]) -> Any:
+    """The config of a part from its JSON object; UserError for what is not supported."""
+    return PARTS[part][0].from_dict(config)
+
+
+def build_part(part: str, config: Any, dtype: jax.typing.DTypeLike) -> nnx.Module:
+    """The module of a part with the weights that flax draws."""
+    return PARTS[part][1](config, dtype=dtype, rngs=nnx.Rngs(0))  # type: ignore[call-arg]

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `python -m mrti_jax.models` tells of a model."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mrti_jax.models.__main__ import main
+from mrti_jax.models.memory import sampling_bytes, training_bytes
+from mrti_jax.models.stored.find import open_model
+from mrti_jax.models.stored.model import ModelSource
+from mrti_jax.models.unet import UNetConfig
+from mrti_jax.models.vae import VAEConfig
+
+SD15 = UNetConfig(cross_attention_dim=768)
+
+
+def told(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(argv) == 0
+    return capsys.readouterr().out
+
+
+def test_a_whole_model(capsys: pytest.CaptureFixture[str], tiny_v_folder: Path) -> None:
+    text = told(capsys, str(tiny_v_folder))
+    assert "predicts v_prediction; made for 16 x 16 px" in text
+    assert "tensors: all there, none unused" in text
+    modules = open_model(ModelSource(path=str(tiny_v_folder))).modules
+    for part, module in modules.items():
+        size = sum(tensor.size for tensor in module.tensors.values())
+        assert re.search(rf"^{part} +{size / 1e6:.1f} M .* float32$", text, re.MULTILINE)
+
+
+def test_what_is_wrong_with_a_model(
+    capsys: pytest.CaptureFixture[str], tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["extra.weight"] = np.zeros(3, np.float32)
+    del tensors["conv_in.bias"]
+    tensors["conv_out.bias"] = np.zeros(5, np.float16)
+    save_file(tensors, path)
+    text = told(capsys, str(folder), "--prediction-type", "v_prediction")
+    assert "predicts v_prediction" in text
+    assert "WRONG: unet: tensor 'conv_in.bias' is missing" in text
+    assert "WRONG: unet: tensor 'conv_out.bias' has shape [5], but the config asks for [4]" in text
+    assert "WRONG: unet: 1 tensors are not part of this module: extra.weight" in text
+    assert "float32, float16" in text
+
+
+def test_refused_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    save_file({"lora_unet_x.lora_up.weight": np.ones((3, 4))}, tmp_path / "a.safetensors")
+    assert main([str(tmp_path / "a.safetensors")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "is a LoRA" in error
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "it holds no unet/"),
+        ({"model_index.json": {"_class_name": "FluxPipeline"}}, "is Flux"),
+        (
+            {"model_index.json": {"_class_name": "StableDiffusion3Pipeline"}},
+            "is Stable Diffusion 3",
+        ),
+        ({"config.json": {"_class_name": "ControlNetModel"}}, "is a ControlNetModel"),
+        ({"unet/config.json": {}, "text_encoder_2/config.json": {}}, "is the refiner"),
+        ({"unet/config.json": {}}, "text_encoder/config.json is missing"),
+    ],
+)
+def test_folders_of_other_models(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    files: dict[str, dict[str, str]],
+    said: str,
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    assert main([str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_memory_of_stable_diffusion_15(itemsize: int) -> None:
+    """One logit matrix of 8 heads over 4096 latents is 0.54 GB in float32, and guidance has two;
+    the five layers of that level keep 8 * 4096**2 probabilities each for the backward pass."""
+    logits = 8 * 4096**2 * 4
+    drawing = sampling_bytes(SD15, VAEConfig(), 0, itemsize)
+    assert 2 * logits < drawing < 3 * logits
+    training = training_bytes(SD15, 0, itemsize)
+    kept = 5 * 8 * 4096**2 * itemsize
+    assert kept + logits < training < 2 * (kept + logits)
+    assert sampling_bytes(SD15, VAEConfig(), 100, itemsize) == drawing + 100
