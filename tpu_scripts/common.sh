@@ -1,0 +1,21 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+# Sourced by the scripts: takes `--dry-run` off their arguments; then commands are printed only.
+set -euo pipefail
+
+dry_run=false
+if [[ ${1:-} == --dry-run ]]; then
+    dry_run=true
+    shift
+fi
+
+run() { # COMMAND...
+    printf '%q ' "$@"
+    printf '\n'
+    "$dry_run" || "$@"
+}
+
+fail() { # MESSAGE
+    echo "error: $1" >&2
+    exit 2
+}

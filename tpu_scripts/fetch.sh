@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# fetch.sh [--dry-run] FOLDER [HERE]: brings a folder of results, gs://BUCKET/FOLDER or one of
+# worker 0 such as runs/rex, to HERE (fetched, if not given).
+source "$(dirname "$0")/tpu_vm.sh"
+[[ $# -ge 1 ]] || fail "say which folder: fetch.sh gs://bucket/runs/rex"
+
+here=${2:-fetched}
+run mkdir -p "$here"
+if [[ $1 == gs://* ]]; then
+    run gcloud storage cp --recursive "$1" "$here"
+else
+    run gcloud compute tpus tpu-vm scp "$TPU_NAME:$FOLDER/$1" "$here" --zone="$ZONE" --recurse
+fi

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# logs.sh [--dry-run] [WORKER]: follows what the training says; worker 0 shows the progress.
+source "$(dirname "$0")/tpu_vm.sh"
+
+on_worker "${1:-0}" "tail -n 50 -F $FOLDER/train.log"

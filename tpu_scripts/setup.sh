@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# setup.sh [--dry-run]: copies this project, as it is here, to all workers and installs it. Run it
+# again after a change.
+source "$(dirname "$0")/tpu_vm.sh"
+cd "$(dirname "$0")/.."
+
+archive=$(mktemp --suffix=.tar.gz)
+trap 'rm -f "$archive"' EXIT
+git ls-files -z --cached --others --exclude-standard --deduplicate |
+    tar --null --ignore-failed-read -czf "$archive" -T -
+run gcloud compute tpus tpu-vm scp "$archive" "$TPU_NAME:$FOLDER.tar.gz" --zone="$ZONE" --worker=all
+# The system's Python is older than 3.11; uv brings one.
+on_worker all "mkdir -p $FOLDER && cd $FOLDER && tar -xzf ../$FOLDER.tar.gz &&
+python3 -m pip install --user --quiet uv && python3 -m uv venv --allow-existing --python 3.12 .venv &&
+python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu,gcs]'"

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# A job for GPU clusters with Slurm, one task for each GPU. From the project's folder, installed in
+# .venv with '.[cuda13]':
+#
+#   sbatch --nodes=2 tpu_scripts/slurm.sh configs/sd15.yaml --out /shared/runs/rex ...
+#SBATCH --job-name=mrti-train
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --time=12:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=TERM@180
+set -euo pipefail
+
+status=0
+srun .venv/bin/python -m mrti_jax.train "$@" || status=$?
+# 75: told to stop (here 180 s before the end of the job's time), and saved.
+if [[ $status == 75 ]]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

@@ -1,0 +1,13 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+# Sourced by the scripts for TPU VMs: which TPU, and commands on its workers.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+: "${TPU_NAME:?say which TPU: export TPU_NAME=my-tpu}"
+: "${ZONE:?say where it is: export ZONE=us-east1-d}"
+# shellcheck disable=SC2034  # of this project, in the home folder of each worker
+FOLDER=mrti_jax
+
+on_worker() { # WORKER COMMAND: a worker's number, or all
+    run gcloud compute tpus tpu-vm ssh "$TPU_NAME" --zone="$ZONE" --worker="$1" --command="$2"
+}
