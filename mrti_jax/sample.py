@@ -85,6 +85,9 @@ class Flags(SourceOptions, ProcessFlags):
     """The most pictures drawn at once."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of the model; float32 on a CPU and bfloat16 elsewhere if not given."""
+    fsdp: int | None = None
+    """Devices that hold the weights together, each a part; as few as have the memory, if not given:
+    usually 1."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,12 +103,14 @@ def _run(flags: Flags) -> None:
     join_processes(flags)
     from mrti_jax.models.stable_diffusion import StableDiffusion
     from mrti_jax.parallel.banner import describe
+    from mrti_jax.parallel.mesh import make_mesh
     from mrti_jax.parallel.processes import is_writer
     from mrti_jax.sampling.png import check_folder
 
     check_folder(flags.out)
     concepts = [_load_concept(path) for path in flags.concept]
-    sd = StableDiffusion.load(flags.model, **flags.options, dtype=flags.dtype)
+    mesh = None if flags.fsdp is None else make_mesh(fsdp=flags.fsdp)
+    sd = StableDiffusion.load(flags.model, **flags.options, dtype=flags.dtype, mesh=mesh)
     if is_writer():
         print(describe(sd.mesh, sd.dtype, flags.batch_size))
     if prompts:

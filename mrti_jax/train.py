@@ -51,11 +51,13 @@ def _run(config: Config, processes: ProcessFlags) -> None:
     join_processes(processes)
     from mrti_jax.models.stable_diffusion import StableDiffusion
     from mrti_jax.parallel.banner import describe
+    from mrti_jax.parallel.mesh import make_mesh
     from mrti_jax.parallel.processes import is_writer
     from mrti_jax.training.learn import learn
 
     dtype = None if config.model.dtype == "auto" else config.model.dtype
-    sd = StableDiffusion.load(config.model.path, **config.model.options, dtype=dtype)
+    mesh = None if config.model.fsdp is None else make_mesh(fsdp=config.model.fsdp)
+    sd = StableDiffusion.load(config.model.path, **config.model.options, dtype=dtype, mesh=mesh)
     name, initializer, out = config.concept.name, config.concept.initializer, config.out
     assert name and initializer and out  # resolve has seen to that
     if is_writer():

@@ -20,7 +20,7 @@ from mrti_jax.errors import UserError
 from mrti_jax.models.frozen import Frozen, Params, Weights, abstract
 from mrti_jax.models.stored.model import StoredModule
 from mrti_jax.models.stored.tensor import StoredTensor, Tensors
-from mrti_jax.parallel.mesh import replicated
+from mrti_jax.parallel.mesh import weight_sharded
 
 LEAF = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 KERNEL_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
@@ -39,7 +39,7 @@ def stored_axes(path: tuple[Any, ...], ndim: int) -> tuple[int, ...]:
 def load_module(
     config: Any, build: Callable[[], nnx.Module], stored: StoredModule, mesh: Mesh
 ) -> Frozen:
-    """Reads a module's weights straight onto the devices of `mesh`, replicated.
+    """Reads a module's weights straight onto the devices of `mesh`, split over its axis `fsdp`.
 
     One tensor after the other is read and cast to the dtype that `build` asks for, so that no more
     than one is held in the dtype of the file.
@@ -51,9 +51,8 @@ def load_module(
     problems = mismatches(weights, stored.tensors)
     if problems:
         raise UserError(f"{stored.where}: {problems[0]}")
-    sharding = replicated(mesh)
     params = {
-        keys: _read(stored.tensors[tensor_name(keys)], keys, want, sharding)
+        keys: _read(stored.tensors[tensor_name(keys)], keys, want, weight_sharded(mesh, want.shape))
         for keys, want in weights
     }
     return Frozen(config, graphdef, nnx.traversals.unflatten_mapping(params))

@@ -2,6 +2,7 @@
 """A whole frozen Stable Diffusion, on the devices."""
 
 import dataclasses
+import math
 import os
 from functools import cached_property
 from typing import Any
@@ -22,7 +23,7 @@ from mrti_jax.models.stored.model import MINI, ModelSource, PredictionType
 from mrti_jax.models.text_encoder import TextEncoder, side_by_side
 from mrti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from mrti_jax.models.vae import AutoencoderKL, VAEConfig
-from mrti_jax.parallel.mesh import make_mesh
+from mrti_jax.parallel.mesh import fitting_mesh
 
 __all__ = ["StableDiffusion", "load_tokenizer", "mini_folder"]
 
@@ -86,7 +87,8 @@ class StableDiffusion:
         Args:
             path, revision, variant, tokenizer, prediction_type: as in `ModelSource`.
             dtype: float32 on a CPU and bfloat16 elsewhere, if not given.
-            mesh: all devices, if not given.
+            mesh: all devices, if not given; where one could not hold the weights beside a batch,
+                several hold them together.
 
         Raises:
             UserError: a file is missing, damaged, or of a model that is not Stable Diffusion.
@@ -99,10 +101,13 @@ class StableDiffusion:
             prediction_type=prediction_type,
         )
         stored = open_model(source)
-        mesh = mesh or make_mesh()
         if dtype is None:
-            on_cpu = mesh.devices.flat[0].platform == "cpu"
-            dtype = jnp.float32 if on_cpu else jnp.bfloat16
+            device = mesh.devices.flat[0] if mesh else jax.devices()[0]
+            dtype = jnp.float32 if device.platform == "cpu" else jnp.bfloat16
+        if mesh is None:
+            tensors = [t for module in stored.modules.values() for t in module.tensors.values()]
+            num_weights = sum(math.prod(tensor.shape) for tensor in tensors)
+            mesh = fitting_mesh(num_weights * jnp.dtype(dtype).itemsize)
 
         def module(part: str, config_type: Any, build: type[nnx.Module]) -> Frozen:
             config = config_type.from_dict(stored.modules[part].config)

@@ -19,6 +19,8 @@ from mrti_jax.parallel.accelerator import check_accelerator
 BATCH = ("data", "fsdp")
 """The mesh axes that a batch is split over: all of them."""
 
+# Of a device's memory, the share that frozen weights may take; batch and activations need the rest.
+WEIGHT_SHARE = 0.6
 # Smaller weights (norms, biases) are held whole: gathering them costs more than it saves.
 MIN_SHARDED_SIZE = 2**14
 
@@ -38,6 +40,32 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> 
         )
     shape = (len(devices) // fsdp, fsdp)
     return jax.make_mesh(shape, BATCH, devices=devices, axis_types=(AxisType.Auto,) * 2)
+
+
+def choose_fsdp(weight_bytes: int, num_devices: int, memory_bytes: int | None) -> int:
+    """The fewest devices that hold the weights together, each a part; 1 if one holds them all.
+
+    `memory_bytes`: of one device; None if it has none of its own, as a CPU, and holds anything.
+    Raises UserError if all devices together are too small.
+    """
+    if memory_bytes is None:
+        return 1
+    room = WEIGHT_SHARE * memory_bytes
+    for fsdp in range(1, num_devices + 1):
+        if num_devices % fsdp == 0 and weight_bytes <= fsdp * room:
+            return fsdp
+    raise UserError(
+        f"the model's weights take {weight_bytes / 2**30:.1f} GiB, more than {num_devices} devices "
+        f"of {memory_bytes / 2**30:.1f} GiB can hold beside the batch: use bfloat16, more devices, "
+        "or larger ones"
+    )
+
+
+def fitting_mesh(weight_bytes: int) -> Mesh:
+    """A mesh over all devices of all processes, `fsdp` just large enough for the weights."""
+    check_accelerator()
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return make_mesh(fsdp=choose_fsdp(weight_bytes, jax.device_count(), memory))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -21,6 +21,9 @@ class ModelConfig(ModelSource):
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen weights; auto: float32 on a CPU, bfloat16 elsewhere."""
+    fsdp: int | None = None
+    """Devices that hold the weights together, each a part; as few as have the memory, if not given:
+    usually 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ CONFIG_NAME = "config.yaml"
 Images: TypeAlias = epath.PathLike | Sequence[UInt8[np.ndarray, "_ _ 3"] | Image.Image]
 
 # Settings that a run may be continued with other values of.
-_FREE = {"out", "data.path", "data.tfds_dir"} | {
+_FREE = {"out", "data.path", "data.tfds_dir", "model.fsdp"} | {
     f"train.{name}"
     for name in (
         "checkpoint_every",

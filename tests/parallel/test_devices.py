@@ -11,7 +11,7 @@ import pytest
 from mrti_jax.errors import UserError
 from mrti_jax.parallel.accelerator import check_accelerator
 from mrti_jax.parallel.banner import describe
-from mrti_jax.parallel.mesh import fetch, make_mesh, place, weight_sharded
+from mrti_jax.parallel.mesh import choose_fsdp, fetch, make_mesh, place, weight_sharded
 
 
 def machine(root: Path, kind: str) -> Path:
@@ -74,6 +74,17 @@ def test_the_mesh_and_where_weights_lie_on_it():
     np.testing.assert_array_equal(fetch(on_devices), weights)
     with pytest.raises(UserError, match="fsdp is 3, it must divide the number of devices"):
         make_mesh(fsdp=3)
+
+
+def test_as_few_devices_as_have_the_memory_hold_the_weights():
+    gib = 2**30
+    v5e = 16 * gib  # of which 9.6 GiB are for weights
+    assert choose_fsdp(2 * gib, 8, v5e) == 1  # SD 1.5 in bfloat16
+    assert choose_fsdp(13 * gib, 8, v5e) == 2  # XL in float32
+    assert choose_fsdp(20 * gib, 6, v5e) == 3
+    assert choose_fsdp(100 * gib, 8, None) == 1
+    with pytest.raises(UserError, match=r"weights take 13\.0 GiB, more than 1 devices"):
+        choose_fsdp(13 * gib, 1, v5e)
 
 
 def test_the_line_about_it():

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands as several real processes, which find each other by explicit addresses (gloo)."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+Process = subprocess.Popen[str]
+Ended = tuple[int, str, str]
+
+
+def start(command: Sequence[str], num_processes: int = 1, devices_each: int = 2) -> list[Process]:
+    """`python -m COMMAND` as so many processes of one run."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices_each), "NPROC": "16"}
+
+    def one(index: int) -> Process:
+        place = [
+            f"--coordinator=127.0.0.1:{port}",
+            f"--num-processes={num_processes}",
+            f"--process-id={index}",
+        ]
+        return subprocess.Popen(
+            [sys.executable, "-u", "-m", *command, *(place if num_processes > 1 else [])],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return [one(index) for index in range(num_processes)]
+
+
+def finish(processes: Sequence[Process], timeout: float) -> list[Ended]:
+    """Exit status, stdout and stderr of each; none of them is left running."""
+    try:
+        ended = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *texts) for process, texts in zip(processes, ended, strict=True)]

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several real processes as one run, over gloo: the same result, stopping together, losing one."""
+
+import itertools
+import re
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrti_jax import train
+from mrti_jax.concept import Concept
+from mrti_jax.errors import UserError
+from mrti_jax.parallel.processes import join
+
+from . import launch
+
+ENDLESS = 100_000
+
+
+def training(model: Path, out: Path, steps: int) -> list[str]:
+    flags = {
+        "model.path": model,
+        "out": out,
+        "train.steps": steps,
+        "train.batch-size": 8,
+        "train.metrics-every": 2,
+        "optimizer.schedule": "constant",
+    }
+    return [f"--{key}={value}" for key, value in flags.items()] + ["--train.no-final-grid"]
+
+
+def start_endless(model: Path, out: Path) -> Sequence[launch.Process]:
+    """Two processes of two devices each that have trained a few steps."""
+    processes = launch.start(["mrti_jax.train", *training(model, out, ENDLESS)], 2)
+    metrics = out / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text()):
+        assert all(process.poll() is None for process in processes), launch.finish(processes, 60)
+        time.sleep(0.1)
+    return processes
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_two_processes_stop_together_and_one_goes_on_to_the_same_table(
+    tiny_folder: Path, tmp_path: Path
+):
+    processes = start_endless(tiny_folder, tmp_path / "cut")
+    processes[1].send_signal(signal.SIGTERM)
+    first, second = launch.finish(processes, timeout=60)
+    assert (first[0], second[0]) == (75, 75), (first, second)
+    assert "devices: 4 x cpu (cpu) in 2 processes | mesh: data 4, fsdp 1" in first[1]
+    assert "devices:" not in second[1]  # one process speaks
+    (done,) = {int(re.search(r"stopped after (\d+) of", end[2])[1]) for end in (first, second)}
+    (saved,) = (tmp_path / "cut" / "checkpoints").iterdir()
+    assert saved.name == str(done)
+
+    more = done + 2
+    assert train.main(training(tiny_folder, tmp_path / "cut", more)) == 0
+    assert train.main(training(tiny_folder, tmp_path / "whole", more)) == 0
+    cut, whole = (Concept.load(tmp_path / name) for name in ("cut", "whole"))
+    # float32 rounding of gradients summed in another order, which Adam's first steps enlarge.
+    np.testing.assert_allclose(cut.embeddings, whole.embeddings, rtol=0, atol=2e-5)
+    assert cut.metadata == whole.metadata and cut.metadata["steps"] == str(more)
+
+
+@pytest.mark.parametrize("lost", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_process_that_dies_ends_the_other_with_a_reason(
+    lost: int, tiny_folder: Path, tmp_path: Path
+):
+    processes = start_endless(tiny_folder, tmp_path)
+    since = time.monotonic()
+    processes[lost].kill()
+    other = launch.finish(processes, timeout=90)[1 - lost]
+    assert time.monotonic() - since < 60
+    if other[0] == 75:
+        assert re.search(r"^error: a process of this run is lost.*goes on", other[2], re.MULTILINE)
+    else:  # JAX's own watch was faster: it aborts
+        assert other[0] == -signal.SIGABRT and "another task died" in other[2]
+
+
+@pytest.mark.slow
+def test_the_same_table_and_pictures_on_any_devices_in_any_processes(
+    tiny_folder: Path, tmp_path: Path
+):
+    tables, pictures = {}, {}
+    for layout in [(1, 1), (1, 2), (1, 4), (1, 8), (2, 1), (2, 4), (4, 2)]:
+        out = tmp_path / "x".join(map(str, layout))
+        sample = [
+            "mrti_jax.sample",
+            "--grid=a photo of a <jane[{k}]>",
+            f"--concept={out}",
+            f"--model={tiny_folder}",
+            "--steps=2",
+            "--grid-value=0",
+            "--grid-value=9",
+            f"--out={out / 'drawn'}",
+        ]
+        for command in (["mrti_jax.train", *training(tiny_folder, out, steps=4)], sample):
+            ended = launch.finish(launch.start(command, *layout), timeout=600)
+            assert [status for status, *_ in ended] == [0] * layout[0], ended
+        tables[layout] = Concept.load(out).embeddings
+        drawn = sorted((out / "drawn").glob("*seed0.png"))
+        assert len(drawn) == 2
+        pictures[layout] = np.stack([np.asarray(Image.open(path)) for path in drawn])
+    for one, other in itertools.pairwise(tables):
+        np.testing.assert_allclose(tables[one], tables[other], rtol=0, atol=2e-5)
+        # One grey level, where rounding tips it.
+        assert np.abs(pictures[one].astype(int) - pictures[other]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"distributed": "off", "num_processes": 2}, "contradicts"),
+        (
+            {"num_processes": 2, "process_id": 0},
+            r"coordinator_address should be defined.*HOST:PORT",
+        ),
+        ({"coordinator": "localhost:1", "num_processes": 2, "process_id": 2}, "can't find"),
+    ],
+)
+def test_processes_that_can_not_be_found(
+    arguments: dict, message: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
+    with pytest.raises(UserError, match=message):
+        join(**arguments)
+    join("auto")  # nothing tells of other processes: alone
