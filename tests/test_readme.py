@@ -22,7 +22,8 @@ def blocks(language: str) -> list[str]:
 
 
 COMMANDS = re.findall(
-    r"python -m mrti_jax\.(sample|train|models)\b(.*)", "\n".join(blocks("bash")).replace("\\\n", " ")
+    rf"python -m mrti_jax\.({'|'.join(FLAGS)})\b(.*)",
+    "\n".join(blocks("bash")).replace("\\\n", " "),
 )
 
 

@@ -31,6 +31,20 @@ class Frozen(Generic[Module]):
         return nnx.merge(self.graphdef, nnx.State(params))
 
 
+class OneKey(nnx.Rngs):
+    """Gives every weight the same key: for modules whose weights are not drawn, see `abstract`.
+
+    A key for each is most of the time that tracing a big module takes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self._key = jax.random.key(0)
+
+    def params(self) -> jax.Array:
+        return self._key
+
+
 def abstract(build: Callable[[], Module]) -> tuple[nnx.GraphDef[Module], Weights]:
     """The structure of `build()`, and its weights as `(path, ShapeDtypeStruct)`; makes none."""
     graphdef, state = nnx.split(nnx.eval_shape(build), nnx.Param)
@@ -44,5 +58,5 @@ def initialise(config: Any, build: Callable[[nnx.Rngs], Module], seed: int) -> F
         graphdef, state = nnx.split(build(nnx.Rngs(seed)), nnx.Param)
         return graphdef, nnx.to_pure_dict(state)
 
-    graphdef, _ = abstract(lambda: build(nnx.Rngs(seed)))
+    graphdef, _ = abstract(lambda: build(OneKey()))
     return Frozen(config, graphdef, jax.jit(lambda: draw()[1])())

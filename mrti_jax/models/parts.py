@@ -7,15 +7,18 @@ from typing import Any
 import jax
 from flax import nnx
 
-from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel
+from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from mrti_jax.models.frozen import OneKey
 from mrti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from mrti_jax.models.vae import AutoencoderKL, VAEConfig
 
 PARTS: Mapping[str, tuple[Any, type[nnx.Module]]] = {
     "text_encoder": (CLIPTextConfig, CLIPTextModel),
+    "text_encoder_2": (CLIPTextConfig, CLIPTextModelWithProjection),
     "unet": (UNetConfig, UNet2DConditionModel),
     "vae": (VAEConfig, AutoencoderKL),
 }
+TEXT_PARTS = ("text_encoder", "text_encoder_2")
 
 
 def read_part_config(part: str, config: Mapping[str, Any]) -> Any:
@@ -24,5 +27,5 @@ def read_part_config(part: str, config: Mapping[str, Any]) -> Any:
 
 
 def build_part(part: str, config: Any, dtype: jax.typing.DTypeLike) -> nnx.Module:
-    """The module of a part with the weights that flax draws."""
-    return PARTS[part][1](config, dtype=dtype, rngs=nnx.Rngs(0))  # type: ignore[call-arg]
+    """The module of a part, for its structure: call it in `abstract`."""
+    return PARTS[part][1](config, dtype=dtype, rngs=OneKey())  # type: ignore[call-arg]

@@ -2,27 +2,26 @@
 """A whole frozen Stable Diffusion, on the devices."""
 
 import dataclasses
-import math
 import os
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from etils import epath
-from flax import nnx
 from jax.sharding import Mesh
 from transformers import CLIPTokenizer
 
 from mrti_jax.errors import UserError
 from mrti_jax.models.checkpoint import load_module
-from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
+from mrti_jax.models.parts import TEXT_PARTS, build_part, read_part_config
 from mrti_jax.models.stored.find import mini_folder, open_model, tokenizer_folder
 from mrti_jax.models.stored.model import MINI, ModelSource, PredictionType
 from mrti_jax.models.text_encoder import TextEncoder, side_by_side
-from mrti_jax.models.unet import UNet2DConditionModel, UNetConfig
-from mrti_jax.models.vae import AutoencoderKL, VAEConfig
+from mrti_jax.models.unet import UNet2DConditionModel
+from mrti_jax.models.vae import AutoencoderKL
 from mrti_jax.parallel.mesh import fitting_mesh
 
 __all__ = ["StableDiffusion", "load_tokenizer", "mini_folder"]
@@ -106,35 +105,25 @@ class StableDiffusion:
             dtype = jnp.float32 if device.platform == "cpu" else jnp.bfloat16
         if mesh is None:
             tensors = [t for module in stored.modules.values() for t in module.tensors.values()]
-            num_weights = sum(math.prod(tensor.shape) for tensor in tensors)
+            num_weights = sum(tensor.size for tensor in tensors)
             mesh = fitting_mesh(num_weights * jnp.dtype(dtype).itemsize)
 
-        def module(part: str, config_type: Any, build: type[nnx.Module]) -> Frozen:
-            config = config_type.from_dict(stored.modules[part].config)
-            upcast = getattr(config, "force_upcast", False)
-            return load_module(
-                config,
-                lambda: build(  # type: ignore[call-arg]
-                    config, dtype=jnp.float32 if upcast else dtype, rngs=nnx.Rngs(0)
-                ),
-                stored.modules[part],
-                mesh,
-            )
+        def module(part: str) -> Frozen:
+            config = read_part_config(part, stored.modules[part].config)
+            part_dtype = jnp.float32 if getattr(config, "force_upcast", False) else dtype
+            build = partial(build_part, part, config, part_dtype)
+            return load_module(config, build, stored.modules[part], mesh)
 
-        kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+        text_parts = [part for part in TEXT_PARTS if part in stored.modules]
         sd = cls(
             source=source,
             tokenizers=tuple(
                 load_tokenizer(tokenizer_folder(words), words.pad_token)
                 for _, words in sorted(stored.tokenizers.items())
             ),
-            text_models=tuple(
-                module(part, CLIPTextConfig, kind)
-                for part, kind in kinds.items()
-                if part in stored.modules
-            ),
-            unet=module("unet", UNetConfig, UNet2DConditionModel),
-            vae=module("vae", VAEConfig, AutoencoderKL),
+            text_models=tuple(module(part) for part in text_parts),
+            unet=module("unet"),
+            vae=module("vae"),
             scheduler_config=dict(stored.scheduler_config),
             zeros_for_empty_prompt=bool(stored.index.get("force_zeros_for_empty_prompt", False)),
             dtype=jnp.dtype(dtype),

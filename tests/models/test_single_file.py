@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mrti_jax.errors import UserError
+from mrti_jax.models.describe import describe
 from mrti_jax.models.stored.find import open_model
 from mrti_jax.models.stored.model import ModelSource, StoredModel
 from mrti_jax.models.stored.single_file import TOKENIZER
@@ -126,6 +127,17 @@ def test_diffusers_reads_the_same_from_these_names(
             got.pop("text_projection.weight", None)
         got = {name: value for name, value in got.items() if not name.endswith("position_ids")}
         np.testing.assert_equal(got, {k: v.numpy() for k, v in states[family][part].items()})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.filterwarnings("ignore:.*doesn't tell what its U-Net predicts")
+def test_they_fit_our_modules(
+    tmp_path: Path, files: dict[Family, dict[str, Any]], family: Family
+) -> None:
+    path = write(tmp_path / "a.safetensors", files[family])
+    told = describe("a", open_model(ModelSource(path=path)))
+    assert "tensors: all there, none unused" in told
+    assert told[0] == "a: single file in the original layout"
 
 
 def test_leftovers_of_training_and_old_names(
