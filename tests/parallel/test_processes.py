@@ -87,8 +87,11 @@ def test_the_same_table_and_pictures_on_any_devices_in_any_processes(
     tiny_folder: Path, tmp_path: Path
 ):
     tables, pictures = {}, {}
-    for layout in [(1, 1), (1, 2), (1, 4), (1, 8), (2, 1), (2, 4), (4, 2)]:
+    # Processes, devices of each, devices that hold the weights together.
+    for layout in [(1, 1, 1), (1, 2, 1), (1, 4, 1), (1, 8, 1), (2, 4, 1), (4, 2, 1), (2, 2, 2)]:
+        *processes, fsdp = layout
         out = tmp_path / "x".join(map(str, layout))
+        training_run = [*training(tiny_folder, out, steps=4), f"--model.fsdp={fsdp}"]
         sample = [
             "mrti_jax.sample",
             "--grid=a photo of a <jane[{k}]>",
@@ -98,10 +101,11 @@ def test_the_same_table_and_pictures_on_any_devices_in_any_processes(
             "--grid-value=0",
             "--grid-value=9",
             f"--out={out / 'drawn'}",
+            f"--fsdp={fsdp}",
         ]
-        for command in (["mrti_jax.train", *training(tiny_folder, out, steps=4)], sample):
-            ended = launch.finish(launch.start(command, *layout), timeout=600)
-            assert [status for status, *_ in ended] == [0] * layout[0], ended
+        for command in (["mrti_jax.train", *training_run], sample):
+            ended = launch.finish(launch.start(command, *processes), timeout=600)
+            assert [status for status, *_ in ended] == [0] * processes[0], ended
         tables[layout] = Concept.load(out).embeddings
         drawn = sorted((out / "drawn").glob("*seed0.png"))
         assert len(drawn) == 2
