@@ -47,6 +47,9 @@ class Flags(SourceOptions, ProcessFlags):
     """Number of sampling steps; 50 if not given, 30 for the embedded model."""
     guidance: float | None = None
     """Scale of classifier-free guidance, 1 is none; 7.5 if not given, 3 for the embedded model."""
+    guidance_rescale: float = 0.0
+    """How far guided predictions are scaled back to the spread of unguided ones, 0 to 1; 0.7 where
+    the model's noise schedule ends in pure noise (rescale_betas_zero_snr)."""
     negative_prompt: str = ""
     """What to guide away from."""
     size: int | None = None
@@ -161,6 +164,7 @@ def _options(flags: Flags) -> dict[str, Any]:
         "guidance_scale": (MINI_GUIDANCE if is_mini else DEFAULT_GUIDANCE)
         if guidance is None
         else guidance,
+        "guidance_rescale": flags.guidance_rescale,
         "negative_prompt": flags.negative_prompt,
         "height": flags.size if flags.height is None else flags.height,
         "width": flags.size if flags.width is None else flags.width,

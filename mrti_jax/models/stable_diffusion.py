@@ -129,11 +129,11 @@ class StableDiffusion:
             dtype=jnp.dtype(dtype),
             mesh=mesh,
         )
-        check_widths(sd)
+        _check_widths(sd)
         return sd
 
 
-def check_widths(sd: StableDiffusion) -> None:
+def _check_widths(sd: StableDiffusion) -> None:
     """Raises UserError unless the U-Net takes what the text encoder gives."""
     text, unet = sd.text_encoder.config, sd.unet.config
     for what, given, taken in (

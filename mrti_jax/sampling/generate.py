@@ -44,6 +44,7 @@ def generate(
     images_per_prompt: int = 1,
     num_steps: int = 50,
     guidance_scale: float = 7.5,
+    guidance_rescale: float = 0.0,
     negative_prompt: str | Sequence[str] = "",
     height: int | None = None,
     width: int | None = None,
@@ -67,6 +68,8 @@ def generate(
         seeds: a picture's noise is a function of its seed alone, whatever is drawn beside it.
         images_per_prompt: pictures per seed; they have the seeds s, s + 1, ...
         guidance_scale: classifier-free guidance; 1 or less is none.
+        guidance_rescale: how far guided predictions are scaled back to the spread of unguided ones,
+            0 to 1; 0.7 where a model's noise schedule ends in pure noise, lest pictures glare.
         negative_prompt: what to guide away from, in the same language; one, or one per prompt.
         height, width: pixels, multiples of the VAE's factor; the model's own size if not given.
         original_size, crop, target_size: (height, width), (top, left) and (height, width) that SDXL
@@ -87,6 +90,8 @@ def generate(
     all_seeds = expand_seeds(seeds, images_per_prompt)
     if not prompts:
         raise UserError("there is no prompt to draw")
+    if not 0 <= guidance_rescale <= 1:
+        raise UserError(f"guidance_rescale is {guidance_rescale}, it must lie between 0 and 1")
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, it must be 1 or more")
     height, width = picture_size(sd, height, width)
@@ -141,6 +146,7 @@ def generate(
             slots,
             np.asarray([jobs[i][1] for i in picked], np.uint32),
             guidance_scale,
+            guidance_rescale,
         )
         images += list(batch[:count])
         if progress:
@@ -152,6 +158,7 @@ def generate(
         "sampler": sampler,
         "num_steps": num_steps,
         "guidance_scale": guidance_scale,
+        "guidance_rescale": guidance_rescale,
         "height": height,
         "width": width,
         "eta": eta,

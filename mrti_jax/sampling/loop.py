@@ -62,6 +62,7 @@ def draw(
     slots: Int[np.ndarray, "s"],
     seeds: UInt32[np.ndarray, "b"],
     guidance_scale: float,
+    guidance_rescale: float,
 ) -> UInt8[np.ndarray, "b H W 3"]:
     """Draws B pictures, one per seed; B is a multiple of the number of devices.
 
@@ -70,7 +71,7 @@ def draw(
     Args:
         text_states: what the U-Net sees in each slot of diffusion time, [slots, b, g, ...]. g = 2
             is classifier-free guidance, [unconditional, conditional]; with g = 1 `guidance_scale`
-            has no effect.
+            and `guidance_rescale` have no effect.
         sizes: what SDXL is told of the pictures, see `Photo.sizes`; others take no notice.
         steps: the sampler's plan, S calls of the network.
         slots: the slot of each call.
@@ -82,7 +83,9 @@ def draw(
         place(text_states, batch_sharded(program.mesh, axis=1)),
         *place((sizes, steps, slots.astype(np.int32)), replicated(program.mesh)),
         place(seeds, batch_sharded(program.mesh)),
-        place(np.float32(guidance_scale), replicated(program.mesh)),
+        *place(
+            (np.float32(guidance_scale), np.float32(guidance_rescale)), replicated(program.mesh)
+        ),
     )
     return fetch(images)
 
@@ -97,6 +100,7 @@ def _draw(
     slots: Int[Array, "s"],
     seeds: UInt32[Array, "b"],
     guidance_scale: Float[Array, ""],
+    guidance_rescale: Float[Array, ""],
 ) -> UInt8[Array, "b H W 3"]:
     sampler = program.sampler
     unet = nnx.merge(program.unet, nnx.State(params["unet"]))
@@ -127,6 +131,11 @@ def _draw(
         prediction = out[:, -1]
         if passes == 2:  # Ho & Salimans 2022 (arXiv 2207.12598), with guidance_scale = w + 1
             prediction = out[:, 0] + guidance_scale * (out[:, 1] - out[:, 0])
+            # Lin et al. 2023 (arXiv 2305.08891), eq. 15 and 16
+            wanted, actual = (
+                jnp.std(x, axis=(1, 2, 3), keepdims=True) for x in (out[:, 1], prediction)
+            )
+            prediction *= 1 + guidance_rescale * (wanted / jnp.maximum(actual, 1e-12) - 1)
         fresh = noise(index + 1) if sampler.stochastic else None
         return sampler.update(state, prediction, step, fresh), None
 

@@ -103,7 +103,7 @@ def load_concept(out: epath.PathLike) -> Concept:
         np.array(arrays["embeddings"]),
         np.array(arrays["boundaries"]),
         meta["metadata"],
-        tuple((part, width) for part, width in meta["parts"]),
+        tuple((part, width) for part, width in meta.get("parts", ())),
     )
 
 

@@ -48,6 +48,34 @@ def test_file_format(tmp_path: Path, make_concept: Callable[..., Concept]) -> No
     }
 
 
+def test_two_text_models_have_a_tensor_each(tmp_path: Path) -> None:
+    parts = (("clip_l", 3), ("clip_g", 5))
+    table = np.arange(32, dtype=np.float32).reshape(2, 2, 8)
+    concept = Concept("jane", table, np.asarray([0, 500, 1000], np.int32), {}, parts)
+    concept.save(tmp_path)
+    with safe_open(tmp_path / "concept.safetensors", framework="numpy") as file:
+        assert set(file.keys()) == {"embeddings.clip_l", "embeddings.clip_g", "boundaries"}
+        assert np.array_equal(file.get_tensor("embeddings.clip_l"), table[..., :3])
+        assert np.array_equal(file.get_tensor("embeddings.clip_g"), table[..., 3:])
+    loaded = Concept.load(tmp_path)
+    assert np.array_equal(loaded.embeddings, table) and loaded.parts == parts
+    with pytest.raises(UserError, match="don't add up"):
+        Concept("jane", table, concept.boundaries, {}, parts[:1])
+
+    tensors = concept.tensors
+    wrong: dict[str, dict[str, Any]] = {
+        "instead of boundaries, embeddings.clip_l, embeddings.clip_g": {"embeddings.clip_g": None},
+        "different numbers of vectors": {"embeddings.clip_g": table[:, :1, 3:].copy()},
+        r"boundaries must be int32 \[2\]": {"embeddings.clip_l": table[:1, :, :3].copy()},
+    }
+    for message, change in wrong.items():
+        changed = {k: v for k, v in {**tensors, **change}.items() if v is not None}
+        metadata = {"format": "mrti-concept/1", "name": "jane"}
+        save_file(changed, tmp_path / "wrong.safetensors", metadata)
+        with pytest.raises(UserError, match=message):
+            Concept.load(tmp_path / "wrong.safetensors")
+
+
 def test_save_leaves_the_old_file_if_it_fails(
     tmp_path: Path, make_concept: Callable[..., Concept], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,19 @@ def test_weights_come_in_the_wanted_dtype(tiny_folder: Path, tiny_sd: StableDiff
     )
 
 
+def test_a_vae_that_overflows_stays_float32(tiny_xl_folder: Path) -> None:
+    sd = StableDiffusion.load(tiny_xl_folder, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(sd.vae.params)} == {jnp.dtype(jnp.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(sd.unet.params)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_parts_that_do_not_belong_together(tiny_xl_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_xl_folder, tmp_path / "copy"))
+    for part in ("text_encoder_2", "tokenizer_2"):
+        shutil.rmtree(folder / part)
+    assert "takes text states of width 56, its text encoder gives 24" in load_error(folder)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_round_trip_is_exact(copy: Path, dtype: jax.typing.DTypeLike) -> None:
     before = StableDiffusion.load(copy, dtype=dtype)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole pictures against PyTorch's pipelines, from the same folder and latents."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,16 @@ def test_sd1(sampler: str, tiny_folder: Path, tiny_sd: StableDiffusion) -> None:
 
 def test_sd2(tiny_v_folder: Path, tiny_v_sd: StableDiffusion) -> None:
     compare("ddim", tiny_v_folder, tiny_v_sd)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler"])
+def test_sd2_from_pure_noise(sampler: str, tiny_v_folder: Path, tiny_v_sd: StableDiffusion) -> None:
+    """Zero terminal SNR: the first step is at the last timestep, where nothing is left."""
+    schedule = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    config = tiny_v_sd.scheduler_config | schedule
+    rescaled = dataclasses.replace(tiny_v_sd, scheduler_config=config)
+    rescale = {"guidance_rescale": 0.7}
+    compare(sampler, tiny_v_folder, rescaled, rescale, rescale)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +88,7 @@ def compare(
     pipeline = pipeline.to(torch.float32)  # what is stored in float16 as well
     pipeline.set_progress_bar_config(disable=True)
     scheduler = getattr(diffusers, SCHEDULERS[sampler])
-    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
+    pipeline.scheduler = scheduler.from_config(sd.scheduler_config)
     key = jax.random.fold_in(jax.random.key(SEED), 0)
     size = sd.unet.config.sample_size
     latents = np.asarray(jax.random.normal(key, (size, size, 4)))

@@ -10,6 +10,7 @@ from mrti_jax import train
 from mrti_jax.concept import Concept
 from mrti_jax.training import read_config
 
+RECIPES = Path(__file__).parents[2] / "configs"
 SHORT = ["--train.steps", "2", "--train.batch-size", "4", "--optimizer.schedule", "constant"]
 
 
@@ -18,6 +19,24 @@ def arguments(tiny_folder: Path, photo_folder: Path, tmp_path: Path) -> list[str
     given = {"model.path": tiny_folder, "data.path": photo_folder, "out": tmp_path / "out"}
     given |= {"concept.name": "rex", "concept.initializer": "heart"}
     return [text for key, value in given.items() for text in (f"--{key}", str(value))]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("recipe", "model"),
+    [("sd15", "tiny_folder"), ("sd21", "tiny_v_folder"), ("sdxl", "tiny_xl_folder")],
+)
+def test_the_recipes_run(
+    recipe: str, model: str, arguments: list[str], tmp_path: Path, request: pytest.FixtureRequest
+):
+    """On tiny models of the same kind; 8 examples, so that XL's four parts divide over devices."""
+    less = ["--data.size", "16", "--train.steps", "2", "--train.batch-size", "8"]
+    less += ["--train.no-final-grid", "--model.path", str(request.getfixturevalue(model))]
+    assert train.main([str(RECIPES / f"{recipe}.yaml"), *arguments, *less]) == 0
+    concept = Concept.load(tmp_path / "out")
+    names = [name for name, _ in concept.parts]
+    assert names == (["clip_l", "clip_g"] if recipe == "sdxl" else [""])
+    assert concept.metadata["steps"] == "2"
 
 
 @pytest.mark.filterwarnings("ignore")

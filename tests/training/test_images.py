@@ -38,6 +38,16 @@ def test_wide_and_tall_pictures_are_cropped_and_not_squashed():
     assert inside.any(0).sum() == inside.any(1).sum() and 23 <= inside.any(0).sum() <= 26
 
 
+def test_sizes_are_those_of_the_file_and_of_the_crop():
+    wide = square("a", Image.new("RGB", (300, 100)), 50)  # scaled to 150 x 50
+    assert wide.sizes == (100, 300, 0, 50, 50, 50)
+    tall = square("a", Image.new("RGB", (20, 31)), 40)  # enlarged to 40 x 62
+    assert tall.sizes == (31, 20, 11, 0, 40, 40)
+    turned = Image.new("RGB", (300, 100))
+    turned.getexif()[0x0112] = 6  # rotate 90 degrees clockwise to see it upright
+    assert square("a", turned, 50).sizes == (300, 100, 50, 0, 50, 50)
+
+
 def test_exif_orientation_is_applied(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate 90 degrees clockwise to see it upright
