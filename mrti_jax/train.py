@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `python -m mrti_jax.train`: learns a concept from photos."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -22,6 +23,8 @@ that comes with the project, on the embedded model. With photos of your own:
 class Flags(Config, ProcessFlags):
     """A recipe and what is to be different from it."""
 
+    restart: bool = False
+    """Begin anew; the run that is in the folder is kept, under another name."""
     recipe: tyro.conf.Positional[str | None] = None
     """A YAML file with settings, such as configs/sd15.yaml; flags go before it."""
 
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         defaults = Flags(**_values(config), recipe=flags.recipe)
         # Once more, now that the defaults are known: what was not given is the recipe's.
         given = tyro.cli(Flags, args=arguments, default=defaults)
-        _run(Config(**_values(given)), given)
+        _run(Config(**_values(given)), given, given.restart)
 
     return run_command(Flags, body, arguments, prog=PROG, description=DESCRIPTION)
 
@@ -44,11 +47,13 @@ def _values(config: Config) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in fields(Config)}
 
 
-def _run(config: Config, processes: ProcessFlags) -> None:
+def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
     config = resolve(config)
     check(config)
     use_compilation_cache()
     join_processes(processes)
+    # Orbax logs the tracebacks of what it raises, too.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     from mrti_jax.models.stable_diffusion import StableDiffusion
     from mrti_jax.parallel.banner import describe
     from mrti_jax.parallel.mesh import make_mesh
@@ -69,6 +74,7 @@ def _run(config: Config, processes: ProcessFlags) -> None:
         initializer=initializer,
         out=out,
         config=config,
+        restart=restart,
         progress=is_writer(),
     )
     if not is_writer():

@@ -8,7 +8,6 @@ columns of its two text models are tensors of their own, `embeddings.clip_l` and
 """
 
 import json
-import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 
 from mrti_jax.concept.prompt import check_name
 from mrti_jax.errors import UserError
+from mrti_jax.files import is_regular, reason, write_whole
 from mrti_jax.models.text_encoder import XL_PARTS, Parts
 
 FILE_NAME = "concept.safetensors"
@@ -111,10 +111,9 @@ class Concept:
         try:
             if target.is_dir():
                 target /= FILE_NAME
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(target, safetensors.numpy.save(self.tensors, metadata))
+            write_whole(target, _ordered(safetensors.numpy.save(self.tensors, metadata)))
         except (OSError, ImportError) as error:
-            raise UserError(f"can't write the concept file {target}: {_reason(error)}") from error
+            raise UserError(f"can't write the concept file {target}: {reason(error)}") from error
 
     @classmethod
     def load(cls, path: epath.PathLike) -> "Concept":
@@ -130,13 +129,15 @@ class Concept:
                     raise UserError(f"the folder {path} holds no {FILE_NAME}")
             elif not source.exists():
                 raise UserError(f"there is no concept file {path}")
+            if not is_regular(source):
+                raise UserError(f"the concept file {source} is not a file")
             with source.open("rb") as file:
                 metadata = _check_header(source, _read_header(source, file))
             tensors = safetensors.numpy.load(source.read_bytes())
         except SafetensorError as error:
-            raise UserError(f"the concept file {source} is damaged: {_reason(error)}") from error
+            raise UserError(f"the concept file {source} is damaged: {reason(error)}") from error
         except (OSError, ImportError) as error:
-            raise UserError(f"can't read the concept file {source}: {_reason(error)}") from error
+            raise UserError(f"can't read the concept file {source}: {reason(error)}") from error
         timesteps = metadata.pop("num_train_timesteps", None)
         del metadata["format"]
         try:
@@ -171,6 +172,15 @@ def _tensor_name(part: str) -> str:
 def _part_names(tensors: Iterable[str]) -> tuple[str, ...]:
     """The parts of a file with these tensors, in order."""
     return XL_PARTS if set(map(_tensor_name, XL_PARTS)) & set(tensors) else ("",)
+
+
+def _ordered(content: bytes) -> bytes:
+    """A safetensors file with its header in order, which the library leaves to chance: equal
+    concepts are equal files."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # the format's alignment
+    return struct.pack("<Q", len(header)) + header + content[8 + length :]
 
 
 def by_name(concepts: Iterable[Concept]) -> dict[str, Concept]:
@@ -248,23 +258,3 @@ def _check_header(source: epath.Path, header: Mapping[str, Any]) -> dict[str, st
     if not metadata.get("name"):
         raise UserError(f"wrong concept file {source}: its metadata has no name")
     return dict(metadata)
-
-
-def _write_atomically(target: epath.Path, content: bytes) -> None:
-    """Writes beside `target`, then renames: a reader never sees half a file."""
-    beside = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            if os.path.exists(os.fspath(beside)):  # a local file; object stores have no fsync
-                os.fsync(file.fileno())
-        beside.replace(target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())

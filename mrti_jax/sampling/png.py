@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from mrti_jax.concept import parse
 from mrti_jax.errors import UserError
+from mrti_jax.files import reason, write_whole
 from mrti_jax.sampling.generate import Picture
 
 CHUNK = "mrti_jax"
@@ -56,9 +57,9 @@ def save_new(
     try:
         target.mkdir(parents=True, exist_ok=True)
         path = next(target / name for name in names if not (target / name).exists())
-        path.write_bytes(content.getvalue())
     except OSError as error:
         raise UserError(f"can't write to the folder {target}: {error.strerror or error}") from error
+    write_whole(path, content.getvalue())
     return path
 
 
@@ -74,8 +75,8 @@ def read_parameters(path: epath.PathLike) -> dict[str, Any]:
     try:
         with epath.Path(path).open("rb") as file, Image.open(file, formats=["PNG"]) as image:
             text = image.info.get(CHUNK)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} can't be read as a PNG file: {error}") from error
+    except Exception as error:  # decoders of damaged files raise all kinds
+        raise UserError(f"{path} can't be read as a PNG file: {reason(error)}") from error
     try:
         parameters = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints of a run (Orbax): the whole state to go on from, and the concept as it was then.
 
-A checkpoint has the items `state`, `concept` (embeddings and boundaries) and `meta` (JSON).
+A checkpoint has the items `state`, `concept` (embeddings and boundaries) and `meta` (JSON, with the
+digests of all three). It is written beside its place and renamed, so a kill leaves no half of one;
+damage that comes later is found by the digests, and the checkpoint before is taken.
 """
 
+import contextlib
+import hashlib
+import json
 import os
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,32 +20,43 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from mrti_jax.concept import Concept
-from mrti_jax.errors import UserError
+from mrti_jax.errors import UserError, warn
+from mrti_jax.files import in_object_store, reason
+from mrti_jax.parallel.mesh import fetch
+from mrti_jax.parallel.processes import gather, is_writer
 
 FOLDER = "checkpoints"
 _ITEMS = ("state", "concept", "meta")
+
+T = TypeVar("T")
 
 
 class Checkpoints:
     """The checkpoints of an output folder; a context manager, which waits for the last write."""
 
     def __init__(self, out: epath.Path, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self.folder = _absolute(out) / FOLDER
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
+        with _writing(self.folder):
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
-
-    def latest_step(self) -> int | None:
-        """The newest checkpoint's number of updates; None without one."""
-        return self._manager.latest_step()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            with _writing(self.folder):
+                self._manager.close()
+        except UserError as error:
+            if kind is None:
+                raise
+            warn(str(error))  # what ended the run matters more
 
     def save(self, step: int, state: Any, concept: Concept, settings: dict[str, Any]) -> None:
-        """Writes a checkpoint in the background."""
+        """Writes a checkpoint in the background.
+
+        Raises UserError where this one, or the one before, can't be written.
+        """
         arrays = {"embeddings": concept.embeddings, "boundaries": concept.boundaries}
         meta = {
             "name": concept.name,
@@ -47,83 +64,159 @@ class Checkpoints:
             "parts": concept.parts,
             "metadata": concept.metadata,
             "settings": settings,
+            "digests": {"state": _digest(state), "concept": _digest(arrays)},
         }
         # The next step reuses the state's memory while this is being written.
         copy = jax.tree.map(jnp.copy, state)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(copy),
-                concept=ocp.args.StandardSave(arrays),
-                meta=ocp.args.JsonSave(meta),
-            ),
-        )
+        with _writing(self.folder):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(copy),
+                    concept=ocp.args.StandardSave(arrays),
+                    meta=ocp.args.JsonSave(meta | {"digest": _json_digest(meta)}),
+                ),
+            )
 
-    def settings(self) -> dict[str, Any]:
-        """The settings that the newest checkpoint was written with."""
-        return _read_meta(self._manager, self.folder)["settings"]
+    def wait(self) -> None:
+        """Until the last checkpoint is on disk. Raises UserError where it can't be written."""
+        with _writing(self.folder):
+            self._manager.wait_until_finished()
 
-    def restore(self, like: Any) -> Any:
-        """The newest state, with the shapes, dtypes and shardings of `like`."""
-        step = self._manager.latest_step()
+    def resume(self, like: T, check: Callable[[dict[str, Any], int], None]) -> tuple[int, T]:
+        """The number of updates and the state of the newest whole checkpoint; 0 and `like` if there
+        is none at all.
+
+        The state gets the shapes, dtypes and shardings of `like`. `check` is called with the
+        settings of the checkpoint and its number of updates before the state is read. Newer ones
+        that are damaged are named in a warning and moved aside. Raises UserError if none is whole.
+        """
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
+
+        def read(step: int) -> T:
+            meta = _read_meta(self._manager, step)
+            check(meta["settings"], step)
             args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
-            return self._manager.restore(step, args=args)["state"]
-        except (ValueError, KeyError, OSError) as error:
-            raise _unreadable(self.folder, step, error) from error
+            state = self._manager.restore(step, args=args)["state"]
+            _verify(_digest(state), meta["digests"]["state"])
+            return state
+
+        if not self._manager.all_steps():
+            return 0, like
+        step, state, damaged = _newest_whole(self._manager, self.folder, read)
+        for number in damaged:  # else Orbax would not write checkpoints of these steps again
+            if is_writer():
+                _move_aside(self.folder / str(number))
+        if damaged:
+            gather(None)  # the others wait for the writer
+            self._manager.reload()
+        return step, state
 
 
 def load_concept(out: epath.PathLike) -> Concept:
-    """The concept in the newest checkpoint of a training folder (or of its folder of checkpoints),
-    without concept.safetensors.
+    """The concept in the newest whole checkpoint of a training folder (or of its folder of
+    checkpoints), without concept.safetensors.
 
-    Raises UserError if there is none, or it is damaged.
+    Warns of newer ones that are damaged. Raises UserError if there is none that is whole.
     """
     folder = _absolute(epath.Path(out))
     folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
     if not folder.is_dir() or not any(path.name.isdigit() for path in folder.iterdir()):
         raise UserError(f"'{out}' holds no checkpoint: is it a training folder?")
-    with ocp.CheckpointManager(folder, item_names=_ITEMS) as manager:
-        step = manager.latest_step()
-        meta = _read_meta(manager, folder)
-        rows = meta["shape"][0]
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shapes = {
-            "embeddings": jax.ShapeDtypeStruct(tuple(meta["shape"]), np.float32, sharding=here),
-            "boundaries": jax.ShapeDtypeStruct((rows + 1,), np.int32, sharding=here),
-        }
-        try:
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(folder, options=options, item_names=_ITEMS) as manager:
+
+        def read(step: int) -> Concept:
+            meta = _read_meta(manager, step)
+            rows = meta["shape"][0]
+            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            shapes = {
+                "embeddings": jax.ShapeDtypeStruct(tuple(meta["shape"]), np.float32, sharding=here),
+                "boundaries": jax.ShapeDtypeStruct((rows + 1,), np.int32, sharding=here),
+            }
             args = ocp.args.Composite(concept=ocp.args.StandardRestore(shapes))
             arrays = manager.restore(step, args=args)["concept"]
-        except (ValueError, KeyError, OSError) as error:
-            raise _unreadable(folder, step, error) from error
-    return Concept(
-        meta["name"],
-        np.array(arrays["embeddings"]),
-        np.array(arrays["boundaries"]),
-        meta["metadata"],
-        tuple((part, width) for part, width in meta.get("parts", ())),
+            _verify(_digest(arrays), meta["digests"]["concept"])
+            return Concept(
+                meta["name"],
+                np.array(arrays["embeddings"]),
+                np.array(arrays["boundaries"]),
+                meta["metadata"],
+                tuple((part, width) for part, width in meta["parts"]),
+            )
+
+        _, concept, _ = _newest_whole(manager, folder, read)
+    return concept
+
+
+def _newest_whole(
+    manager: ocp.CheckpointManager, folder: epath.Path, read: Callable[[int], T]
+) -> tuple[int, T, list[int]]:
+    """The newest checkpoint that can be read: its step, its content, and the damaged newer ones."""
+    damaged: list[int] = []
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            content = read(step)
+        except UserError:
+            raise
+        except Exception as error:  # readers of damaged files raise all kinds
+            warn(f"the checkpoint {folder / str(step)} is damaged and left out: {reason(error)}")
+            damaged.append(step)
+            continue
+        if damaged:
+            warn(f"the checkpoint before it is taken, {folder / str(step)}")
+        return step, content, damaged
+    raise UserError(
+        f"none of the checkpoints in {folder} can be read: begin anew with --restart, or choose "
+        "another --out"
     )
 
 
-def _read_meta(manager: ocp.CheckpointManager, folder: epath.Path) -> dict[str, Any]:
-    step = manager.latest_step()
+def _read_meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+    meta = dict(manager.restore(step, args=args)["meta"])
+    _verify(_json_digest({key: meta[key] for key in meta if key != "digest"}), meta["digest"])
+    return meta
+
+
+def _digest(tree: Any) -> str:
+    content = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        array = fetch(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        content.update(f"{array.dtype} {array.shape}".encode())
+        content.update(array.tobytes())
+    return content.hexdigest()
+
+
+def _json_digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _verify(found: str, written: str) -> None:
+    if found != written:
+        raise ValueError("its content is not what was written")
+
+
+def _move_aside(checkpoint: epath.Path) -> None:
+    """Out of Orbax's sight, which reads the folders whose names are numbers."""
+    aside = checkpoint.parent / f"damaged-{checkpoint.name}"
+    if aside.exists():
+        aside.rmtree()
+    with _writing(checkpoint.parent):
+        checkpoint.rename(aside)
+
+
+@contextlib.contextmanager
+def _writing(folder: epath.Path) -> Iterator[None]:
     try:
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return manager.restore(step, args=args)["meta"]
-    except (ValueError, KeyError, OSError) as error:
-        raise _unreadable(folder, step, error) from error
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"can't write checkpoints to {folder} ({reason(error)}): what was saved before is "
+            "whole; make room, then the same command goes on from there"
+        ) from error
 
 
 def _absolute(path: epath.Path) -> epath.Path:
     """Orbax wants absolute paths; those of object stores are."""
-    return path if "://" in os.fspath(path) else epath.Path(os.path.abspath(path))
-
-
-def _unreadable(folder: epath.Path, step: int | None, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return UserError(
-        f"the checkpoint {folder / str(step)} can't be read ({reason}): delete it to go on from "
-        "the one before, or choose another --out"
-    )
+    return path if in_object_store(path) else epath.Path(os.path.abspath(path))

@@ -2,6 +2,7 @@
 """The settings of a training run; their defaults are the recipe of the embedded model."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -180,6 +181,9 @@ def check(config: Config) -> None:
     for key in ("optimizer.learning_rate", "optimizer.eps"):
         if not _get(config, key) > 0:
             raise UserError(f"{key} is {_get(config, key)}, it must be above 0")
+    for key, number in flatten(config).items():
+        if isinstance(number, float) and not math.isfinite(number):
+            raise UserError(f"{key} is {number}, it must be a finite number")
     for key in ("optimizer.beta1", "optimizer.beta2"):
         if not 0 <= _get(config, key) < 1:
             raise UserError(f"{key} is {_get(config, key)}, it must lie in 0 <= {key} < 1")

@@ -14,9 +14,11 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from mrti_jax.errors import UserError, warn
+from mrti_jax.files import is_regular
 from mrti_jax.parallel.processes import map_in_parts
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 # More than any camera's; PIL itself refuses twice its own limit of about 89 megapixels.
 MAX_PIXELS = 250_000_000
 
@@ -48,12 +50,12 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
         raise UserError(f"there is no folder of images '{folder}'")
     if folder.is_dir():
         paths = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-        files = [file for file in paths if file.suffix.lower() in EXTENSIONS and file.is_file()]
+        files = [file for file in paths if file.suffix.lower() in EXTENSIONS and is_regular(file)]
         if not files:
             raise UserError(
                 f"the folder '{folder}' holds no images (PNG, JPEG, WebP, BMP): {_describe(paths)}"
             )
-    elif folder.suffix.lower() in EXTENSIONS:
+    elif folder.suffix.lower() in EXTENSIONS and is_regular(folder):
         files = [folder]
     else:
         raise UserError(f"'{folder}' is not a folder, and not a PNG, JPEG, WebP or BMP image")
@@ -138,7 +140,8 @@ def _open(content: bytes | Image.Image) -> Image.Image:
         return content
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is below
-        image = Image.open(io.BytesIO(content))
+        # These alone: decoders of other formats run programs, or read files that are named in it.
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width}x{image.height} pixels are too many")
     image.load()
@@ -161,17 +164,18 @@ def _captions(file: epath.Path, word: str) -> tuple[str, ...]:
     if not beside.exists():
         return ()
     try:
-        lines = [line.strip() for line in beside.read_text().splitlines()]
+        lines = [line.strip() for line in beside.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError:
         raise UserError(f"the captions in '{beside}' are not UTF-8 text") from None
     captions = [line.replace(f"<{word}>", "{}") for line in lines if line]
-    for caption in captions:
-        if "{}" not in caption:
-            raise UserError(
-                f"the caption {caption[:80]!r} in '{beside}' has neither <{word}> nor {{}} where "
-                "the word goes"
-            )
-    return tuple(captions)
+    without = [caption for caption in captions if "{}" not in caption]
+    if without:
+        warn(
+            f"WARNING: {len(without)} of the {len(captions)} captions in '{beside}' are left out, "
+            f"for they have neither <{word}> nor {{}} where the word goes: {without[0][:80]!r}"
+            + (", ..." if len(without) > 1 else "")
+        )
+    return tuple(caption for caption in captions if "{}" in caption)
 
 
 def _describe(paths: Sequence[epath.Path]) -> str:

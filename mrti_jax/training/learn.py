@@ -24,14 +24,16 @@ from mrti_jax.parallel.mesh import fetch, place, replicated
 from mrti_jax.parallel.processes import gather, is_writer
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import SAMPLE, Config, check, check_devices, flatten
+from mrti_jax.training.fault import describe_fault
 from mrti_jax.training.images import Photo, from_arrays, read_folder
 from mrti_jax.training.latents import encode_moments
 from mrti_jax.training.loop import train
 from mrti_jax.training.metrics import FILE_NAME as METRICS_NAME
 from mrti_jax.training.metrics import Metrics
 from mrti_jax.training.optim import learning_rate
-from mrti_jax.training.pictures import draw_final, draw_progress
+from mrti_jax.training.pictures import FINAL_NAME, draw_final, draw_progress
 from mrti_jax.training.prompts import tokenize_captions
+from mrti_jax.training.restart import move_aside
 from mrti_jax.training.step import Data, State, frozen_params, initial_state, make_train_step
 from mrti_jax.training.tfds_source import PREFIX, read_tfds
 from mrti_jax.training.yaml import write_yaml
@@ -62,6 +64,7 @@ def learn(
     initializer: str,
     out: epath.PathLike | None = None,
     config: Config | None = None,
+    restart: bool = False,
     progress: bool = False,
 ) -> Concept:
     """Learns the word `<name>` for what the images show; only its table is trained.
@@ -73,6 +76,7 @@ def learn(
             The same call goes on where it was stopped. Nothing is written if not given.
         config: all other settings; the recipe of the embedded model if not given. What it says of
             the model, the photos' path, the name, the initializer and the folder is not used.
+        restart: begin anew; what is in `out` is kept, in a folder beside it.
         progress: show a bar on stderr.
 
     Raises:
@@ -104,7 +108,12 @@ def learn(
     )
 
     pixels = np.stack([photo.pixels for photo in photos])
-    settings = flatten(config) | {"photos": hashlib.sha256(pixels.tobytes()).hexdigest()[:16]}
+    _warn_of_copies(pixels)
+    settings = flatten(config) | {
+        "photos": _fingerprint(pixels),
+        "captions": _fingerprint(*prompts),
+        "initial table": _fingerprint(start.embeddings),
+    }
 
     def draw_pictures(step: int, concept: Concept) -> None:
         if folder is not None:
@@ -115,24 +124,28 @@ def learn(
         state = initial_state(start.embeddings, config.optimizer, sd.mesh)
         checkpoints, resumed = None, 0
         if folder is not None:
+            if restart:
+                _move_aside(folder)
             checkpoints = stack.enter_context(Checkpoints(folder, config.train.keep))
-            resumed = checkpoints.latest_step() or 0
-            if resumed:
-                _check_same_run(checkpoints.settings(), settings, resumed, folder)
-                state = checkpoints.restore(state)
+            resumed, state = checkpoints.resume(
+                state, lambda before, done: _check_same_run(before, settings, done, folder)
+            )
             if is_writer():
                 write_yaml(config, folder / CONFIG_NAME)
-        if resumed == config.train.steps:
-            return _finished_before(_concept(start, state), resumed, folder)
+            if resumed == config.train.steps:
+                return _finished_before(sd, _concept(start, state), pixels, folder, config)
 
         moments = encode_moments(sd.vae, pixels, sd.mesh, flip=config.data.flip)
+        _check_moments(moments, photos)
         sizes = np.asarray([photo.sizes for photo in photos], np.int32)
         on_host = (moments, sizes, *prompts, np.uint32(config.train.seed))
+        data = Data(*place(on_host, replicated(sd.mesh)))
+        names = [photo.name for photo in photos]
         state = train(
             make_train_step(sd, config),
             state,
             frozen_params(sd),
-            Data(*place(on_host, replicated(sd.mesh))),
+            data,
             config.train,
             metrics=Metrics(
                 folder / METRICS_NAME if folder is not None and is_writer() else None,
@@ -145,6 +158,9 @@ def learn(
             out=folder,
             checkpoints=checkpoints,
             settings=settings,
+            describe_fault=lambda state: describe_fault(
+                state, data, config.train, names, start.num_train_timesteps
+            ),
             draw_pictures=draw_pictures,
             title=f"<{name}>" if progress else None,
         )
@@ -161,14 +177,30 @@ def _concept(start: Concept, state: State) -> Concept:
     return replace(start, embeddings=np.array(state["table"]), metadata=metadata)
 
 
-def _finished_before(concept: Concept, steps: int, folder: epath.Path | None) -> Concept:
-    if folder is not None and is_writer() and not (folder / FILE_NAME).exists():
+def _finished_before(
+    sd: StableDiffusion,
+    concept: Concept,
+    pixels: UInt8[np.ndarray, "m H W 3"],
+    folder: epath.Path,
+    config: Config,
+) -> Concept:
+    """Writes what a kill after the last checkpoint has left out."""
+    if is_writer():
         concept.save(folder / FILE_NAME)
     warn(
-        f"the run in '{folder}' has done its {steps} steps already: nothing is trained "
-        "(delete the folder or choose another --out to start anew)"
+        f"the run in '{folder}' has done its {config.train.steps} steps already: nothing is "
+        "trained (--restart begins anew)"
     )
+    if config.train.final_grid and not (folder / FINAL_NAME).exists():
+        draw_final(sd, concept, pixels, folder, config, progress=False)
     return concept
+
+
+def _move_aside(folder: epath.Path) -> None:
+    moved = move_aside(folder) if is_writer() else None
+    gather(None)  # the others wait
+    if moved is not None:
+        warn(f"the run that was in '{folder}' is now in '{moved}'")
 
 
 def _training_size(sd: StableDiffusion, size: int | None) -> int:
@@ -192,12 +224,13 @@ def _initial_concept(sd: StableDiffusion, config: Config, name: str, initializer
     """Every row and vector starts as the initializer's token embedding."""
     wanted = config.concept
     row = fetch(initializer_row(initializer, sd.tokenizers, sd.text_encoder))
-    table: Float32[np.ndarray, "n v d"] = np.tile(row, (wanted.num_buckets, wanted.num_vectors, 1))
     schedule = NoiseSchedule.from_config(sd.scheduler_config)
+    boundaries = equal_boundaries(wanted.num_buckets, schedule.num_train_timesteps)
+    table: Float32[np.ndarray, "n v d"] = np.tile(row, (wanted.num_buckets, wanted.num_vectors, 1))
     return Concept(
         name,
         table,
-        equal_boundaries(wanted.num_buckets, schedule.num_train_timesteps),
+        boundaries,
         {
             "base_model": sd.name,
             "initializer": initializer,
@@ -266,8 +299,32 @@ def _check_same_run(
     ]
     if changed:
         raise UserError(
-            f"the folder '{folder}' holds a run with other settings: {', '.join(changed[:4])}; "
-            "choose another --out, or delete it"
+            f"the folder '{folder}' holds a run with other settings: {', '.join(changed)}; "
+            "set them back to go on, begin anew with --restart, or choose another --out"
+        )
+
+
+def _fingerprint(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
+
+
+def _warn_of_copies(pixels: UInt8[np.ndarray, "m H W 3"]) -> None:
+    different = len({picture.tobytes() for picture in pixels})
+    if different < len(pixels):
+        told = "all" if different == 1 else f"{len(pixels) - different}"
+        warn(
+            f"WARNING: {told} of the {len(pixels)} images are identical to another one, only "
+            f"{different} differ: a concept is learned from what different images have in common"
+        )
+
+
+def _check_moments(moments: Float32[np.ndarray, "f m h w c"], photos: Sequence[Photo]) -> None:
+    """Raises UserError for an image that the autoencoder makes NaN or infinity of."""
+    finite = np.isfinite(moments).all(axis=(0, 2, 3, 4))
+    if not finite.all():
+        names = ", ".join(photos[i].name for i in np.flatnonzero(~finite)[:5])
+        raise UserError(
+            f"the autoencoder makes NaN or infinity of {names}: use --model.dtype float32"
         )
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mrti_jax.concept import Concept
+from mrti_jax.files import write_whole
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.processes import is_writer
 from mrti_jax.sampling import generate
@@ -99,5 +100,4 @@ def _save(sheet: Image.Image, path: epath.Path) -> None:
         return
     content = io.BytesIO()
     sheet.save(content, "PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.getvalue())
+    write_whole(path, content.getvalue())

@@ -30,7 +30,8 @@ from mrti_jax.training.optim import initial_optimizer, update_table
 State = dict[str, Any]
 """`table` [N, V, D] float32; `optimizer`; `step` int32, updates done; `examples` and `gradients`
 [N] int32, how many examples trained each row and how many updates had a gradient for it;
-`window`: `loss` [N] float32 and `examples` [N] int32, sums since the metrics were last read."""
+`window`: `loss` [N] float32 and `examples` [N] int32, sums since the metrics were last read;
+`fault` [N] bool, rows whose loss, gradient or update was not finite: then all else stays."""
 
 TrainStep = Callable[[State, dict[str, Any], "Data"], State]
 
@@ -67,6 +68,7 @@ def initial_state(
         "examples": counts,
         "gradients": counts,
         "window": empty_window(rows),
+        "fault": np.zeros(rows, bool),
     }
     return place(state, replicated(mesh))
 
@@ -182,7 +184,7 @@ def _train_step(
         table, optimizer_state = update_table(
             optimizer, steps, state["step"], state["table"], gradient, state["optimizer"], trained
         )
-        return {
+        updated = {
             "table": table,
             "optimizer": optimizer_state,
             "step": state["step"] + 1,
@@ -190,5 +192,10 @@ def _train_step(
             "gradients": state["gradients"] + jnp.any(gradient != 0, axis=(1, 2)),
             "window": jax.tree.map(jnp.add, state["window"], sums),
         }
+        finite = jnp.isfinite(gradient) & jnp.isfinite(table)
+        fault = ~(jnp.all(finite, axis=(1, 2)) & jnp.isfinite(sums["loss"]))
+        before = {name: state[name] for name in updated}
+        kept = jax.tree.map(lambda new, old: jnp.where(jnp.any(fault), old, new), updated, before)
+        return kept | {"fault": fault}
 
     return train_step

@@ -4,26 +4,35 @@
 import dataclasses
 import types
 from collections.abc import Mapping
+from reprlib import repr as brief  # YAML's aliases can make short text a value without end
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from etils import epath
 
 from mrti_jax.errors import UserError, nearest
+from mrti_jax.files import is_regular, reason, write_whole
 
 T = TypeVar("T")
+MAX_BYTES = 1_000_000
 
 
-def read_yaml(path: epath.Path) -> Mapping[str, Any]:
+def read_yaml(path: epath.Path) -> Mapping[Any, Any]:
     """The mapping that a YAML file holds. Raises UserError for anything else."""
     try:
-        value = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"there is no configuration file {path}") from None
+        if not path.exists():
+            raise UserError(f"there is no configuration file {path}")
+        if not is_regular(path) or path.stat().length > MAX_BYTES:
+            raise UserError(
+                f"{path} is no configuration file: a folder, a device, or far too large"
+            )
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"can't read the configuration file {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"can't read the configuration file {path}: {reason(error)}") from None
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 99th of May
+        raise UserError(f"{path} is not YAML: {reason(error)}") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -31,7 +40,7 @@ def read_yaml(path: epath.Path) -> Mapping[str, Any]:
     return value
 
 
-def from_mapping(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "") -> T:
+def from_mapping(cls: type[T], values: Mapping[Any, Any], where: str, prefix: str = "") -> T:
     """The dataclass with these values, dataclass fields within from mappings within.
 
     Raises UserError for an unknown key or a value that its field can't hold.
@@ -42,12 +51,12 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str, prefix: st
     for key, value in values.items():
         if key not in known:
             inside = f" in '{prefix[:-1]}'" if prefix else ""
-            hint = nearest(str(key), known) or f" Known are {', '.join(known)}."
-            raise UserError(f"{where}: unknown key '{key}'{inside}.{hint}")
+            hint = nearest(str(key)[:80], known) or f" Known are {', '.join(known)}."
+            raise UserError(f"{where}: unknown key {brief(str(key))}{inside}.{hint}")
         hint_type = hints[key]
         if isinstance(hint_type, type) and dataclasses.is_dataclass(hint_type):
             if not isinstance(value, dict):
-                raise UserError(f"{where}: '{prefix}{key}' must hold keys, not {value!r}")
+                raise UserError(f"{where}: '{prefix}{key}' must hold keys, not {brief(value)}")
             arguments[key] = from_mapping(hint_type, value, where, f"{prefix}{key}.")
         else:
             arguments[key] = _convert(value, hint_type, f"{where}: '{prefix}{key}'")
@@ -60,21 +69,22 @@ def _convert(value: Any, hint: Any, what: str) -> Any:
             return None
         (hint,) = (option for option in get_args(hint) if option is not type(None))
     if get_origin(hint) is Literal:
-        if value not in get_args(hint):
+        if not isinstance(value, str) or value not in get_args(hint):
             known = ", ".join(get_args(hint))
-            raise UserError(f"{what} is {value!r}, known are {known}")
+            raise UserError(f"{what} is {brief(value)}, known are {known}")
         return value
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # also text: YAML 1.1 reads 2e-3 as a string
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     elif type(value) is hint:
         return value
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    raise UserError(f"{what} must be {names[hint]}, not {value!r}")
+    raise UserError(f"{what} must be {names[hint]}, not {brief(value)}")
 
 
 def write_yaml(value: Any, path: epath.Path) -> None:
     """Writes a dataclass as YAML that `from_mapping` reads."""
-    path.write_text(yaml.safe_dump(dataclasses.asdict(value), sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(dataclasses.asdict(value), sort_keys=False, allow_unicode=True)
+    write_whole(path, text.encode())

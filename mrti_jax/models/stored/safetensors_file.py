@@ -33,7 +33,7 @@ def read_safetensors(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[st
         metadata = entries.pop("__metadata__", {})
         tensors = {name: _tensor(path, 8 + length, entry) for name, entry in entries.items()}
         assert isinstance(metadata, dict)
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError):
         raise UserError(f"{path} is not a safetensors file, or damaged") from None
     needed = max((tensor.offset + tensor.span for tensor in tensors.values()), default=0)
     if needed > end:

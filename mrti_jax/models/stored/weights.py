@@ -35,7 +35,7 @@ def read_json(path: epath.Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing: is this a diffusers folder?") from None
     except (OSError, ImportError) as error:
         raise UserError(f"{path} can't be read: {error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object")

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a long training keep its memory and its speed? `python -m benchmarks.long_run`.
+
+20,000 steps on a randomly weighted model of toy size, which `tests/tiny.py` makes. Status 1 if the
+memory grows by 1 % or more after the first tenth.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from tiny import PICTURE_SIZE, save_tiny
+
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.training import Config, learn
+
+MAX_GROWTH = 0.01
+
+
+def resident_bytes() -> int:
+    """What the process has in memory now (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, usage="python -m benchmarks.long_run")
+    parser.add_argument("--steps", type=int, default=20_000)
+    steps = parser.parse_args().steps
+
+    start = time.perf_counter()
+    memory: list[int] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.5):
+            memory.append(resident_bytes())
+
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary) / "run"
+        sd = StableDiffusion.load(save_tiny(Path(temporary) / "model"))
+        rng = np.random.default_rng(0)
+        shape = (PICTURE_SIZE, PICTURE_SIZE, 3)
+        photos = [rng.integers(0, 256, shape, np.uint8) for _ in range(4)]
+        config = Config()
+        train = dataclasses.replace(
+            config.train, steps=steps, batch_size=4, final_grid=False, checkpoint_every=200
+        )
+        config = dataclasses.replace(config, train=train)
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            learn(sd, photos, name="jane", initializer="star", out=out, config=config)
+        finally:
+            stop.set()
+            watcher.join()
+        lines = (out / "metrics.jsonl").read_bytes().splitlines()
+        disk = {"metrics.jsonl": sum(map(len, lines)), "all": folder_bytes(out)}
+
+    tenth = len(memory) // 10
+    early, late = np.median(memory[tenth : 2 * tenth]), np.median(memory[-tenth:])
+    growth = late / early - 1
+    tenth = len(lines) // 10
+    speed = [json.loads(line)["examples_per_second"] for line in lines]
+    first, last = np.median(speed[tenth : 2 * tenth]), np.median(speed[-tenth:])
+    print(f"steps    {steps:,} in {time.perf_counter() - start:.0f} s")
+    print(f"memory   second tenth {early / 2**20:.1f} MiB, last {late / 2**20:.1f}: {growth:+.2%}")
+    print(f"speed    second tenth {first:.0f} examples/s, last {last:.0f}")
+    print(f"on disk  {', '.join(f'{name} {size / 1000:.0f} kB' for name, size in disk.items())}")
+    return int(growth >= MAX_GROWTH)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are written whole or not at all, whenever the process is killed."""
+
+import os
+
+from etils import epath
+
+from mrti_jax.errors import UserError
+
+
+def write_whole(path: epath.Path, content: bytes) -> None:
+    """Writes a file, beside its place at first: a reader never sees half of it.
+
+    Raises UserError where it can't be written; what was there before is still there then.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if in_object_store(path):  # an object appears when all of it is there
+            path.write_bytes(content)
+            return
+        beside = path.parent / f".{path.name}.tmp"
+        try:
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    except (OSError, ImportError) as error:
+        raise UserError(f"can't write {path}: {reason(error)}") from error
+
+
+def append_line(path: epath.Path, line: str) -> None:
+    """Adds a line to a text file. Raises UserError where it can't be written."""
+    if in_object_store(path):  # objects can't grow
+        before = path.read_bytes() if path.exists() else b""
+        write_whole(path, before + line.encode() + b"\n")
+        return
+    try:
+        with path.open("a") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise UserError(f"can't write {path}: {reason(error)}") from error
+
+
+def is_regular(path: epath.Path) -> bool:
+    """Whether the path is a file with an end: not a folder, a pipe or a device."""
+    return path.is_file() if in_object_store(path) else os.path.isfile(path)
+
+
+def in_object_store(path: epath.PathLike) -> bool:
+    """Whether the path is one such as `gs://bucket/file`."""
+    return "://" in os.fspath(path)
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, on one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:300]

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong with a run: damaged checkpoints, numbers that are none, kills after the end."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import numpy as np
+import pytest
+from etils import epath
+
+from mrti_jax import files
+from mrti_jax.concept import Concept
+from mrti_jax.errors import UserError
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.training import learn, load_concept
+
+WORDS = {"name": "jane", "initializer": "star"}
+TRAIN = {"steps": 4, "checkpoint_every": 2, "keep": 5}
+
+
+def config_of(make_config: Callable, **sections: dict[str, Any]) -> Any:
+    return make_config(
+        concept={"num_buckets": 2}, train=TRAIN | sections.pop("train", {}), **sections
+    )
+
+
+@pytest.fixture(scope="module")
+def run(
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    make_config: Callable,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A run of 4 updates with checkpoints at 2 and 4."""
+    out = tmp_path_factory.mktemp("run") / "jane"
+    learn(tiny_sd, pictures, **WORDS, out=out, config=config_of(make_config))
+    return out
+
+
+def steps_and_tables(run: Path) -> Iterator[tuple[str, np.ndarray]]:
+    for step in ("2", "4"):
+        concept = json.loads((run / "metrics.jsonl").read_text().splitlines()[int(step) // 2 - 1])
+        yield step, concept["norm"]
+
+
+def damage(path: Path) -> None:
+    """One other bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.filterwarnings("ignore:the checkpoint")
+def test_a_concept_is_never_read_from_a_damaged_checkpoint(run: Path, tmp_path: Path):
+    norms = dict(steps_and_tables(run))
+    files_of_newest = [path for path in (run / "checkpoints" / "4").rglob("*") if path.is_file()]
+    used = set()
+    for number, path in enumerate(files_of_newest):
+        copy = tmp_path / str(number)
+        copytree(run, copy)
+        damage(copy / path.relative_to(run))
+        concept = load_concept(copy)
+        step = concept.metadata["steps"]
+        np.testing.assert_allclose(
+            np.linalg.norm(concept.embeddings, axis=(1, 2)), norms[step], rtol=1e-5
+        )
+        used.add(step)
+    assert used == {"2", "4"}  # some files, such as those of the state, it does without
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
+    run: Path,
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    make_config: Callable,
+    tmp_path: Path,
+):
+    out = tmp_path / "jane"
+    copytree(run, out)
+    newest = out / "checkpoints" / "4"
+    for path in (newest / "state").rglob("*"):
+        if path.is_file() and path.parent.name == "d":  # the numbers
+            damage(path)
+    with pytest.warns(UserWarning, match=r"checkpoints/4 is damaged|checkpoints/2") as caught:
+        learn(tiny_sd, pictures, **WORDS, out=out, config=config_of(make_config))
+    assert len(caught) == 2
+    assert (out / "concept.safetensors").read_bytes() == (run / "concept.safetensors").read_bytes()
+    assert sorted(path.name for path in newest.parent.iterdir()) == ["2", "4", "damaged-4"]
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4]
+
+    for step in ("2", "4"):
+        damage(out / "checkpoints" / step / "meta" / "metadata")
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(UserError, match=r"none of the checkpoints.*--restart"),
+    ):
+        learn(tiny_sd, pictures, **WORDS, out=out, config=config_of(make_config))
+
+
+def test_restart_keeps_the_run_before(
+    run: Path,
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    make_config: Callable,
+    tmp_path: Path,
+):
+    out = tmp_path / "jane"
+    copytree(run, out)
+    other = config_of(make_config, train={"seed": 1, "timesteps": "uniform"})
+    with pytest.raises(
+        UserError, match=r"train\.timesteps \(stratified -> uniform\), train\.seed \(0 -> 1\)"
+    ):
+        learn(tiny_sd, pictures, **WORDS, out=out, config=other)
+    with pytest.warns(UserWarning, match=r"is now in '.*jane-1'"):
+        learn(tiny_sd, pictures, **WORDS, out=out, config=other, restart=True)
+    assert (out.with_name("jane-1") / "concept.safetensors").read_bytes() == (
+        run / "concept.safetensors"
+    ).read_bytes()
+    assert Concept.load(out).metadata["seed"] == "1"
+
+
+@pytest.mark.filterwarnings("ignore:the run in", "ignore:.*steps skip bucket")
+def test_what_a_kill_after_the_last_checkpoint_left_out(
+    run: Path,
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    make_config: Callable,
+    tmp_path: Path,
+):
+    out = tmp_path / "jane"
+    copytree(run, out)
+    whole = (out / "concept.safetensors").read_bytes()
+    old = Concept.load(out)
+    Concept(old.name, old.embeddings + 1, old.boundaries, old.metadata).save(out)
+    config = config_of(make_config, train={"final_grid": True, "picture_steps": 2})
+    learn(tiny_sd, pictures, **WORDS, out=out, config=config)
+    assert (out / "concept.safetensors").read_bytes() == whole
+    assert (out / "grid.png").stat().st_size > 1000
+
+
+def test_an_update_that_is_not_finite_stops_the_run_with_the_table_before_it(
+    tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable, tmp_path: Path
+):
+    config = config_of(
+        make_config, optimizer={"learning_rate": 3e38}, train={"metrics_every": 3, "steps": 9}
+    )
+    with pytest.raises(
+        UserError,
+        match=r"not finite at step 2, bucket \d \(image image \d.*saved in .*--optimizer.learning",
+    ) as caught:
+        learn(tiny_sd, pictures, **WORDS, out=tmp_path, config=config)
+    assert "\n" not in str(caught.value)
+    concept = Concept.load(tmp_path)  # refuses what is not finite
+    assert concept.metadata["steps"] == "1"
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_figures_that_are_probably_a_mistake_are_told(
+    tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable, tmp_path: Path
+):
+    config = config_of(make_config, optimizer={"learning_rate": 30.0})
+    with pytest.warns(UserWarning, match="WARNING") as caught:
+        learn(tiny_sd, pictures[:1] * 3, **WORDS, config=config)
+    told = [str(warning.message) for warning in caught]
+    assert any("all of the 3 images are identical" in text for text in told)
+    (growth,) = [text for text in told if "the norm of row" in text]
+    assert "times that of the initializer" in growth and "lower --optimizer" in growth
+
+
+def test_metrics_in_an_object_store_are_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where nothing can be appended to: no call opens the file for that."""
+    monkeypatch.setattr(files, "in_object_store", lambda path: True)
+    path = epath.Path(tmp_path / "metrics.jsonl")
+    for line in ("1", "2"):
+        files.append_line(path, line)
+    assert path.read_text() == "1\n2\n"
