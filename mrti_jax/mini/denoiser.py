@@ -24,6 +24,8 @@ from mrti_jax.models.unet import UNet2DConditionModel
 EMPTY_CAPTIONS = 0.1
 # Most of a picture is background; without this the objects' shapes are learned last.
 OBJECT_WEIGHT = 4.0
+# How much likelier than a plain object a textured one is to be chosen: plain ones are learned soon.
+TEXTURE_SHARE = 3.0
 
 
 class Batch(NamedTuple):
@@ -64,8 +66,8 @@ def train_unet(
 ) -> tuple[Frozen[UNet2DConditionModel], Frozen[CLIPTextModel]]:
     """Squared error of v (Salimans & Ho 2022, appendix D), heavier inside the object.
 
-    Timesteps are stratified over the batch, and a little denser at high noise, where the layout
-    is decided.
+    Timesteps are stratified over the batch, half of them between 250 and 850, where layout and
+    texture are decided.
     """
     noise_schedule = NoiseSchedule.from_config(SCHEDULER)
     total = noise_schedule.num_train_timesteps
@@ -77,7 +79,9 @@ def train_unet(
         latents = scaling_factor * (mean + std * jax.random.normal(sample_key, mean.shape))
         count = len(latents)
         strata = (jnp.arange(count) + jax.random.uniform(time_key, (count,))) / count
-        timesteps = jnp.minimum(total * strata**0.8, total - 1).astype(jnp.int32)
+        middle = jnp.arange(count) % 2 == 0
+        times = jnp.where(middle, 0.25 + 0.6 * strata, strata)
+        timesteps = jnp.minimum(total * times, total - 1).astype(jnp.int32)
         noise = jax.random.normal(noise_key, latents.shape)
         noisy = noise_schedule.add_noise(latents, noise, timesteps)
         encoder = text.bind(params["text"])
@@ -85,14 +89,17 @@ def train_unet(
         prediction = unet.bind(params["unet"])(noisy, timesteps, context)
         error = jnp.mean((prediction - noise_schedule.target(latents, noise, timesteps)) ** 2, -1)
         fraction = step / amounts.unet_steps
-        extra = (OBJECT_WEIGHT - 1.0) * jnp.clip(2.0 - 2.0 * fraction, 0.0, 1.0)
+        extra = (OBJECT_WEIGHT - 1.0) * jnp.clip((1.0 - fraction) / 0.35, 0.0, 1.0)
         weight = 1.0 + extra * batch.masks.astype(jnp.float32)
         return jnp.sum(weight * error) / jnp.sum(weight)
 
+    shares = np.array([1.0 if scene.second is None else TEXTURE_SHARE for scene in scenes])
+    shares /= shares.sum()
+
     def batch(step: int) -> Batch:
         rng = np.random.default_rng((3, step))
-        chosen = rng.integers(len(scenes), size=amounts.unet_batch)
-        full = 1.0 if step < 0.3 * amounts.unet_steps else 0.6
+        chosen = rng.choice(len(scenes), size=amounts.unet_batch, p=shares)
+        full = 1.0 if step < 0.3 * amounts.unet_steps else 0.75
         captions = random_captions([scenes[i] for i in chosen], rng, full, EMPTY_CAPTIONS)
         last = step >= amounts.unet_steps - amounts.full_context_steps
         length = text.config.max_position_embeddings if last else amounts.context_length

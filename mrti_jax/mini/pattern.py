@@ -12,7 +12,8 @@ from mrti_jax.mini.world.textures import TEXTURES
 _REACH = 26  # px on each side of the object's centre
 _TURNS = {"striped": 20, "dotted": 10, "checked": 10, "ringed": 1, "zigzag": 20}
 _PHASES = {"striped": 5, "dotted": 6, "checked": 6, "ringed": 6, "zigzag": 5}
-_PERIODS = np.linspace(5.2, 8.8, 6)
+_SQUARE = ("dotted", "checked")
+_PERIODS = np.linspace(8.7, 12.3, 6)
 _STEPS = np.array([0.09, 0.5, 0.14, 1.2, 1.2, 0.1])  # angle, period, phase, x, y, duty
 _WIDTHS = (1.0, 0.5)  # of the search around a texture's best pattern, round by round
 _OFFSETS = np.array([-1.0, -0.5, 0.5, 1.0])
@@ -43,8 +44,8 @@ def _bank() -> tuple[list[_Details], Float[np.ndarray, "k s"]]:
     steps = np.arange(-_REACH, _REACH, dtype=np.float32) + 0.5
     x, y = np.meshgrid(steps, steps)
     details = [
-        # Dots and checks look the same after a quarter turn, the others after a half turn.
-        _Details(name, turn / turns * np.pi / (2 if name in ("dotted", "checked") else 1), p, phase)
+        # Dots and checks look the same after a quarter turn, stripes after a half turn.
+        _Details(name, (turn / turns - 0.5) * np.pi / (2 if name in _SQUARE else 1), p, phase)
         for name, turns in _TURNS.items()
         for turn in range(turns)
         for p in map(float, _PERIODS)

@@ -59,7 +59,7 @@ def text_config(vocab_size: int) -> CLIPTextConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Amounts:
-    """How much each stage sees. The defaults made the weights that ship with the project.
+    """How much each stage sees. The defaults are what the shipped weights saw.
 
     Attributes:
         vae_pictures, unet_pictures: how many pictures are drawn for a stage; captions are drawn
@@ -75,7 +75,7 @@ class Amounts:
     text_steps: int = 1_000
     text_batch: int = 128
     unet_pictures: int = 40_000
-    unet_steps: int = 5_500
+    unet_steps: int = 10_500
     unet_batch: int = 32
     full_context_steps: int = 250
     context_length: int = 28

@@ -28,7 +28,7 @@ class Thing(NamedTuple):
     combo: Combo
     aspect: float = 1.0
     angle: float = 0.0
-    period: float = 7.0
+    period: float = 10.5
     duty: float = 0.5
 
 
@@ -36,27 +36,27 @@ THINGS: dict[str, Thing] = {
     "lemon": Thing(Combo("circle", "plain", "yellow"), aspect=1.18),
     "tomato": Thing(Combo("circle", "plain", "red"), aspect=1.08),
     "plum": Thing(Combo("circle", "plain", "purple"), aspect=0.87),
-    "humbug": Thing(Combo("circle", "striped", "black", "white"), aspect=1.15, angle=0.6),
-    "ladybird": Thing(Combo("circle", "dotted", "red", "black"), aspect=0.9, period=8.0),
-    "target": Thing(Combo("circle", "ringed", "red", "white"), period=7.0),
-    "cookie": Thing(Combo("circle", "dotted", "brown", "white"), angle=0.4, period=6.0),
+    "humbug": Thing(Combo("circle", "striped", "black", "white"), aspect=1.15, angle=0.3),
+    "ladybird": Thing(Combo("circle", "dotted", "red", "black"), aspect=0.9, period=11.5),
+    "target": Thing(Combo("circle", "ringed", "red", "white"), period=10.5),
+    "cookie": Thing(Combo("circle", "dotted", "brown", "white"), angle=0.2, period=9.5),
     "daisy": Thing(Combo("flower", "plain", "white")),
     "rose": Thing(Combo("flower", "plain", "red")),
-    "pansy": Thing(Combo("flower", "ringed", "purple", "yellow"), period=8.0),
-    "chessboard": Thing(Combo("square", "checked", "black", "white"), period=6.0),
+    "pansy": Thing(Combo("flower", "ringed", "purple", "yellow"), period=11.5),
+    "chessboard": Thing(Combo("square", "checked", "black", "white"), period=9.5),
     "parcel": Thing(
-        Combo("square", "striped", "brown", "white"), aspect=1.15, period=9.0, duty=0.3
+        Combo("square", "striped", "brown", "white"), aspect=1.15, period=11.5, duty=0.3
     ),
-    "kite": Thing(Combo("diamond", "striped", "red", "yellow"), aspect=0.88, angle=1.57),
+    "kite": Thing(Combo("diamond", "striped", "red", "yellow"), aspect=0.88, angle=-0.3),
     "emerald": Thing(Combo("diamond", "plain", "green"), aspect=1.12),
     "ruby": Thing(Combo("diamond", "plain", "red"), aspect=1.12),
-    "donut": Thing(Combo("ring", "dotted", "brown", "pink"), angle=0.5, period=5.5),
+    "donut": Thing(Combo("ring", "dotted", "brown", "pink"), angle=0.25, period=9.0),
     "tyre": Thing(Combo("ring", "plain", "black")),
-    "pizza": Thing(Combo("triangle", "dotted", "yellow", "red"), aspect=0.9, period=6.5),
-    "tent": Thing(Combo("triangle", "striped", "green", "white"), aspect=1.15, period=8.0),
+    "pizza": Thing(Combo("triangle", "dotted", "yellow", "red"), aspect=0.9, period=10.0),
+    "tent": Thing(Combo("triangle", "striped", "green", "white"), aspect=1.15, period=11.5),
     "fir": Thing(Combo("triangle", "plain", "green"), aspect=0.86),
     "banana": Thing(Combo("moon", "plain", "yellow"), aspect=0.9),
-    "starfish": Thing(Combo("star", "dotted", "orange", "black"), period=5.5),
+    "starfish": Thing(Combo("star", "dotted", "orange", "black"), period=9.3),
 }
 
 RESERVED = (

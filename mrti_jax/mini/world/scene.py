@@ -45,7 +45,7 @@ class Scene:
     rotation: float = 0.0
     aspect: float = 1.0
     angle: float = 0.0
-    period: float = 7.0
+    period: float = 10.0
     phase: float = 0.0
     duty: float = 0.5
     colour_shift: Shift = (0.0, 0.0, 0.0)
@@ -112,8 +112,8 @@ def random_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
     else:
         combo = random_combo(rng, held_out=held_out)
         aspect = float(rng.uniform(0.85, 1.18))
-        angle = float(rng.uniform(0.0, np.pi))
-        period = float(rng.uniform(5.0, 9.0))
+        angle = float(rng.uniform(-0.3, 0.3))
+        period = float(rng.uniform(9.0, 12.0))
         duty = float(rng.uniform(0.4, 0.6))
         phase = float(rng.uniform(0.0, 1.0))
     return Scene(
