@@ -89,7 +89,7 @@ def _read(
     def read(index: tuple[slice, ...] | None) -> np.ndarray:
         assert index is not None
         stored_index = tuple(index[axes.index(axis)] for axis in range(len(axes)))
-        return tensor.read(stored_index).transpose(axes).astype(want.dtype)
+        return tensor.read(stored_index, want.dtype).transpose(axes)
 
     return jax.make_array_from_callback(want.shape, sharding, read)
 

@@ -17,6 +17,7 @@ from etils import epath
 from safetensors.numpy import load_file, save_file
 
 from mrti_jax.errors import UserError
+from mrti_jax.models.stored import tensor as tensor_module
 from mrti_jax.models.stored.find import open_model
 from mrti_jax.models.stored.model import ModelSource, StoredModel
 from mrti_jax.models.stored.safetensors_file import read_safetensors
@@ -153,8 +154,12 @@ def test_pytorch_files(copy: Path, tiny_folder: Path, dtype: str) -> None:
 
 
 @pytest.mark.torch
-def test_pytorch_views_and_leftovers_of_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("piece_bytes", [1, 60, 2**20])
+def test_pytorch_views_and_leftovers_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
+) -> None:
     torch = pytest.importorskip("torch")
+    monkeypatch.setattr(tensor_module, "_PIECE_BYTES", piece_bytes)
     base = torch.arange(24.0).reshape(4, 6)
     state = {
         "transposed": base.T,
@@ -180,6 +185,9 @@ def test_pytorch_views_and_leftovers_of_training(tmp_path: Path) -> None:
         if expected.ndim == 2 and len(expected):
             part = (slice(1, 3), slice(1, None))
             np.testing.assert_array_equal(tensor.read(part), expected[part])
+            cast = tensor.read(part[:1], np.dtype(np.float16))
+            assert cast.dtype == np.float16
+            np.testing.assert_array_equal(cast, expected[part[:1]].astype(np.float16))
 
 
 def test_parts_without_the_variant_are_taken_plain_and_told(copy: Path) -> None:

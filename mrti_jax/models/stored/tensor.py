@@ -3,8 +3,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -30,6 +30,9 @@ DTYPES: Mapping[str, np.dtype] = {
         "BOOL": np.bool_,
     }.items()
 }
+# Small enough that the allocator hands out the same memory again: fresh pages cost more time than
+# reading.
+_PIECE_BYTES = 8 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,31 +80,49 @@ class StoredTensor:
         assert set(self.shape[2:]) <= {1}
         return dataclasses.replace(self, shape=self.shape[:2], strides=self.strides[:2])
 
-    def read(self, index: tuple[slice, ...] = ()) -> np.ndarray:
+    def read(self, index: tuple[slice, ...] = (), dtype: np.dtype | None = None) -> np.ndarray:
         """The numbers at `index` (slices without steps; all if not given), in the file's dtype.
 
         Of a part of the first axis, no more than these rows are read.
 
+        Args:
+            dtype: to cast to, piece by piece, so that little is held in the file's dtype.
+
         Raises:
             UserError: the file can't be read.
         """
-        wanted = self
-        if index and self.shape:
-            start, stop, _ = index[0].indices(self.shape[0])
-            wanted, index = self.rows(start, max(start, stop)), (slice(None), *index[1:])
-        # Read, not mapped: a map's pages would count as memory of this process.
-        data = np.empty(wanted.span, np.uint8)
+        index += (slice(None),) * (len(self.shape) - len(index))
+        lengths = [len(range(*part.indices(n))) for part, n in zip(index, self.shape, strict=True)]
+        result = np.empty(lengths, self.dtype if dtype is None else dtype)
         try:
-            with wanted.path.open("rb") as file:
-                file.seek(wanted.offset)
-                count = file.readinto(data.data)
+            with self.path.open("rb") as file:
+                if not self.shape:
+                    result[()] = self._read(file)
+                    return result
+                first = index[0].indices(self.shape[0])[0]
+                for start, stop in self._pieces(lengths[0]):
+                    piece = self.rows(first + start, first + stop)._read(file)
+                    result[start:stop] = piece[(slice(None), *index[1:])]
         except (OSError, ImportError) as error:
             raise UserError(f"{self.path} can't be read: {error}") from None
-        if count != len(data):
+        return result
+
+    def _pieces(self, num_rows: int) -> Iterator[tuple[int, int]]:
+        """Stretches of rows to read at once."""
+        step = max(num_rows, 1)
+        if self.strides[0] == max(self.strides):  # else rows lie between each other
+            step = max(1, _PIECE_BYTES // max(1, self.strides[0] * self.dtype.itemsize))
+        for start in range(0, num_rows, step):
+            yield start, min(start + step, num_rows)
+
+    def _read(self, file: BinaryIO) -> np.ndarray:
+        # Read, not mapped: a map's pages would count as memory of this process.
+        data = np.empty(self.span, np.uint8)
+        file.seek(self.offset)
+        if file.readinto(data.data) != len(data):  # type: ignore[attr-defined]
             raise UserError(f"{self.path} is truncated: download or copy it again")
         strides = tuple(step * self.dtype.itemsize for step in self.strides)
-        array = np.ndarray(wanted.shape, self.dtype, data, strides=strides)
-        return array[index] if index else array
+        return np.ndarray(self.shape, self.dtype, data, strides=strides)
 
 
 Tensors: TypeAlias = Mapping[str, StoredTensor]
