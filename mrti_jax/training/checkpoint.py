@@ -210,6 +210,8 @@ def _move_aside(checkpoint: epath.Path) -> None:
 def _writing(folder: epath.Path) -> Iterator[None]:
     try:
         yield
+    except jax.errors.JaxRuntimeError:  # another process is lost: no fault of the disk
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"can't write checkpoints to {folder} ({reason(error)}): what was saved before is "
