@@ -6,9 +6,10 @@
 The names are imported at their first use, so that `import mrti_jax` alone takes no time.
 """
 
-import importlib
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mrti_jax.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mrti_jax.concept import Concept
@@ -30,10 +31,7 @@ _HOMES = {
 logging.getLogger("transformers").addFilter(lambda record: "PyTorch was not" not in str(record.msg))
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

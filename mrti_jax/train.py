@@ -62,7 +62,13 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
 
     dtype = None if config.model.dtype == "auto" else config.model.dtype
     mesh = None if config.model.fsdp is None else make_mesh(fsdp=config.model.fsdp)
-    sd = StableDiffusion.load(config.model.path, **config.model.options, dtype=dtype, mesh=mesh)
+    sd = StableDiffusion.load(
+        config.model.path,
+        **config.model.options,
+        dtype=dtype,
+        mesh=mesh,
+        attention=config.model.attention,
+    )
     name, initializer, out = config.concept.name, config.concept.initializer, config.out
     assert name and initializer and out  # resolve has seen to that
     if is_writer():

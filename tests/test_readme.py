@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import tyro
 
-from mrti_jax import sample, train
+from mrti_jax import plan, sample, train
 from mrti_jax.concept import parse
 from mrti_jax.models import __main__ as models
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FLAGS = {"sample": sample.Flags, "train": train.Flags, "models": models.Flags}
+FLAGS = {"sample": sample.Flags, "train": train.Flags, "models": models.Flags, "plan": plan.Flags}
 
 
 def blocks(language: str) -> list[str]:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from mrti_jax.errors import UserError
 from mrti_jax.models.attention import attend
+from mrti_jax.models.norms import LayerNorm
 
 
 def quick_gelu(x: Array) -> Array:
@@ -86,13 +87,10 @@ class CLIPMLP(nnx.Module):
         return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
 
 
-def layer_norm(
-    config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
-) -> nnx.LayerNorm:
-    return nnx.LayerNorm(
+def layer_norm(config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> LayerNorm:
+    return LayerNorm(
         config.hidden_size,
         epsilon=config.layer_norm_eps,
-        use_fast_variance=False,
         dtype=dtype,
         param_dtype=dtype,
         rngs=rngs,

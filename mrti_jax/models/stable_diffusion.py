@@ -4,7 +4,7 @@
 import dataclasses
 import os
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from transformers import CLIPTokenizer
 
 from mrti_jax.errors import UserError
+from mrti_jax.models.attention import Kind, choose_kernel, with_kernel
 from mrti_jax.models.checkpoint import load_module
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
@@ -80,6 +81,7 @@ class StableDiffusion:
         prediction_type: PredictionType | None = None,
         dtype: jax.typing.DTypeLike | None = None,
         mesh: Mesh | None = None,
+        attention: Kind | Literal["auto"] = "auto",
     ) -> "StableDiffusion":
         """Reads a model wherever it is, and in whatever layout.
 
@@ -88,9 +90,12 @@ class StableDiffusion:
             dtype: float32 on a CPU and bfloat16 elsewhere, if not given.
             mesh: all devices, if not given; where one could not hold the weights beside a batch,
                 several hold them together.
+            attention: how it is computed, see `Kernel`; the fastest way known for the devices, if
+                not given.
 
         Raises:
-            UserError: a file is missing, damaged, or of a model that is not Stable Diffusion.
+            UserError: a file is missing, damaged, or of a model that is not Stable Diffusion; the
+                devices can't do the attention asked for.
         """
         source = ModelSource(
             path=os.fspath(path),
@@ -108,11 +113,15 @@ class StableDiffusion:
             num_weights = sum(tensor.size for tensor in tensors)
             mesh = fitting_mesh(num_weights * jnp.dtype(dtype).itemsize)
 
+        kernel = choose_kernel(attention, mesh, dtype)
+
         def module(part: str) -> Frozen:
             config = read_part_config(part, stored.modules[part].config)
             part_dtype = jnp.float32 if getattr(config, "force_upcast", False) else dtype
             build = partial(build_part, part, config, part_dtype)
-            return load_module(config, build, stored.modules[part], mesh)
+            return load_module(
+                config, lambda: with_kernel(build(), kernel), stored.modules[part], mesh
+            )
 
         text_parts = [part for part in TEXT_PARTS if part in stored.modules]
         sd = cls(

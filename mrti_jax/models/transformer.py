@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mrti_jax.models.attention import Attention
-from mrti_jax.models.layers import conv, group_norm
+from mrti_jax.models.layers import conv, group_norm, layer_norm
 
 
 class GEGLU(nnx.Module):
@@ -17,8 +17,12 @@ class GEGLU(nnx.Module):
         self.proj = nnx.Linear(inputs, 2 * outputs, dtype=dtype, param_dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t o"]:
-        value, gate = jnp.split(self.proj(x), 2, axis=-1)
-        return value * jax.nn.gelu(gate, approximate=False)
+        return jax.checkpoint(gated_gelu)(self.proj(x))
+
+
+def gated_gelu(x: Float[Array, "b t d"]) -> Float[Array, "b t o"]:
+    value, gate = jnp.split(x, 2, axis=-1)
+    return value * jax.nn.gelu(gate, approximate=False)
 
 
 class Identity(nnx.Module):
@@ -50,17 +54,9 @@ class BasicTransformerBlock(nnx.Module):
         dtype: jax.typing.DTypeLike,
         rngs: nnx.Rngs,
     ):
-        def norm() -> nnx.LayerNorm:
-            return nnx.LayerNorm(
-                width,
-                epsilon=1e-5,
-                use_fast_variance=False,
-                dtype=dtype,
-                param_dtype=dtype,
-                rngs=rngs,
-            )
-
-        self.norm1, self.norm2, self.norm3 = norm(), norm(), norm()
+        self.norm1, self.norm2, self.norm3 = (
+            layer_norm(width, 1e-5, dtype=dtype, rngs=rngs) for _ in range(3)
+        )
         self.attn1 = Attention(width, width, num_heads, dtype=dtype, rngs=rngs)
         self.attn2 = Attention(width, context_dim, num_heads, dtype=dtype, rngs=rngs)
         self.ff = FeedForward(width, dtype=dtype, rngs=rngs)

@@ -77,7 +77,7 @@ def draw(
         slots: the slot of each call.
         seeds: a picture's noise is a function of its seed and of nothing else.
     """
-    images = _draw(
+    images = draw_on_devices(
         program,
         {"unet": sd.unet.params, "vae": sd.vae.params},
         place(text_states, batch_sharded(program.mesh, axis=1)),
@@ -91,7 +91,7 @@ def draw(
 
 
 @partial(jax.jit, static_argnums=0)
-def _draw(
+def draw_on_devices(
     program: Program,
     params: dict[str, Params],
     text_states: TextStates,
@@ -102,6 +102,7 @@ def _draw(
     guidance_scale: Float[Array, ""],
     guidance_rescale: Float[Array, ""],
 ) -> UInt8[Array, "b H W 3"]:
+    """The compiled part of `draw`."""
     sampler = program.sampler
     unet = nnx.merge(program.unet, nnx.State(params["unet"]))
     num_slots, batch, passes = text_states.hidden.shape[:3]
@@ -141,9 +142,15 @@ def _draw(
 
     state = sampler.initialize(noise(0), steps)
     state, _ = jax.lax.scan(call, state, (jnp.arange(len(slots)), steps, slots))
-    vae = nnx.merge(program.vae, nnx.State(params["vae"]))
-    pixels = vae.decode(sampler.finalize(state) / program.scaling_factor).astype(jnp.float32)
-    return jnp.round(255 * jnp.clip(pixels / 2 + 0.5, 0, 1)).astype(jnp.uint8)
+    return decode(program.vae, program.scaling_factor, params["vae"], sampler.finalize(state))
+
+
+def decode(
+    vae: nnx.GraphDef, scaling_factor: float, params: Params, latents: Float[Array, "b h w c"]
+) -> UInt8[Array, "b H W 3"]:
+    """Pixels of the U-Net's latents."""
+    pixels = nnx.merge(vae, nnx.State(params)).decode(latents / scaling_factor)
+    return jnp.round(255 * jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0, 1)).astype(jnp.uint8)
 
 
 def _normal(

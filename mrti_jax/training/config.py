@@ -25,6 +25,9 @@ class ModelConfig(ModelSource):
     fsdp: int | None = None
     """Devices that hold the weights together, each a part; as few as have the memory, if not given:
     usually 1."""
+    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
+    """How attention is computed. auto: cuDNN's flash attention on NVIDIA GPUs in bfloat16, the
+    Pallas one (splash) on TPUs, elsewhere XLA's in chunks where they save much memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,9 @@ class TrainConfig:
     accumulation: int = 1
     """Parts in which a batch is worked through one after the other, to save memory; the result is
     the same but for rounding."""
+    remat: Literal["auto", "none", "blocks"] = "auto"
+    """What the gradient computes again to save memory. auto: the U-Net's blocks, where by an
+    estimate the batch would not fit otherwise."""
     timesteps: Literal["uniform", "stratified"] = "stratified"
     """How an example's diffusion time is drawn. stratified: evenly spread over every stretch of
     examples, so that each row gets its share; uniform: independently, as in the paper."""

@@ -28,6 +28,7 @@ from mrti_jax.training.fault import describe_fault
 from mrti_jax.training.images import Photo, from_arrays, read_folder
 from mrti_jax.training.latents import encode_moments
 from mrti_jax.training.loop import train
+from mrti_jax.training.memory import memory_limit, needs_remat
 from mrti_jax.training.metrics import FILE_NAME as METRICS_NAME
 from mrti_jax.training.metrics import Metrics
 from mrti_jax.training.optim import learning_rate
@@ -47,6 +48,7 @@ _FREE = {"out", "data.path", "data.tfds_dir", "model.fsdp"} | {
     for name in (
         "checkpoint_every",
         "keep",
+        "remat",
         "metrics_every",
         "picture_every",
         "picture_steps",
@@ -137,12 +139,15 @@ def learn(
 
         moments = encode_moments(sd.vae, pixels, sd.mesh, flip=config.data.flip)
         _check_moments(moments, photos)
+        height, width, channels = moments.shape[2:]
+        limit = memory_limit(sd.mesh.local_devices[0])
+        remat = needs_remat(sd, config, (height, width, channels // 2), limit)
         sizes = np.asarray([photo.sizes for photo in photos], np.int32)
         on_host = (moments, sizes, *prompts, np.uint32(config.train.seed))
         data = Data(*place(on_host, replicated(sd.mesh)))
         names = [photo.name for photo in photos]
         state = train(
-            make_train_step(sd, config),
+            make_train_step(sd, config, remat=remat),
             state,
             frozen_params(sd),
             data,

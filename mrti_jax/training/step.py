@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from mrti_jax.concept import bucket, splice
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.unet import UNetLevel
 from mrti_jax.parallel.mesh import batch_sharded, place, replicated
 from mrti_jax.training.config import Config, OptimizerConfig, TrainConfig
 from mrti_jax.training.draws import draw
@@ -78,10 +79,11 @@ def empty_window(num_buckets: int) -> dict[str, np.ndarray]:
     return {"loss": np.zeros(num_buckets, np.float32), "examples": np.zeros(num_buckets, np.int32)}
 
 
-def make_train_step(sd: StableDiffusion, config: Config) -> TrainStep:
+def make_train_step(sd: StableDiffusion, config: Config, *, remat: bool = False) -> TrainStep:
     """The jitted `train_step(state, frozen, data) -> state`; `frozen` is `frozen_params(sd)`.
 
-    `state` is donated. Compiled once for a model, settings and shapes, also over several runs.
+    `state` is donated. With `remat` the gradient computes the U-Net's blocks again. Compiled once
+    for a model, settings and shapes, also over several runs.
     """
     return _train_step(
         sd.text_encoder.graphdef,
@@ -91,6 +93,7 @@ def make_train_step(sd: StableDiffusion, config: Config) -> TrainStep:
         config.concept.num_buckets,
         config.optimizer,
         _deciding(config.train),
+        remat,
         sd.mesh,
     )
 
@@ -114,6 +117,7 @@ def _train_step(
     num_buckets: int,
     optimizer: OptimizerConfig,
     train: tuple[int, int, int, Any],
+    remat: bool,
     mesh: Mesh,
 ) -> TrainStep:
     steps, batch_size, accumulation, timesteps = train
@@ -152,6 +156,7 @@ def _train_step(
         context, pooled = encoder.encode(spliced, data.end[examples.prompt])
 
         denoiser = nnx.merge(unet, nnx.State(frozen["unet"]))
+        denoiser.set_attributes(UNetLevel, remat=remat)
         sizes = data.sizes[examples.photo]
         prediction = denoiser(noisy, examples.timestep, context, pooled, sizes).astype(jnp.float32)
         loss = jnp.mean(jnp.square(prediction - target), axis=(1, 2, 3))

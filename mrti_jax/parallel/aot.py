@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiling for TPUs on a machine without one, by the real TPU compiler (the package libtpu)."""
+
+import dataclasses
+import os
+import re
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+
+from mrti_jax.errors import UserError
+from mrti_jax.parallel.mesh import make_mesh
+
+_GIB = 2**30
+_TWO_D = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+_THREE_D = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A TPU, after Google Cloud's page of each (peak rates) and the compiler (memory).
+
+    Attributes:
+        flops: bfloat16 multiplications and additions per second at most.
+        bandwidth: bytes per second between the chip and its memory at most.
+        memory: bytes of it that a program may use.
+        slices: the arrangement of a slice by its number of chips.
+    """
+
+    flops: float
+    bandwidth: float
+    memory: float
+    slices: dict[int, str]
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+CHIPS = {
+    "v4": Chip(275e12, 1228e9, 30.75 * _GIB, _THREE_D, {"chip_config_name": "megacore"}),
+    "v5e": Chip(197e12, 819e9, 15.75 * _GIB, _TWO_D),
+    "v5p": Chip(459e12, 2765e9, 95.74 * _GIB, _THREE_D),
+    "v6e": Chip(918e12, 1640e9, 31.25 * _GIB, _TWO_D),
+}
+
+
+def tpu_mesh(chip: str, num_chips: int) -> Mesh:
+    """A mesh of TPUs that need not exist: programs can be compiled for it but not run.
+
+    Raises UserError for an unknown chip, a number of chips that no slice has, and without libtpu.
+    """
+    if chip not in CHIPS:
+        raise UserError(f"unknown chip '{chip}': known are {', '.join(CHIPS)}")
+    slices = CHIPS[chip].slices
+    if num_chips not in {1, *slices}:
+        known = ", ".join(map(str, [1, *slices]))
+        raise UserError(f"there is no {chip} slice of {num_chips} chips: known are {known}")
+    # There is no TPU to ask for its metadata, and compilers don't exclude each other.
+    for variable, value in {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    }.items():
+        os.environ.setdefault(variable, value)
+    name = f"{chip}:{slices[max(num_chips, min(slices))]}"
+    try:
+        topology = topologies.get_topology_desc(name, platform="tpu", **CHIPS[chip].options)
+    except Exception as error:
+        raise UserError(
+            f"can't compile for {name}: {str(error).splitlines()[0]} (is libtpu installed? "
+            "pip install libtpu, the version that fits jax: pip install 'jax[tpu]')"
+        ) from None
+    return make_mesh(topology.devices[:num_chips])
+
+
+def on_mesh(tree: Any, sharding: NamedSharding) -> Any:
+    """Shapes and dtypes of arrays, as arguments to lower a jitted function with."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What the compiler says of a program, per chip.
+
+    Attributes:
+        flops, bytes_accessed: with the body of a loop counted once, whatever its length, and
+            with 0 FLOP for a Pallas kernel.
+        arguments, temporaries: bytes of memory for what goes in, and for everything else.
+    """
+
+    flops: float
+    bytes_accessed: float
+    arguments: int
+    temporaries: int
+
+
+class DoesNotFit(Exception):
+    """The program wants more memory than the chip has; `needed` bytes in all."""
+
+    def __init__(self, needed: float):
+        super().__init__(f"needs {needed / _GIB:.2f} GiB")
+        self.needed = needed
+
+
+def compile_cost(lowered: jax.stages.Lowered) -> Cost:
+    """Compiles a program. Raises DoesNotFit."""
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        used = re.search(r"Used ([\d.]+)([GM]) of [\d.]+G hbm", str(error))
+        if used is None:
+            raise
+        raise DoesNotFit(float(used[1]) * (_GIB if used[2] == "G" else 2**20)) from None
+    memory: Any = compiled.memory_analysis()
+    cost: Any = compiled.cost_analysis()
+    return Cost(
+        flops=cost["flops"],
+        bytes_accessed=cost["bytes accessed"],
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes,
+    )

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `python -m mrti_jax.plan`: what a train step or pictures cost on TPUs."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mrti_jax.commands import run_command
+
+PROG = "python -m mrti_jax.plan"
+DESCRIPTION = """Compiles a train step or the sampling program for TPUs, without a TPU and without
+the model's weights, and prints what it computes, moves and holds on each chip, the least time that
+this takes, and whether it fits."""
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    program: Literal["train", "sample"] = "train"
+    """A train step, or drawing pictures: guidance, all steps, decoding."""
+    model: str = "sd15"
+    """Whose shapes: sd15, sd21 or sdxl."""
+    size: int | None = None
+    """Height and width in pixels; the model's own if not given."""
+    batch_size: int = 4
+    """Examples or pictures at once, over all chips."""
+    chip: str = "v5e"
+    """v4, v5e, v5p or v6e."""
+    chips: int = 1
+    """How many of them."""
+    steps: int = 50
+    """Sampling steps."""
+    attention: Literal["auto", "xla", "chunked", "splash"] = "auto"
+    """How attention is computed; auto is splash on TPUs."""
+    remat: Literal["auto", "none", "blocks"] = "auto"
+    """What the train step's gradient computes again to save memory."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of weights and activations."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and gives its exit status."""
+    return run_command(Flags, _run, argv, prog=PROG, description=DESCRIPTION)
+
+
+def _run(flags: Flags) -> None:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # nothing is run
+    from mrti_jax.parallel.aot import CHIPS, DoesNotFit
+    from mrti_jax.planning import Target, plan_sampling, plan_training
+    from mrti_jax.training.config import Config, TrainConfig
+
+    target = Target(flags.model, flags.chip, flags.chips, flags.dtype, flags.attention)
+    try:
+        if flags.program == "train":
+            settings = TrainConfig(batch_size=flags.batch_size, remat=flags.remat)
+            plan = plan_training(target, Config(train=settings), flags.size)
+        else:
+            plan = plan_sampling(target, flags.size, flags.batch_size, flags.steps)
+    except DoesNotFit as error:
+        memory = CHIPS[flags.chip].memory
+        print(f"does not fit: {error} on each chip, which has {memory / GIB:.2f} GiB for it")
+        return
+    chip, share = CHIPS[flags.chip], flags.batch_size / flags.chips
+    one = "example" if flags.program == "train" else "picture"
+    held = plan.arguments + plan.temporaries
+    print(
+        f"{'on each chip':24}{'in all':>12}{'per ' + one:>14}\n"
+        f"{'arithmetic, TFLOP':24}{plan.flops / 1e12:12.3f}{plan.flops / 1e12 / share:14.3f}\n"
+        f"{'memory traffic, GB':24}{plan.bytes_accessed / 1e9:12.1f}"
+        f"{plan.bytes_accessed / 1e9 / share:14.1f}\n"
+        f"{'least time, ms':24}{plan.seconds * 1e3:12.1f}{plan.seconds * 1e3 / share:14.1f}\n"
+        f"{'weights and data, GiB':24}{plan.arguments / GIB:12.2f}\n"
+        f"{'all else, GiB':24}{plan.temporaries / GIB:12.2f}\n"
+        f"fits: {held / GIB:.2f} of {chip.memory / GIB:.2f} GiB"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

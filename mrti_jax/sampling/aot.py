@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sampling program for shapes instead of arrays: to compile it where it won't run."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrti_jax.diffusion import NoiseSchedule, Sampler, make_sampler, sampler_from_config
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.text_encoder import TextStates
+from mrti_jax.models.unet import NUM_SIZES
+from mrti_jax.parallel.aot import on_mesh
+from mrti_jax.parallel.mesh import batch_sharded, replicated
+from mrti_jax.sampling.loop import decode, draw_on_devices, make_program
+
+NUM_SLOTS = 10
+
+
+def trace_sampling(
+    sd: StableDiffusion, size: int, batch_size: int, num_steps: int
+) -> jax.stages.Traced:
+    """Drawing `batch_size` pictures with guidance, traced; `sd` may hold shapes only."""
+    sampler, steps = _planned(sd, num_steps)
+    text = sd.text_encoder.config
+    per_pass = (NUM_SLOTS, batch_size, 2)
+    hidden = jax.ShapeDtypeStruct(
+        (*per_pass, text.max_position_embeddings, text.hidden_size), sd.dtype
+    )
+    pooled = jax.ShapeDtypeStruct((*per_pass, text.pooled_dim or 0), sd.dtype)
+    states = TextStates(hidden, pooled if text.pooled_dim else None)  # type: ignore[arg-type]
+    everywhere = replicated(sd.mesh)
+    slots = np.zeros(count_calls(sd, num_steps), np.int32)
+    return draw_on_devices.trace(
+        make_program(sd, sampler, size, size),
+        {"unet": sd.unet.params, "vae": sd.vae.params},
+        on_mesh(states, batch_sharded(sd.mesh, axis=1)),
+        on_mesh(np.zeros(NUM_SIZES, np.int32), everywhere),
+        on_mesh(jax.tree.map(np.asarray, steps), everywhere),
+        on_mesh(slots, everywhere),
+        on_mesh(np.zeros(batch_size, np.uint32), batch_sharded(sd.mesh)),
+        *on_mesh((np.float32(0), np.float32(0)), everywhere),
+    )
+
+
+def trace_decoding(sd: StableDiffusion, size: int, batch_size: int) -> jax.stages.Traced:
+    """The last part of the sampling program alone, traced: latents -> pixels."""
+    side = size // sd.vae.config.downscale
+    latents = jax.ShapeDtypeStruct(
+        (batch_size, side, side, sd.vae.config.latent_channels), jnp.float32
+    )
+    jitted = jax.jit(functools.partial(decode, sd.vae.graphdef, sd.vae.config.scaling_factor))
+    return jitted.trace(sd.vae.params, on_mesh(latents, batch_sharded(sd.mesh)))
+
+
+def count_calls(sd: StableDiffusion, num_steps: int) -> int:
+    """How often the model's own sampler calls the U-Net."""
+    return len(_planned(sd, num_steps)[1].timesteps)
+
+
+def _planned(sd: StableDiffusion, num_steps: int) -> tuple[Sampler, Any]:
+    sampler = make_sampler(sampler_from_config(sd.scheduler_config), sd.scheduler_config)
+    return sampler, sampler.plan(NoiseSchedule.from_config(sd.scheduler_config), num_steps)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The train step for shapes instead of arrays: to compile it where it won't run."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.unet import NUM_SIZES
+from mrti_jax.parallel.aot import on_mesh
+from mrti_jax.parallel.mesh import make_mesh, replicated
+from mrti_jax.training.config import Config
+from mrti_jax.training.memory import needs_remat
+from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
+
+# Of photos and captions: what they are has next to no part in a step's cost.
+NUM_PHOTOS, NUM_CAPTIONS = 5, 27
+
+
+def trace_train_step(
+    sd: StableDiffusion, config: Config, size: int, memory_limit: int
+) -> jax.stages.Traced:
+    """The train step on pictures of `size` pixels, traced; `sd` may hold shapes only.
+
+    `memory_limit`: bytes of a device, for `train.remat`.
+    """
+    text, vae = sd.text_encoder.config, sd.vae.config
+    table = np.zeros(
+        (config.concept.num_buckets, config.concept.num_vectors, text.hidden_size), np.float32
+    )
+    here = make_mesh(jax.devices("cpu")[:1])
+    side = size // vae.downscale
+
+    def integers(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+    captions = integers(NUM_CAPTIONS, len(text.parts), text.max_position_embeddings)
+    shapes: Any = (
+        jax.ShapeDtypeStruct((1, NUM_PHOTOS, side, side, 2 * vae.latent_channels), jnp.float32),
+        integers(NUM_PHOTOS, NUM_SIZES),
+        captions,
+        captions,
+        integers(NUM_CAPTIONS, len(text.parts)),
+        integers(NUM_PHOTOS),
+        integers(NUM_PHOTOS),
+        jax.ShapeDtypeStruct((), jnp.uint32),
+    )
+    everywhere = replicated(sd.mesh)
+    state = on_mesh(initial_state(table, config.optimizer, here), everywhere)
+    remat = needs_remat(sd, config, (side, side, vae.latent_channels), memory_limit)
+    step = make_train_step(sd, config, remat=remat)
+    return step.trace(state, frozen_params(sd), on_mesh(Data(*shapes), everywhere))  # type: ignore[attr-defined]

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a train step fits in the devices' memory as it is, or must compute blocks again."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from mrti_jax.models.frozen import Params
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.text_encoder import TextStates
+from mrti_jax.models.unet import NUM_SIZES
+from mrti_jax.training.config import Config
+
+# Beside what the gradient keeps: what the compiler needs meanwhile, and what it can't pack.
+SLACK = 1.25
+
+
+def needs_remat(
+    sd: StableDiffusion, config: Config, latent_shape: tuple[int, int, int], limit: int | None
+) -> bool:
+    """What `train.remat` says, and for "auto" whether a step is estimated to need too much memory.
+
+    Args:
+        latent_shape: (h, w, c) of one example.
+        limit: bytes of memory of a device; None if unknown, then "auto" is no.
+    """
+    if config.train.remat != "auto" or limit is None:
+        return config.train.remat == "blocks"
+    examples = -(-config.train.batch_size // (config.train.accumulation * sd.mesh.size))
+    weights = sum(_bytes_on_one_device(leaf) for leaf in jax.tree.leaves(sd.params))
+    return weights + SLACK * examples * kept_bytes(sd, latent_shape) > limit
+
+
+def memory_limit(device: jax.Device) -> int | None:
+    """Bytes of memory that programs may use on a device, if it tells."""
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def kept_bytes(sd: StableDiffusion, latent_shape: tuple[int, int, int]) -> int:
+    """Bytes that the U-Net's gradient in the text states keeps for one more example.
+
+    The difference between two examples on each device and one, so that weights don't count.
+    """
+    text = sd.text_encoder.config
+
+    def kept(batch: int) -> int:
+        def gradient(
+            params: Params, latents: Array, timesteps: Array, states: TextStates, sizes: Array
+        ) -> object:
+            module = sd.unet.bind(params)
+
+            def predict(states: TextStates) -> Array:
+                return module(latents, timesteps, states.hidden, states.pooled, sizes)
+
+            return jax.vjp(predict, states)[1]
+
+        def floats(*shape: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+
+        pooled = None if text.pooled_dim is None else floats(text.pooled_dim)
+        states = TextStates(floats(text.max_position_embeddings, text.hidden_size), pooled)  # type: ignore[arg-type]
+        kept = jax.eval_shape(
+            gradient, sd.unet.params, floats(*latent_shape), floats(), states, floats(NUM_SIZES)
+        )
+        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+
+    devices = sd.mesh.size
+    return (kept(2 * devices) - kept(devices)) // devices
+
+
+def _bytes_on_one_device(array: Any) -> int:
+    return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize

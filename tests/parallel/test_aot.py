@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counting a program's arithmetic, and compiling a tiny model for a TPU that isn't there."""
+
+import importlib.util
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tiny import text_config, unet_config, vae_config
+
+from mrti_jax import planning
+from mrti_jax.errors import UserError
+from mrti_jax.models.presets import SCHEDULER, Preset
+from mrti_jax.parallel.aot import tpu_mesh
+from mrti_jax.parallel.flops import count_flops
+from mrti_jax.planning import Target, plan_sampling, plan_training
+from mrti_jax.training.config import Config, TrainConfig
+
+
+def test_flops_of_products_convolutions_and_loops():
+    def program(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        def strided(x: jax.Array) -> jax.Array:
+            dimensions = ("NHWC", "HWIO", "NHWC")
+            return jax.lax.conv_general_dilated(
+                x, kernel, (2, 2), "SAME", dimension_numbers=dimensions
+            )
+
+        def body(total: jax.Array, _: None) -> tuple[jax.Array, None]:
+            return total @ total, None
+
+        gradient = jax.vjp(strided, x)[1](jnp.ones((2, 4, 4, 5)))[0]
+        square, _ = jax.lax.scan(body, jnp.ones((6, 6)), None, length=7)
+        return gradient.sum() + square.sum()
+
+    shapes = (jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5)))
+    convolution = 2 * (2 * 4 * 4 * 5) * (3 * 3 * 3)
+    # Backward as much as forward: what the dilation puts in between is zero.
+    expected = 2 * convolution + 7 * 2 * 6**3
+    assert count_flops(jax.jit(program).trace(*shapes).jaxpr) == expected
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not installed"
+)
+@pytest.mark.parametrize(("program", "chips"), [("train", 4), ("sample", 1)])
+def test_a_tiny_model_compiles_for_tpus(
+    program: Literal["train", "sample"], chips: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Latents of 16 x 16, so that attention is the Pallas kernel, over 4 chips in a shard_map."""
+    tiny = Preset(
+        (text_config("sd1", 100),),
+        unet_config("sd1"),
+        vae_config(),
+        SCHEDULER | {"_class_name": "DDIMScheduler"},
+    )
+    monkeypatch.setattr(planning, "find_preset", {"tiny": tiny}.__getitem__)
+    target = Target("tiny", "v5e", chips, "bfloat16", "auto")
+    if program == "train":
+        plan = plan_training(target, Config(train=TrainConfig(batch_size=4, remat="none")), 32)
+    else:
+        plan = plan_sampling(target, 32, 4, 3)
+    weights = 2 * sum(
+        leaf.size
+        for part in ("unet", "text_encoder" if program == "train" else "vae")
+        for leaf in jax.tree.leaves(getattr(planning.models(target)[0], part).params)
+    )
+    assert weights < plan.arguments < 2 * weights + 2**20
+    assert 0 < plan.flops < 1e10 and plan.bytes_accessed > weights and plan.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("chip", "num_chips", "told"),
+    [("v9", 1, "unknown chip 'v9'"), ("v5e", 3, "no v5e slice of 3 chips")],
+)
+def test_chips_that_do_not_exist(chip: str, num_chips: int, told: str):
+    with pytest.raises(UserError, match=told):
+        tpu_mesh(chip, num_chips)
