@@ -58,7 +58,7 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
     from mrti_jax.parallel.banner import describe
     from mrti_jax.parallel.mesh import make_mesh
     from mrti_jax.parallel.processes import is_writer
-    from mrti_jax.training.learn import learn
+    from mrti_jax.training.learning import learn
 
     dtype = None if config.model.dtype == "auto" else config.model.dtype
     mesh = None if config.model.fsdp is None else make_mesh(fsdp=config.model.fsdp)

@@ -8,7 +8,7 @@ from mrti_jax.lazy import lazy_names
 if TYPE_CHECKING:
     from mrti_jax.training.checkpoint import load_concept
     from mrti_jax.training.config import Config, read_config
-    from mrti_jax.training.learn import learn
+    from mrti_jax.training.learning import learn
 
 __all__ = ["Config", "learn", "load_concept", "read_config"]
 
@@ -17,7 +17,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "Config": "mrti_jax.training.config",
-        "learn": "mrti_jax.training.learn",
+        "learn": "mrti_jax.training.learning",
         "load_concept": "mrti_jax.training.checkpoint",
         "read_config": "mrti_jax.training.config",
     },

@@ -46,7 +46,7 @@ def main(folder: str, fsdp: int) -> None:
         print(json.dumps(found))
         sys.exit()
 
-    with mock.patch("mrti_jax.training.learn.train", report):
+    with mock.patch("mrti_jax.training.learning.train", report):
         learn(sd, "sample", name="jane", initializer="star")
 
 

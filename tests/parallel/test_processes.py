@@ -67,7 +67,7 @@ def test_two_processes_stop_together_and_one_goes_on_to_the_same_table(
     assert cut.metadata == whole.metadata and cut.metadata["steps"] == str(more)
 
 
-@pytest.mark.parametrize("lost", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lost", [1, pytest.param(0, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_a_process_that_dies_ends_the_other_with_a_reason(
     lost: int, tiny_folder: Path, tmp_path: Path
 ):
@@ -82,6 +82,7 @@ def test_a_process_that_dies_ends_the_other_with_a_reason(
         assert other[0] == -signal.SIGABRT and "another task died" in other[2]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_same_table_and_pictures_on_any_devices_in_any_processes(
     tiny_folder: Path, tmp_path: Path

@@ -39,7 +39,7 @@ PATIENCE = 300  # seconds
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseContext]:
     """Starts processes that have imported everything, but run nothing, before."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mrti_jax.train", "mrti_jax.training.learn"])
+    context.set_forkserver_preload(["mrti_jax.train", "mrti_jax.training.learning"])
     with pytest.MonkeyPatch.context() as patch:
         # Their own: a kill may leave half a program in it, which jax warns of.
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
@@ -105,6 +105,7 @@ def metrics(out: Path) -> list[dict]:
     return [{key: line[key] for key in line if key != "examples_per_second"} for line in lines]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(
     server: BaseContext, tiny_folder: Path, photo_folder: Path, tmp_path: Path

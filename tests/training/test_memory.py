@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.training.learn import learn
+from mrti_jax.training.learning import learn
 from mrti_jax.training.memory import kept_bytes, needs_remat
 
 
