@@ -2,6 +2,7 @@
 """Files that are written whole or not at all, whenever the process is killed."""
 
 import os
+import re
 
 from etils import epath
 
@@ -56,6 +57,6 @@ def in_object_store(path: epath.PathLike) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """What an exception says, on one line."""
+    """What an exception says, on one line; files in quotes by their names alone."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:300]
+    return " ".join(re.sub(r'"[^"]*/', '"', text).split())[:300]

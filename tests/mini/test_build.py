@@ -26,6 +26,7 @@ ONE_STEP = Amounts(
 )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_builds_a_model_and_trains_one_on(tmp_path: Path) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
