@@ -19,12 +19,12 @@ ran: collections.Counter[str] = collections.Counter()
 
 
 def cases(*strategies: Any, quick: int, full: int) -> Callable:
-    """`hypothesis.given`, the same cases in every run; each must end within 5 s."""
+    """`hypothesis.given`, the same cases in every run; each must end within 30 s."""
 
     def decorate(test: Callable) -> Callable:
         @settings(
             max_examples=full if FULL else quick,
-            deadline=5000,
+            deadline=30_000,
             derandomize=True,
             database=None,
             suppress_health_check=list(HealthCheck),

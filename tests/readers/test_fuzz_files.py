@@ -221,7 +221,7 @@ def test_orbax_folders(place: Path, training_folder: Path, data: st.DataObject) 
     rmtree(copy, ignore_errors=True)
     copytree(training_folder, copy)
     files = sorted(path for path in copy.rglob("*") if path.is_file())
-    for file in data.draw(st.lists(st.sampled_from(files), min_size=1, max_size=3)):
+    for file in data.draw(st.lists(st.sampled_from(files), min_size=1, max_size=3, unique=True)):
         if data.draw(st.integers(0, 9)):
             file.write_bytes(data.draw(damaged(file.read_bytes())))
         else:
