@@ -21,11 +21,13 @@ _SIZE = 64
 _BORDER = (0, 1, 2, _SIZE - 3, _SIZE - 2, _SIZE - 1)
 _SAME = 28.0  # CIELAB distance below which the object's extremes count as one colour
 _UNPATTERNED = 0.15  # part of the variance below which no texture explains the two colours
+_PATCH = 0.18  # part of the object from which on unexplained colour is more than a drawn line
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows. Shape, texture and colours are None where no object was found.
+    """What a picture shows. Shape, texture and colours are None where no object was found; the
+    texture is None, too, where two colours form none of the world's.
 
     `colour` is the colour that covers more of the object and `second` the other one (None for a
     plain object): about as much area has either colour in stripes, so compare `colours`.
@@ -92,8 +94,8 @@ def _interior(mask: Bool[np.ndarray, "64 64"]) -> Bool[np.ndarray, "64 64"]:
 
 def _read_surface(
     picture: Float[np.ndarray, "64 64 3"], inner: Bool[np.ndarray, "64 64"], x: float, y: float
-) -> tuple[str, str | None, str]:
-    """The larger colour, the other one, and the texture."""
+) -> tuple[str, str | None, str | None]:
+    """The larger colour, the other one, and the texture, if any of the world's explains them."""
     pixels = picture[inner]
     mean = pixels.mean(0)
     axis = np.linalg.eigh(np.cov(pixels.T))[1][:, -1].astype(np.float32)
@@ -101,14 +103,18 @@ def _read_surface(
     low, high = np.percentile(along, (8, 92))
     ends = pixels[along <= low].mean(0), pixels[along >= high].mean(0)
     names = _name(ends[0]), _name(ends[1])
+    one = _name(np.median(pixels, axis=0)), None, "plain"
     if names[0] == names[1] or np.linalg.norm(ends[1] - ends[0]) < _SAME:
-        return _name(np.median(pixels, axis=0)), None, "plain"
+        return one
     share = np.clip(((picture - mean) @ axis - low) / (high - low), 0.0, 1.0)
     texture, explained = fit_pattern(share, inner, x, y)
-    if explained < _UNPATTERNED:
-        return _name(np.median(pixels, axis=0)), None, "plain"
-    larger = int(share[inner].mean() > 0.5)
-    return names[larger], names[1 - larger], texture
+    high_part = float((share[inner] > 0.5).mean())
+    larger = int(high_part > 0.5)
+    if explained >= _UNPATTERNED:
+        return names[larger], names[1 - larger], texture
+    if min(high_part, 1.0 - high_part) >= _PATCH:
+        return names[larger], names[1 - larger], None
+    return one
 
 
 def read(image: UInt8[np.ndarray, "64 64 3"]) -> Reading:

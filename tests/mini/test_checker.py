@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 
 from mrti_jax.mini.checker import read
-from mrti_jax.mini.world import random_scene, render
+from mrti_jax.mini.world import Scene, random_scene, render
 
 
 @pytest.mark.parametrize("degraded", [False, True])
@@ -40,3 +40,14 @@ def test_empty_picture_has_a_background_and_no_object() -> None:
 def test_noise_has_no_object() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     assert read(noise).shape is None
+
+
+def test_patches_of_two_colours_are_colours_without_a_texture() -> None:
+    red, blue = (
+        render(Scene("square", "plain", colour, None, "white", diameter=46.0))
+        for colour in ("red", "blue")
+    )
+    halves = np.where(np.arange(64)[None, :, None] < 32, red, blue)
+    reading = read(halves)
+    assert reading.colours == {"red", "blue"}
+    assert reading.texture is None
