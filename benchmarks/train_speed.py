@@ -15,11 +15,11 @@ from benchmarks.random_model import model_folder
 from benchmarks.report import Report
 from mrti_jax.concept import initializer_row
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.parallel.mesh import place, replicated
+from mrti_jax.parallel.mesh import memory_limit, place, replicated
 from mrti_jax.training.config import Config, TrainConfig
 from mrti_jax.training.images import from_arrays
 from mrti_jax.training.latents import encode_moments
-from mrti_jax.training.memory import memory_limit, needs_remat
+from mrti_jax.training.memory import needs_remat
 from mrti_jax.training.prompts import tokenize_captions
 from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
 

@@ -13,6 +13,10 @@ DESCRIPTION = """Compiles a train step or the sampling program for TPUs, without
 the model's weights, and prints what it computes, moves and holds on each chip, the least time that
 this takes, and whether it fits."""
 GIB = 2**30
+SAVINGS = {
+    "train": "the gradient computes blocks again",
+    "sample": "each chip decodes its pictures one after the other",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +78,11 @@ def _run(flags: Flags) -> None:
         f"{'least time, ms':24}{plan.seconds * 1e3:12.1f}{plan.seconds * 1e3 / share:14.1f}\n"
         f"{'weights and data, GiB':24}{plan.arguments / GIB:12.2f}\n"
         f"{'all else, GiB':24}{plan.temporaries / GIB:12.2f}\n"
+        f"{'from other chips, kB':24}{plan.bytes_between / 1e3:12.1f}\n"
         f"fits: {held / GIB:.2f} of {chip.memory / GIB:.2f} GiB"
     )
+    if plan.saves_memory:
+        print(f"to save memory, {SAVINGS[flags.program]}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 """What a train step or a batch of pictures costs on TPUs, by their compiler and without any."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 
@@ -12,8 +11,10 @@ from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.aot import CHIPS, Cost, compile_cost, tpu_mesh
 from mrti_jax.parallel.flops import count_flops
 from mrti_jax.sampling.aot import count_calls, trace_decoding, trace_sampling
+from mrti_jax.sampling.memory import needs_slicing
 from mrti_jax.training.aot import trace_train_step
 from mrti_jax.training.config import Config
+from mrti_jax.training.memory import needs_remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +30,21 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Per chip: multiplications and additions, bytes to and from memory, bytes of memory."""
+    """Per chip: multiplications and additions, bytes to and from memory, bytes of memory.
+
+    Attributes:
+        bytes_between: bytes that come from other chips; in sampling, in one call of the U-Net.
+        seconds: the least time that arithmetic and memory traffic allow.
+        saves_memory: whether the step computes blocks again, or pictures are decoded one by one.
+    """
 
     flops: float
     bytes_accessed: float
     arguments: int
     temporaries: int
+    bytes_between: int
     seconds: float
+    saves_memory: bool
 
 
 def models(target: Target) -> tuple[StableDiffusion, StableDiffusion]:
@@ -51,45 +60,56 @@ def models(target: Target) -> tuple[StableDiffusion, StableDiffusion]:
 
 def plan_training(target: Target, config: Config, size: int | None) -> Plan:
     """A train step of `config` on pictures of `size` pixels. Raises UserError and DoesNotFit."""
-
-    def trace(sd: StableDiffusion) -> jax.stages.Traced:
-        return trace_train_step(sd, config, size or _own_size(sd), int(CHIPS[target.chip].memory))
-
-    return _plan(target, trace, lambda sd, cost: cost.bytes_accessed)
+    compiled, countable = models(target)
+    size = size or _own_size(compiled)
+    side, channels = size // compiled.vae.config.downscale, compiled.vae.config.latent_channels
+    remat = needs_remat(compiled, config, (side, side, channels), _memory(target))
+    cost = compile_cost(trace_train_step(compiled, config, size, remat=remat).lower())
+    counted = trace_train_step(countable, config, size, remat=remat)
+    return _plan(target, counted, cost, cost.bytes_accessed, remat)
 
 
 def plan_sampling(target: Target, size: int | None, batch_size: int, num_steps: int) -> Plan:
     """A batch of pictures with guidance. Raises UserError and DoesNotFit."""
-
-    def trace(sd: StableDiffusion) -> jax.stages.Traced:
-        return trace_sampling(sd, size or _own_size(sd), batch_size, num_steps)
-
-    def all_bytes(sd: StableDiffusion, cost: Cost) -> float:
-        # The compiler counts the loop's body once.
-        decoding = trace_decoding(sd, size or _own_size(sd), batch_size)
-        outside = compile_cost(decoding.lower()).bytes_accessed
-        return outside + count_calls(sd, num_steps) * (cost.bytes_accessed - outside)
-
-    return _plan(target, trace, all_bytes)
+    compiled, countable = models(target)
+    size = size or _own_size(compiled)
+    sliced = needs_slicing(compiled, "auto", size, size, batch_size, _memory(target))
+    traced, counted = (
+        trace_sampling(sd, size, batch_size, num_steps, vae_slicing=sliced)
+        for sd in (compiled, countable)
+    )
+    cost = compile_cost(traced.lower())
+    # The compiler counts the body of a loop once: a call of the U-Net, and a picture if sliced.
+    turns = batch_size // target.num_chips if sliced else 1
+    decoding = trace_decoding(compiled, size, batch_size // turns)
+    once = compile_cost(decoding.lower()).bytes_accessed
+    calls = count_calls(compiled, num_steps)
+    moved = turns * once + calls * (cost.bytes_accessed - once)
+    return _plan(target, counted, cost, moved, sliced)
 
 
 def _plan(
     target: Target,
-    trace: Callable[[StableDiffusion], jax.stages.Traced],
-    all_bytes: Callable[[StableDiffusion, Cost], float],
+    counted: jax.stages.Traced,
+    cost: Cost,
+    bytes_accessed: float,
+    saves_memory: bool,
 ) -> Plan:
-    compiled, countable = models(target)
-    flops = count_flops(trace(countable).jaxpr) / target.num_chips
-    cost = compile_cost(trace(compiled).lower())
-    bytes_accessed = all_bytes(compiled, cost)
     chip = CHIPS[target.chip]
+    flops = count_flops(counted.jaxpr) / target.num_chips
     return Plan(
         flops=flops,
         bytes_accessed=bytes_accessed,
         arguments=cost.arguments,
         temporaries=cost.temporaries,
+        bytes_between=cost.bytes_between,
         seconds=max(flops / chip.flops, bytes_accessed / chip.bandwidth),
+        saves_memory=saves_memory,
     )
+
+
+def _memory(target: Target) -> int:
+    return int(CHIPS[target.chip].memory)
 
 
 def _own_size(sd: StableDiffusion) -> int:

@@ -86,6 +86,9 @@ class Flags(SourceOptions, ProcessFlags):
     """Folder for the PNG files and their grid; nothing in it is overwritten."""
     batch_size: int = 8
     """The most pictures drawn at once."""
+    vae_slicing: Literal["auto", "on", "off"] = "auto"
+    """Whether each device turns its pictures from latents to pixels one after the other, to save
+    memory; auto does where a batch is estimated not to fit."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of the model; float32 on a CPU and bfloat16 elsewhere if not given."""
     fsdp: int | None = None
@@ -176,6 +179,7 @@ def _options(flags: Flags) -> dict[str, Any]:
         "nothing": flags.nothing,
         "official_semi": flags.official_semi,
         "batch_size": flags.batch_size,
+        "vae_slicing": flags.vae_slicing,
     }
 
 

@@ -66,11 +66,22 @@ def sampling_bytes(unet: UNetConfig, vae: VAEConfig, weights: int, itemsize: int
         activation = level.tokens * level.channels * itemsize
         denoising = max(denoising, attention * _LOGIT_BYTES + _ALIVE * activation)
     skips = sum(level.resnets * level.tokens * level.channels for level in levels(unet)) * itemsize
-    pixels = (unet.sample_size * vae.downscale) ** 2
-    widest = vae.block_out_channels[min(1, len(vae.block_out_channels) - 1)]
-    mid_attention = unet.sample_size**4 * _LOGIT_BYTES
-    decoding = max(_ALIVE * pixels * widest * itemsize, mid_attention)
+    side = unet.sample_size * vae.downscale
+    decoding = decoding_bytes(vae, side, side, itemsize)
     return weights + max(_GUIDED * (denoising + skips), decoding)
+
+
+def decoding_bytes(vae: VAEConfig, height: int, width: int, itemsize: int) -> int:
+    """To decode one picture of so many pixels, beside the weights.
+
+    Args:
+        itemsize: bytes of a number of the autoencoder.
+    """
+    pixels = height * width
+    # The second level's channels arrive at the first one's size.
+    widest = vae.block_out_channels[min(1, len(vae.block_out_channels) - 1)]
+    mid_attention = (pixels // vae.downscale**2) ** 2 * _LOGIT_BYTES
+    return max(_ALIVE * pixels * widest * itemsize, mid_attention)
 
 
 def training_bytes(unet: UNetConfig, weights: int, itemsize: int) -> int:

@@ -11,6 +11,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
 from mrti_jax.errors import UserError
+from mrti_jax.parallel.collectives import collective_bytes
 from mrti_jax.parallel.mesh import make_mesh
 
 _GIB = 2**30
@@ -89,12 +90,14 @@ class Cost:
         flops, bytes_accessed: with the body of a loop counted once, whatever its length, and
             with 0 FLOP for a Pallas kernel.
         arguments, temporaries: bytes of memory for what goes in, and for everything else.
+        bytes_between: bytes that collectives bring from other chips, counted like `flops`.
     """
 
     flops: float
     bytes_accessed: float
     arguments: int
     temporaries: int
+    bytes_between: int
 
 
 class DoesNotFit(Exception):
@@ -116,6 +119,7 @@ def compile_cost(lowered: jax.stages.Lowered) -> Cost:
         raise DoesNotFit(float(used[1]) * (_GIB if used[2] == "G" else 2**20)) from None
     memory: Any = compiled.memory_analysis()
     cost: Any = compiled.cost_analysis()
+    text: Any = compiled.as_text()
     return Cost(
         flops=cost["flops"],
         bytes_accessed=cost["bytes accessed"],
@@ -123,4 +127,5 @@ def compile_cost(lowered: jax.stages.Lowered) -> Cost:
         temporaries=memory.temp_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes,
+        bytes_between=sum(collective_bytes(text).values()),
     )

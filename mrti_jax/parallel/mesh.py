@@ -5,6 +5,7 @@
 holds them whole, and with more each device holds a part and gathers the rest when it is used.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,8 +65,21 @@ def choose_fsdp(weight_bytes: int, num_devices: int, memory_bytes: int | None) -
 def fitting_mesh(weight_bytes: int) -> Mesh:
     """A mesh over all devices of all processes, `fsdp` just large enough for the weights."""
     check_accelerator()
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    memory = memory_limit(jax.local_devices()[0])
     return make_mesh(fsdp=choose_fsdp(weight_bytes, jax.device_count(), memory))
+
+
+def memory_limit(device: jax.Device) -> int | None:
+    """Bytes of memory that programs may use on a device, if it tells."""
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def bytes_on_each(tree: Any) -> int:
+    """Bytes that each device holds of arrays, or of shapes with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sampling program for shapes instead of arrays: to compile it where it won't run."""
 
-import functools
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ NUM_SLOTS = 10
 
 
 def trace_sampling(
-    sd: StableDiffusion, size: int, batch_size: int, num_steps: int
+    sd: StableDiffusion, size: int, batch_size: int, num_steps: int, *, vae_slicing: bool
 ) -> jax.stages.Traced:
     """Drawing `batch_size` pictures with guidance, traced; `sd` may hold shapes only."""
     sampler, steps = _planned(sd, num_steps)
@@ -34,7 +34,7 @@ def trace_sampling(
     everywhere = replicated(sd.mesh)
     slots = np.zeros(count_calls(sd, num_steps), np.int32)
     return draw_on_devices.trace(
-        make_program(sd, sampler, size, size),
+        make_program(sd, sampler, size, size, vae_slicing=vae_slicing),
         {"unet": sd.unet.params, "vae": sd.vae.params},
         on_mesh(states, batch_sharded(sd.mesh, axis=1)),
         on_mesh(np.zeros(NUM_SIZES, np.int32), everywhere),
@@ -46,13 +46,12 @@ def trace_sampling(
 
 
 def trace_decoding(sd: StableDiffusion, size: int, batch_size: int) -> jax.stages.Traced:
-    """The last part of the sampling program alone, traced: latents -> pixels."""
-    side = size // sd.vae.config.downscale
-    latents = jax.ShapeDtypeStruct(
-        (batch_size, side, side, sd.vae.config.latent_channels), jnp.float32
+    """The last part of the sampling program alone, traced: latents -> pixels, all at once."""
+    program = make_program(sd, _planned(sd, 1)[0], size, size)
+    latents = jax.ShapeDtypeStruct((batch_size, *program.latent_shape), jnp.float32)
+    return jax.jit(partial(decode, program)).trace(
+        sd.vae.params, on_mesh(latents, batch_sharded(sd.mesh))
     )
-    jitted = jax.jit(functools.partial(decode, sd.vae.graphdef, sd.vae.config.scaling_factor))
-    return jitted.trace(sd.vae.params, on_mesh(latents, batch_sharded(sd.mesh)))
 
 
 def count_calls(sd: StableDiffusion, num_steps: int) -> int:

@@ -24,7 +24,9 @@ from mrti_jax.concept import (
 from mrti_jax.diffusion import NoiseSchedule, Sampler, make_sampler, sampler_from_config
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.parallel.mesh import memory_limit
 from mrti_jax.sampling.loop import MAX_SEED, draw, make_program
+from mrti_jax.sampling.memory import VAESlicing, needs_slicing
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,7 @@ def generate(
     nothing: Nothing = "zero",
     official_semi: bool = False,
     batch_size: int = 8,
+    vae_slicing: VAESlicing = "auto",
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Picture]:
     """Draws each prompt with each seed: all pictures of the first prompt, then of the second, ...
@@ -80,6 +83,8 @@ def generate(
         nothing: what stands in place of a word that has no row in a step.
         official_semi: `<jane(k)>` as in the code of the paper's authors, without bucket k itself.
         batch_size: the most pictures drawn at once.
+        vae_slicing: whether each device decodes its pictures of a batch one after the other, which
+            takes less memory; "auto" does where the batch is estimated not to fit.
         progress: called with the number of pictures done and of all, before and after each batch.
 
     Raises:
@@ -128,8 +133,10 @@ def generate(
             for negative in negatives
         ]
         passes = [[away[index], *own] for (index, _), own in zip(jobs, passes, strict=True)]
-    program = make_program(sd, solver, height, width)
     size = _batch_length(len(jobs), batch_size, sd.mesh.devices.size)
+    limit = memory_limit(sd.mesh.local_devices[0])
+    sliced = needs_slicing(sd, vae_slicing, height, width, size, limit)
+    program = make_program(sd, solver, height, width, vae_slicing=sliced)
     images: list[np.ndarray] = []
     if progress:
         progress(0, len(jobs))

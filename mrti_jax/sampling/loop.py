@@ -29,6 +29,7 @@ class Program:
         unet, vae: the structure of the modules.
         scaling_factor: of the VAE; its latents are the U-Net's divided by this.
         latent_shape: `(h, w, c)` of one picture.
+        vae_slicing: whether each device decodes its pictures one after the other.
         mesh: its devices share the batch.
     """
 
@@ -37,10 +38,13 @@ class Program:
     scaling_factor: float
     latent_shape: tuple[int, int, int]
     sampler: Sampler
+    vae_slicing: bool
     mesh: Mesh
 
 
-def make_program(sd: StableDiffusion, sampler: Sampler, height: int, width: int) -> Program:
+def make_program(
+    sd: StableDiffusion, sampler: Sampler, height: int, width: int, *, vae_slicing: bool = False
+) -> Program:
     """The program for pictures of `height` by `width` pixels, multiples of the VAE's factor."""
     factor = sd.vae.config.downscale
     return Program(
@@ -49,6 +53,7 @@ def make_program(sd: StableDiffusion, sampler: Sampler, height: int, width: int)
         scaling_factor=sd.vae.config.scaling_factor,
         latent_shape=(height // factor, width // factor, sd.vae.config.latent_channels),
         sampler=sampler,
+        vae_slicing=vae_slicing,
         mesh=sd.mesh,
     )
 
@@ -142,15 +147,28 @@ def draw_on_devices(
 
     state = sampler.initialize(noise(0), steps)
     state, _ = jax.lax.scan(call, state, (jnp.arange(len(slots)), steps, slots))
-    return decode(program.vae, program.scaling_factor, params["vae"], sampler.finalize(state))
+    return decode(program, params["vae"], sampler.finalize(state))
 
 
 def decode(
-    vae: nnx.GraphDef, scaling_factor: float, params: Params, latents: Float[Array, "b h w c"]
+    program: Program, params: Params, latents: Float[Array, "b h w c"]
 ) -> UInt8[Array, "b H W 3"]:
     """Pixels of the U-Net's latents."""
-    pixels = nnx.merge(vae, nnx.State(params)).decode(latents / scaling_factor)
-    return jnp.round(255 * jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0, 1)).astype(jnp.uint8)
+    vae = nnx.merge(program.vae, nnx.State(params))
+
+    def pixels(latents: Float[Array, "b h w c"]) -> UInt8[Array, "b H W 3"]:
+        values = vae.decode(latents / program.scaling_factor).astype(jnp.float32)
+        return jnp.round(255 * jnp.clip(values / 2 + 0.5, 0, 1)).astype(jnp.uint8)
+
+    if not program.vae_slicing:
+        return pixels(latents)
+    # In each turn every device decodes one picture of its own.
+    per_device = latents.reshape(program.mesh.size, -1, *latents.shape[1:])
+    turns = jax.lax.with_sharding_constraint(
+        per_device.swapaxes(0, 1), batch_sharded(program.mesh, axis=1)
+    )
+    images = jax.lax.map(pixels, turns).swapaxes(0, 1)
+    return images.reshape(-1, *images.shape[2:])
 
 
 def _normal(

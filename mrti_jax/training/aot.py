@@ -12,7 +12,6 @@ from mrti_jax.models.unet import NUM_SIZES
 from mrti_jax.parallel.aot import on_mesh
 from mrti_jax.parallel.mesh import make_mesh, replicated
 from mrti_jax.training.config import Config
-from mrti_jax.training.memory import needs_remat
 from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
 
 # Of photos and captions: what they are has next to no part in a step's cost.
@@ -20,12 +19,9 @@ NUM_PHOTOS, NUM_CAPTIONS = 5, 27
 
 
 def trace_train_step(
-    sd: StableDiffusion, config: Config, size: int, memory_limit: int
+    sd: StableDiffusion, config: Config, size: int, *, remat: bool
 ) -> jax.stages.Traced:
-    """The train step on pictures of `size` pixels, traced; `sd` may hold shapes only.
-
-    `memory_limit`: bytes of a device, for `train.remat`.
-    """
+    """The train step on pictures of `size` pixels, traced; `sd` may hold shapes only."""
     text, vae = sd.text_encoder.config, sd.vae.config
     table = np.zeros(
         (config.concept.num_buckets, config.concept.num_vectors, text.hidden_size), np.float32
@@ -49,6 +45,5 @@ def trace_train_step(
     )
     everywhere = replicated(sd.mesh)
     state = on_mesh(initial_state(table, config.optimizer, here), everywhere)
-    remat = needs_remat(sd, config, (side, side, vae.latent_channels), memory_limit)
     step = make_train_step(sd, config, remat=remat)
     return step.trace(state, frozen_params(sd), on_mesh(Data(*shapes), everywhere))  # type: ignore[attr-defined]

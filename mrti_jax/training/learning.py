@@ -20,7 +20,7 @@ from mrti_jax.concept.table import FILE_NAME
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.parallel.mesh import fetch, place, replicated
+from mrti_jax.parallel.mesh import fetch, memory_limit, place, replicated
 from mrti_jax.parallel.processes import gather, is_writer
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import SAMPLE, Config, check, check_devices, flatten
@@ -28,7 +28,7 @@ from mrti_jax.training.fault import describe_fault
 from mrti_jax.training.images import Photo, from_arrays, read_folder
 from mrti_jax.training.latents import encode_moments
 from mrti_jax.training.loop import train
-from mrti_jax.training.memory import memory_limit, needs_remat
+from mrti_jax.training.memory import needs_remat
 from mrti_jax.training.metrics import FILE_NAME as METRICS_NAME
 from mrti_jax.training.metrics import Metrics
 from mrti_jax.training.optim import learning_rate

@@ -2,7 +2,6 @@
 """Whether a train step fits in the devices' memory as it is, or must compute blocks again."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from mrti_jax.models.frozen import Params
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.text_encoder import TextStates
 from mrti_jax.models.unet import NUM_SIZES
+from mrti_jax.parallel.mesh import bytes_on_each
 from mrti_jax.training.config import Config
 
 # Beside what the gradient keeps: what the compiler needs meanwhile, and what it can't pack.
@@ -30,13 +30,7 @@ def needs_remat(
     if config.train.remat != "auto" or limit is None:
         return config.train.remat == "blocks"
     examples = -(-config.train.batch_size // (config.train.accumulation * sd.mesh.size))
-    weights = sum(_bytes_on_one_device(leaf) for leaf in jax.tree.leaves(sd.params))
-    return weights + SLACK * examples * kept_bytes(sd, latent_shape) > limit
-
-
-def memory_limit(device: jax.Device) -> int | None:
-    """Bytes of memory that programs may use on a device, if it tells."""
-    return (device.memory_stats() or {}).get("bytes_limit")
+    return bytes_on_each(sd.params) + SLACK * examples * kept_bytes(sd, latent_shape) > limit
 
 
 def kept_bytes(sd: StableDiffusion, latent_shape: tuple[int, int, int]) -> int:
@@ -69,7 +63,3 @@ def kept_bytes(sd: StableDiffusion, latent_shape: tuple[int, int, int]) -> int:
 
     devices = sd.mesh.size
     return (kept(2 * devices) - kept(devices)) // devices
-
-
-def _bytes_on_one_device(array: Any) -> int:
-    return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize

@@ -4,10 +4,7 @@
 Prints JSON: the table's bytes, and for each kind of collective the bytes of its results.
 """
 
-import collections
 import json
-import math
-import re
 import sys
 from typing import Any
 from unittest import mock
@@ -15,20 +12,9 @@ from unittest import mock
 import jax
 
 from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.parallel.collectives import collective_bytes
 from mrti_jax.parallel.mesh import make_mesh
 from mrti_jax.training import learn
-
-KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
-BYTES = {"pred": 1, "s32": 4, "u32": 4, "f32": 4, "bf16": 2, "f16": 2}
-
-
-def collectives(program: str) -> dict[str, int]:
-    """Bytes by kind in the text of a compiled program; a loop's body is counted once."""
-    found: dict[str, int] = collections.Counter()
-    for result, kind in re.findall(rf"= (.*?) ({KINDS})(?:-start)?\(", program):
-        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result):
-            found[kind] += BYTES[dtype] * math.prod(map(int, filter(None, shape.split(","))))
-    return dict(found)
 
 
 def main(folder: str, fsdp: int) -> None:
@@ -37,11 +23,12 @@ def main(folder: str, fsdp: int) -> None:
     def report(train_step: Any, state: Any, frozen: Any, data: Any, *_: Any, **__: Any) -> Any:
         """In place of the training."""
         weights = jax.tree.leaves(frozen)
+        compiled = train_step.lower(state, frozen, data).compile()
         found = {
             "table": state["table"].nbytes,
             "weights": sum(leaf.nbytes for leaf in weights),
             "weights per device": sum(leaf.addressable_shards[0].data.nbytes for leaf in weights),
-            "collectives": collectives(train_step.lower(state, frozen, data).compile().as_text()),
+            "collectives": collective_bytes(compiled.as_text()),
         }
         print(json.dumps(found))
         sys.exit()
