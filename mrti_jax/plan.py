@@ -73,7 +73,8 @@ def _run(flags: Flags) -> None:
     print(
         f"{'on each chip':24}{'in all':>12}{'per ' + one:>14}\n"
         f"{'arithmetic, TFLOP':24}{plan.flops / 1e12:12.3f}{plan.flops / 1e12 / share:14.3f}\n"
-        f"{'memory traffic, GB':24}{plan.bytes_accessed / 1e9:12.1f}"
+        f"{'memory traffic, GB':24}{plan.traffic / 1e9:12.1f}{plan.traffic / 1e9 / share:14.1f}\n"
+        f"{'... and on the chip, GB':24}{plan.bytes_accessed / 1e9:12.1f}"
         f"{plan.bytes_accessed / 1e9 / share:14.1f}\n"
         f"{'least time, ms':24}{plan.seconds * 1e3:12.1f}{plan.seconds * 1e3 / share:14.1f}\n"
         f"{'weights and data, GiB':24}{plan.arguments / GIB:12.2f}\n"

@@ -30,15 +30,18 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Per chip: multiplications and additions, bytes to and from memory, bytes of memory.
+    """Per chip: multiplications and additions, bytes that are moved, bytes of memory.
 
     Attributes:
+        traffic: bytes to and from the chip's memory.
+        bytes_accessed: the compiler's count, in which on-chip memory has a part.
         bytes_between: bytes that come from other chips; in sampling, in one call of the U-Net.
         seconds: the least time that arithmetic and memory traffic allow.
         saves_memory: whether the step computes blocks again, or pictures are decoded one by one.
     """
 
     flops: float
+    traffic: float
     bytes_accessed: float
     arguments: int
     temporaries: int
@@ -66,7 +69,7 @@ def plan_training(target: Target, config: Config, size: int | None) -> Plan:
     remat = needs_remat(compiled, config, (side, side, channels), _memory(target))
     cost = compile_cost(trace_train_step(compiled, config, size, remat=remat).lower())
     counted = trace_train_step(countable, config, size, remat=remat)
-    return _plan(target, counted, cost, cost.bytes_accessed, remat)
+    return _plan(target, counted, cost, remat)
 
 
 def plan_sampling(target: Target, size: int | None, batch_size: int, num_steps: int) -> Plan:
@@ -81,29 +84,31 @@ def plan_sampling(target: Target, size: int | None, batch_size: int, num_steps: 
     cost = compile_cost(traced.lower())
     # The compiler counts the body of a loop once: a call of the U-Net, and a picture if sliced.
     turns = batch_size // target.num_chips if sliced else 1
-    decoding = trace_decoding(compiled, size, batch_size // turns)
-    once = compile_cost(decoding.lower()).bytes_accessed
+    decoding = compile_cost(trace_decoding(compiled, size, batch_size // turns).lower())
     calls = count_calls(compiled, num_steps)
-    moved = turns * once + calls * (cost.bytes_accessed - once)
-    return _plan(target, counted, cost, moved, sliced)
+
+    def repeated(whole: float, decoding: float) -> float:
+        return turns * decoding + calls * (whole - decoding)
+
+    in_all = dataclasses.replace(
+        cost,
+        bytes_accessed=repeated(cost.bytes_accessed, decoding.bytes_accessed),
+        traffic=repeated(cost.traffic, decoding.traffic),
+    )
+    return _plan(target, counted, in_all, sliced)
 
 
-def _plan(
-    target: Target,
-    counted: jax.stages.Traced,
-    cost: Cost,
-    bytes_accessed: float,
-    saves_memory: bool,
-) -> Plan:
+def _plan(target: Target, counted: jax.stages.Traced, cost: Cost, saves_memory: bool) -> Plan:
     chip = CHIPS[target.chip]
     flops = count_flops(counted.jaxpr) / target.num_chips
     return Plan(
         flops=flops,
-        bytes_accessed=bytes_accessed,
+        traffic=cost.traffic,
+        bytes_accessed=cost.bytes_accessed,
         arguments=cost.arguments,
         temporaries=cost.temporaries,
         bytes_between=cost.bytes_between,
-        seconds=max(flops / chip.flops, bytes_accessed / chip.bandwidth),
+        seconds=max(flops / chip.flops, cost.traffic / chip.bandwidth),
         saves_memory=saves_memory,
     )
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from mrti_jax.errors import UserError
 from mrti_jax.parallel.collectives import collective_bytes
 from mrti_jax.parallel.mesh import make_mesh
+from mrti_jax.parallel.traffic import memory_traffic
 
 _GIB = 2**30
 _TWO_D = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
@@ -88,13 +89,15 @@ class Cost:
 
     Attributes:
         flops, bytes_accessed: with the body of a loop counted once, whatever its length, and
-            with 0 FLOP for a Pallas kernel.
+            with 0 FLOP for a Pallas kernel. Bytes of on-chip memory count as well.
+        traffic: bytes to and from the chip's memory, see `memory_traffic`.
         arguments, temporaries: bytes of memory for what goes in, and for everything else.
         bytes_between: bytes that collectives bring from other chips, counted like `flops`.
     """
 
     flops: float
     bytes_accessed: float
+    traffic: float
     arguments: int
     temporaries: int
     bytes_between: int
@@ -123,6 +126,7 @@ def compile_cost(lowered: jax.stages.Lowered) -> Cost:
     return Cost(
         flops=cost["flops"],
         bytes_accessed=cost["bytes accessed"],
+        traffic=memory_traffic(text),
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes
         + memory.output_size_in_bytes
