@@ -13,7 +13,7 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^ +(?:ROOT )?%([\w.\-]+) = (.+?) ([a-z][\w\-]*)\(([^)]*)(.*)")
 _SHAPE = re.compile(r"([a-z]+)(\d*)\w*\[([\d,]*)\](?:\{([^}]*)\})?")
 _FREE = re.compile(r"parameter|constant|tuple|get-tuple-element|bitcast|after-all|iota|.*-done")
-_CALLED = re.compile(r"(?:to_apply|body|branch_computations)=\{?((?:%[\w.\-]+(?:, )?)+)")
+_CALLED = re.compile(r"(?:to_apply|body|branch_computations)=\{?(%[\w.\-]+(?:, %[\w.\-]+)*)")
 
 
 def memory_traffic(program: str) -> int:

@@ -12,10 +12,15 @@ from tiny import text_config, unet_config, vae_config
 from mrti_jax import planning
 from mrti_jax.errors import UserError
 from mrti_jax.models.presets import SCHEDULER, Preset
-from mrti_jax.parallel.aot import tpu_mesh
+from mrti_jax.parallel.aot import compile_cost, on_mesh, tpu_mesh
 from mrti_jax.parallel.flops import count_flops
+from mrti_jax.parallel.mesh import replicated
 from mrti_jax.planning import Target, plan_sampling, plan_training
 from mrti_jax.training.config import Config, TrainConfig
+
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not installed"
+)
 
 
 def test_flops_of_products_convolutions_and_loops():
@@ -40,9 +45,16 @@ def test_flops_of_products_convolutions_and_loops():
     assert count_flops(jax.jit(program).trace(*shapes).jaxpr) == expected
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not installed"
-)
+@needs_compiler
+def test_a_product_moves_each_of_its_arrays_once():
+    shapes = [(512, 4096), (4096, 4096)]
+    arrays = tuple(jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes)
+    everywhere = replicated(tpu_mesh("v5e", 1))
+    cost = compile_cost(jax.jit(jnp.matmul).lower(*on_mesh(arrays, everywhere)))
+    assert cost.traffic == 2 * (512 * 4096 + 4096 * 4096 + 512 * 4096) < cost.bytes_accessed
+
+
+@needs_compiler
 @pytest.mark.parametrize(("program", "chips"), [("train", 4), ("sample", 1)])
 def test_a_tiny_model_compiles_for_tpus(
     program: Literal["train", "sample"], chips: int, monkeypatch: pytest.MonkeyPatch
