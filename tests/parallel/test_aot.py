@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counting a program's arithmetic, and compiling a tiny model for a TPU that isn't there."""
 
+import dataclasses
 import importlib.util
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny import text_config, unet_config, vae_config
+from tiny import TEXT_WIDTH, text_config, unet_config, vae_config
 
 from mrti_jax import planning
 from mrti_jax.errors import UserError
 from mrti_jax.models.presets import SCHEDULER, Preset
+from mrti_jax.models.unet import UNetConfig
 from mrti_jax.parallel.aot import compile_cost, on_mesh, tpu_mesh
 from mrti_jax.parallel.flops import count_flops
 from mrti_jax.parallel.mesh import replicated
@@ -21,6 +23,9 @@ from mrti_jax.training.config import Config, TrainConfig
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not installed"
 )
+
+# Of 10 buckets the gradient in the row, the loss and the number of examples, 4 bytes each.
+CROSSES = 4 * 10 * (TEXT_WIDTH + 2)
 
 
 def test_flops_of_products_convolutions_and_loops():
@@ -54,18 +59,18 @@ def test_a_product_moves_each_of_its_arrays_once():
     assert cost.traffic == 2 * (512 * 4096 + 4096 * 4096 + 512 * 4096) < cost.bytes_accessed
 
 
+def preset(unet: UNetConfig) -> Preset:
+    scheduler = SCHEDULER | {"_class_name": "DDIMScheduler"}
+    return Preset((text_config("sd1", 100),), unet, vae_config(), scheduler)
+
+
 @needs_compiler
 @pytest.mark.parametrize(("program", "chips"), [("train", 4), ("sample", 1)])
 def test_a_tiny_model_compiles_for_tpus(
     program: Literal["train", "sample"], chips: int, monkeypatch: pytest.MonkeyPatch
 ):
     """Latents of 16 x 16, so that attention is the Pallas kernel, over 4 chips in a shard_map."""
-    tiny = Preset(
-        (text_config("sd1", 100),),
-        unet_config("sd1"),
-        vae_config(),
-        SCHEDULER | {"_class_name": "DDIMScheduler"},
-    )
+    tiny = preset(unet_config("sd1"))
     monkeypatch.setattr(planning, "find_preset", {"tiny": tiny}.__getitem__)
     target = Target("tiny", "v5e", chips, "bfloat16", "auto")
     if program == "train":
@@ -80,9 +85,20 @@ def test_a_tiny_model_compiles_for_tpus(
     assert weights < plan.arguments < 2 * weights + 2**20
     assert 0 < plan.flops < 1e10 and plan.seconds > 0
     assert plan.bytes_accessed > plan.traffic > 0.9 * weights
-    # The table's gradient, and the loss and examples of each bucket, whatever else the model has.
-    crosses = 4 * 10 * (tiny.text[0].hidden_size + 2) if program == "train" else 0
-    assert plan.bytes_between == crosses
+    assert plan.bytes_between == (CROSSES if program == "train" else 0)
+
+
+@needs_compiler
+@pytest.mark.long
+@pytest.mark.parametrize("widths", [(32, 64), (64, 128)])
+def test_over_256_chips_as_much_crosses_whatever_the_model(
+    widths: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+):
+    model = preset(dataclasses.replace(unet_config("sd1"), block_out_channels=widths))
+    monkeypatch.setattr(planning, "find_preset", {"tiny": model}.__getitem__)
+    config = Config(train=TrainConfig(batch_size=256, remat="none"))
+    plan = plan_training(Target("tiny", "v5e", 256, "bfloat16", "auto"), config, 32)
+    assert plan.bytes_between == CROSSES
 
 
 @pytest.mark.parametrize(
