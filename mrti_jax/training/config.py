@@ -35,7 +35,8 @@ class DataConfig:
     """The photos of the concept."""
 
     path: str = SAMPLE
-    """A folder of images, `tfds:NAME/split`, or `sample`, the photos that come with the project."""
+    """A folder of images, `tfds:NAME/split`, or `sample`, the photos that come with the project; or
+    a folder of such folders, of which each is a concept, named as its folder."""
     learnable_property: Literal["object", "style"] = "object"
     """Which templates to train with: "a photo of a <name>" or "a painting in the style of <name>".
     """
@@ -95,6 +96,9 @@ class TrainConfig:
     """Updates of the table."""
     batch_size: int = 8
     """Examples of one update, over all devices. Every example trains one row."""
+    at_once: int = 8
+    """Of many concepts, how many are learned at a time, each with a batch of its own in every
+    update; the others wait. It changes no result."""
     accumulation: int = 1
     """Parts in which a batch is worked through one after the other, to save memory; the result is
     the same but for rounding."""
@@ -170,6 +174,7 @@ def check(config: Config) -> None:
         "concept.num_vectors": 1,
         "train.steps": 1,
         "train.batch_size": 1,
+        "train.at_once": 1,
         "train.accumulation": 1,
         "train.seed": 0,
         "train.checkpoint_every": 1,
@@ -207,14 +212,15 @@ def check(config: Config) -> None:
         )
 
 
-def check_devices(config: Config, num_devices: int) -> None:
-    """Raises UserError unless each part of a batch divides over the devices."""
+def check_devices(config: Config, num_slots: int, num_devices: int) -> None:
+    """Raises UserError unless each part of the batches in all slots divides over the devices."""
     part = config.train.batch_size // config.train.accumulation
-    if part % num_devices:
+    if num_slots * part % num_devices:
         batch = -(-part // num_devices) * num_devices * config.train.accumulation
+        concepts = f" of each of {num_slots} concepts" if num_slots > 1 else ""
         raise UserError(
-            f"{part} examples at a time (train.batch_size / train.accumulation) don't divide over "
-            f"{num_devices} devices: use --train.batch-size {batch}, or fewer devices"
+            f"{part} examples at a time (train.batch_size / train.accumulation){concepts} don't "
+            f"divide over {num_devices} devices: use --train.batch-size {batch}, or fewer devices"
         )
 
 

@@ -19,17 +19,23 @@ SLACK = 1.25
 
 
 def needs_remat(
-    sd: StableDiffusion, config: Config, latent_shape: tuple[int, int, int], limit: int | None
+    sd: StableDiffusion,
+    config: Config,
+    latent_shape: tuple[int, int, int],
+    limit: int | None,
+    num_slots: int = 1,
 ) -> bool:
     """What `train.remat` says, and for "auto" whether a step is estimated to need too much memory.
 
     Args:
         latent_shape: (h, w, c) of one example.
         limit: bytes of memory of a device; None if unknown, then "auto" is no.
+        num_slots: of concepts that are trained at once.
     """
     if config.train.remat != "auto" or limit is None:
         return config.train.remat == "blocks"
-    examples = -(-config.train.batch_size // (config.train.accumulation * sd.mesh.size))
+    part = num_slots * config.train.batch_size // config.train.accumulation
+    examples = -(-part // sd.mesh.size)
     weights = sum(_bytes_on_one_device(leaf) for leaf in jax.tree.leaves(sd.params))
     return weights + SLACK * examples * kept_bytes(sd, latent_shape) > limit
 
