@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from mrti_jax.parallel.mesh import batch_sharded, place, replicated
 from mrti_jax.training.config import TrainConfig
@@ -62,7 +62,7 @@ def fill(one: Tree, num_slots: int, mesh: Mesh) -> Tree:
 
 
 @functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
-def put(slots: Tree, slot: int, one: Tree, mesh: Mesh) -> Tree:
+def put(slots: Tree, slot: int | Int[Array, ""], one: Tree, mesh: Mesh) -> Tree:
     """The tree with `one` in a slot; `slots` is donated."""
 
     def replace(old: Array, new: Array) -> Array:
@@ -76,7 +76,7 @@ def put(slots: Tree, slot: int, one: Tree, mesh: Mesh) -> Tree:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def take(slots: Tree, slot: int, mesh: Mesh) -> Tree:
+def take(slots: Tree, slot: int | Int[Array, ""], mesh: Mesh) -> Tree:
     """A copy of what is in a slot, on every device."""
 
     def one(array: Array) -> Array:
