@@ -79,7 +79,8 @@ class _Loop:
         self._extent = tuple(map(max, zip(*(run.extent for run in runs), strict=True)))
         self._state: Any = None
         self._data: Any = None
-        self._done = 0
+        self._done = 0  # of all concepts
+        self._updates = 0
 
     def admit(self, *, restart: bool) -> bool:
         """Gives free slots to concepts that wait; whether there is any to train."""
@@ -91,6 +92,7 @@ class _Loop:
     def update(self, train_step: TrainStep, frozen: dict[str, Any]) -> None:
         """One update of all slots."""
         self._state = train_step(self._state, frozen, self._data)
+        self._updates += 1
         for run in self._active.values():
             run.done += 1
         self._count(len(self._active))
@@ -121,7 +123,7 @@ class _Loop:
     def save(self, stop: StopRequest) -> None:
         """Writes the checkpoints that are due, and ends runs whose last update was not finite."""
         going_on = self._waiting or not all(map(self._is_last, self._active.values()))
-        stopping = stop.reached(self._done) and going_on
+        stopping = stop.reached(self._updates) and going_on
         saving = [
             slot
             for slot, run in self._active.items()

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float32
 
 from mrti_jax.errors import warn
 from mrti_jax.files import append_line, write_whole
-from mrti_jax.parallel.mesh import replicated
+from mrti_jax.parallel.mesh import place, replicated
 from mrti_jax.training.slots import slots_sharded
 from mrti_jax.training.step import State
 
@@ -126,7 +126,7 @@ class Recorder:
         Writes what was taken the time before.
         """
         self.flush()
-        is_due = np.isin(np.arange(len(state["step"])), list(due))
+        is_due = place(np.isin(np.arange(len(state["step"])), list(due)), replicated(self._mesh))
         taken, window = _split_off(state, is_due, self._mesh)
         self._pending = due, taken
         return state | {"window": window}
