@@ -61,8 +61,7 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
     from mrti_jax.parallel.banner import describe
     from mrti_jax.parallel.mesh import make_mesh
     from mrti_jax.parallel.processes import is_writer
-    from mrti_jax.training.learning import learn_many
-    from mrti_jax.training.slots import examples_at_a_time
+    from mrti_jax.training.learning import learn_many, plan_slots
     from mrti_jax.training.subject import Subject
 
     dtype = None if config.model.dtype == "auto" else config.model.dtype
@@ -75,8 +74,8 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
         attention=config.model.attention,
     )
     if is_writer():
-        examples = examples_at_a_time(len(runs), config.train, sd.mesh.size)
-        print(describe(sd.mesh, sd.dtype, examples))
+        part = config.train.batch_size // config.train.accumulation
+        print(describe(sd.mesh, sd.dtype, plan_slots(sd, config, len(runs)) * part))
     subjects = [
         Subject(
             images=run.data.path,

@@ -96,9 +96,10 @@ class TrainConfig:
     """Updates of the table."""
     batch_size: int = 8
     """Examples of one update, over all devices. Every example trains one row."""
-    at_once: int = 8
+    at_once: int | None = None
     """Of many concepts, how many are learned at a time, each with a batch of its own in every
-    update; the others wait. It changes no result."""
+    update; the others wait. As many as have the memory, by an estimate, if not given (8 on a CPU).
+    It changes no result."""
     accumulation: int = 1
     """Parts in which a batch is worked through one after the other, to save memory; the result is
     the same but for rounding."""
@@ -174,7 +175,6 @@ def check(config: Config) -> None:
         "concept.num_vectors": 1,
         "train.steps": 1,
         "train.batch_size": 1,
-        "train.at_once": 1,
         "train.accumulation": 1,
         "train.seed": 0,
         "train.checkpoint_every": 1,
@@ -189,6 +189,8 @@ def check(config: Config) -> None:
         value = _get(config, key)
         if not value >= least:
             raise UserError(f"{key} is {value}, it must be at least {least}")
+    if config.train.at_once is not None and config.train.at_once < 1:
+        raise UserError(f"train.at_once is {config.train.at_once}, it must be at least 1")
     for key in ("optimizer.learning_rate", "optimizer.eps"):
         if not _get(config, key) > 0:
             raise UserError(f"{key} is {_get(config, key)}, it must be above 0")

@@ -16,16 +16,16 @@ def writable(folder: epath.Path) -> epath.Path:
     All processes must see the file: checkpoints are written and read by all of them.
     """
     probe = folder / ".probe"
-    reason = ""
+    problem = ""
     if is_writer():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe.write_text("")
         except (OSError, ImportError) as error:
-            reason = " ".join(str(error).split())
-    (reason, *_) = gather(reason)
-    if reason:
-        raise UserError(f"can't write to the folder '{folder}' (--out): {reason}")
+            problem = " ".join(str(error).split())
+    (problem, *_) = gather(problem)
+    if problem:
+        raise UserError(f"can't write to the folder '{folder}' (--out): {problem}")
     seen = gather(probe.exists())
     if is_writer():
         probe.unlink()

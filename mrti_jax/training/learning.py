@@ -10,7 +10,7 @@ from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training.config import Config, check, check_devices
 from mrti_jax.training.loop import Result, train
-from mrti_jax.training.memory import memory_limit, needs_remat
+from mrti_jax.training.memory import fitting_concepts, memory_limit, needs_remat
 from mrti_jax.training.run import Run
 from mrti_jax.training.slots import count_slots
 from mrti_jax.training.step import frozen_params, make_train_step
@@ -76,20 +76,17 @@ def learn_many(
     """
     config = config or Config()
     check(config)
+    if not subjects:
+        raise UserError("there is no subject to learn a word for")
     names = [subject.name for subject in subjects]
     if len(set(names)) < len(names):
         raise UserError(f"each concept needs a name of its own, given are {', '.join(names)}")
-    num_devices = sd.mesh.devices.size
-    part = config.train.batch_size // config.train.accumulation
-    slots = count_slots(len(subjects), config.train.at_once, part, num_devices)
-    check_devices(config, slots, num_devices)
+    slots = plan_slots(sd, config, len(subjects))
+    check_devices(config, slots, sd.mesh.size)
     size = _training_size(sd, config.data.size)
     runs = [_prepare(sd, subject, config, size, alone=len(subjects) == 1) for subject in subjects]
-
-    factor, channels = sd.vae.config.downscale, sd.vae.config.latent_channels
-    latent_shape = (size // factor, size // factor, channels)
     limit = memory_limit(sd.mesh.local_devices[0])
-    remat = needs_remat(sd, config, latent_shape, limit, slots)
+    remat = needs_remat(sd, config, _latent_shape(sd, config), limit, slots)
     return train(
         make_train_step(sd, config, remat=remat),
         frozen_params(sd),
@@ -100,6 +97,23 @@ def learn_many(
         restart=restart,
         progress=progress,
     )
+
+
+def plan_slots(sd: StableDiffusion, config: Config, num_concepts: int) -> int:
+    """How many of the concepts are trained at a time."""
+    if num_concepts == 1:
+        return 1
+    part = config.train.batch_size // config.train.accumulation
+    at_once = config.train.at_once
+    if at_once is None:
+        limit = memory_limit(sd.mesh.local_devices[0])
+        at_once = fitting_concepts(sd, config, _latent_shape(sd, config), limit)
+    return count_slots(num_concepts, at_once, part, sd.mesh.size)
+
+
+def _latent_shape(sd: StableDiffusion, config: Config) -> tuple[int, int, int]:
+    side = _training_size(sd, config.data.size) // sd.vae.config.downscale
+    return side, side, sd.vae.config.latent_channels
 
 
 def _prepare(

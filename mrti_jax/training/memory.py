@@ -16,6 +16,8 @@ from mrti_jax.training.config import Config
 
 # Beside what the gradient keeps: what the compiler needs meanwhile, and what it can't pack.
 SLACK = 1.25
+# Concepts at once where the memory is unknown, as on a CPU, which gains nothing by more.
+FEW = 8
 
 
 def needs_remat(
@@ -36,8 +38,19 @@ def needs_remat(
         return config.train.remat == "blocks"
     part = num_slots * config.train.batch_size // config.train.accumulation
     examples = -(-part // sd.mesh.size)
-    weights = sum(_bytes_on_one_device(leaf) for leaf in jax.tree.leaves(sd.params))
-    return weights + SLACK * examples * kept_bytes(sd, latent_shape) > limit
+    return examples > _fitting_examples(sd, latent_shape, limit)
+
+
+def fitting_concepts(
+    sd: StableDiffusion, config: Config, latent_shape: tuple[int, int, int], limit: int | None
+) -> int:
+    """Concepts whose batches fit together, by the same estimate, without computing blocks again; at
+    least 1. The arguments are those of `needs_remat`."""
+    if limit is None:
+        return FEW
+    examples = _fitting_examples(sd, latent_shape, limit) * sd.mesh.size
+    part = config.train.batch_size // config.train.accumulation
+    return max(1, int(examples // part))
 
 
 def memory_limit(device: jax.Device) -> int | None:
@@ -75,6 +88,12 @@ def kept_bytes(sd: StableDiffusion, latent_shape: tuple[int, int, int]) -> int:
 
     devices = sd.mesh.size
     return (kept(2 * devices) - kept(devices)) // devices
+
+
+def _fitting_examples(sd: StableDiffusion, latent_shape: tuple[int, int, int], limit: int) -> float:
+    """On each device."""
+    weights = sum(_bytes_on_one_device(leaf) for leaf in jax.tree.leaves(sd.params))
+    return (limit - weights) / (SLACK * kept_bytes(sd, latent_shape))
 
 
 def _bytes_on_one_device(array: Any) -> int:

@@ -2,14 +2,13 @@
 """The training of one concept: what it starts from, how far it is, and what it leaves behind."""
 
 import contextlib
-import hashlib
-from collections.abc import Sequence
+import functools
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
 import mrti_jax
 from mrti_jax.concept import Concept, equal_boundaries, initializer_row
@@ -24,34 +23,18 @@ from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import Config, flatten
 from mrti_jax.training.fault import describe_fault
 from mrti_jax.training.folder import move_aside, writable
-from mrti_jax.training.images import Photo
-from mrti_jax.training.latents import encode_moments
+from mrti_jax.training.latents import check_moments, encode_moments
 from mrti_jax.training.metrics import FILE_NAME as METRICS_NAME
 from mrti_jax.training.metrics import Metrics
 from mrti_jax.training.optim import learning_rate
 from mrti_jax.training.pictures import FINAL_NAME, draw_final, draw_progress
 from mrti_jax.training.prompts import tokenize_captions
+from mrti_jax.training.settings import check_same, fingerprint
 from mrti_jax.training.step import Data, State, initial_state
 from mrti_jax.training.subject import Subject, read_photos
 from mrti_jax.training.yaml import write_yaml
 
 CONFIG_NAME = "config.yaml"
-
-# Settings that a run may be continued with other values of.
-_FREE = {"out", "data.path", "data.tfds_dir", "model.fsdp"} | {
-    f"train.{name}"
-    for name in (
-        "at_once",
-        "checkpoint_every",
-        "keep",
-        "remat",
-        "metrics_every",
-        "picture_every",
-        "picture_steps",
-        "picture_guidance",
-        "final_grid",
-    )
-}
 
 
 class Run:
@@ -93,11 +76,10 @@ class Run:
             captions=self.config.data.captions,
         )
         self._pixels = np.stack([photo.pixels for photo in self._photos])
-        _warn_of_copies(self._pixels, self.name)
         self._settings = flatten(self.config) | {
-            "photos": _fingerprint(self._pixels),
-            "captions": _fingerprint(*self._prompts),
-            "initial table": _fingerprint(self._start.embeddings),
+            "photos": fingerprint(self._pixels),
+            "captions": fingerprint(*self._prompts),
+            "initial table": fingerprint(self._start.embeddings),
         }
         self._files = contextlib.ExitStack()
         self._checkpoints: Checkpoints | None = None
@@ -126,7 +108,9 @@ class Run:
                 move_aside(self._folder)
             checkpoints = Checkpoints(self._folder, self.config.train.keep)
             self._checkpoints = self._files.enter_context(checkpoints)
-            self.done, state = checkpoints.resume(state, self._check_same_run)
+            self.done, state = checkpoints.resume(
+                state, functools.partial(check_same, self._settings, self._folder)
+            )
             if is_writer():
                 write_yaml(self.config, self._folder / CONFIG_NAME)
         self.metrics = Metrics(
@@ -143,7 +127,7 @@ class Run:
         """What the step trains on, filled up to these numbers of photos and captions."""
         pixels, mesh = self._pixels, self._sd.mesh
         moments = encode_moments(self._sd.vae, pixels, mesh, flip=self.config.data.flip)
-        _check_moments(moments, self._photos)
+        check_moments(moments, [photo.name for photo in self._photos])
         ids, vector_index, end, first, num = self._prompts
         photo_sizes = np.asarray([photo.sizes for photo in self._photos], np.int32)
         on_host = (
@@ -221,24 +205,6 @@ class Run:
         if self._folder is not None and is_writer():
             concept.save(self._folder / FILE_NAME)
 
-    def _check_same_run(self, before: dict[str, Any], done: int) -> None:
-        """Raises UserError if the folder holds a run with other settings."""
-        settings = self._settings
-        free = set(_FREE)
-        if settings["optimizer.schedule"] == "constant" and self.config.train.steps >= done:
-            free.add("train.steps")  # train on for longer
-        changed = [
-            f"{key} ({before.get(key)} -> {value})"
-            for key, value in settings.items()
-            if key not in free and before.get(key) != value
-        ]
-        if changed:
-            raise UserError(
-                f"the folder '{self._folder}' holds a run with other settings: "
-                f"{', '.join(changed)}; set them back to go on, begin anew with --restart, or "
-                "choose another --out"
-            )
-
 
 def _initial_concept(sd: StableDiffusion, config: Config) -> Concept:
     """Every row and vector starts as the initializer's token embedding."""
@@ -268,31 +234,6 @@ def _fill_up(array: np.ndarray, length: int, axis: int = 0) -> np.ndarray:
     missing = [(0, 0)] * array.ndim
     missing[axis] = (0, length - array.shape[axis])
     return np.pad(array, missing)
-
-
-def _fingerprint(*arrays: np.ndarray) -> str:
-    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
-
-
-def _warn_of_copies(pixels: UInt8[np.ndarray, "m H W 3"], name: str) -> None:
-    different = len({picture.tobytes() for picture in pixels})
-    if different < len(pixels):
-        told = "all" if different == 1 else f"{len(pixels) - different}"
-        warn(
-            f"WARNING: {told} of the {len(pixels)} images are identical to another one, only "
-            f"{different} differ: a concept (<{name}>) is learned from what different images have "
-            "in common"
-        )
-
-
-def _check_moments(moments: Float32[np.ndarray, "f m h w c"], photos: Sequence[Photo]) -> None:
-    """Raises UserError for an image that the autoencoder makes NaN or infinity of."""
-    finite = np.isfinite(moments).all(axis=(0, 2, 3, 4))
-    if not finite.all():
-        names = ", ".join(photos[i].name for i in np.flatnonzero(~finite)[:5])
-        raise UserError(
-            f"the autoencoder makes NaN or infinity of {names}: use --model.dtype float32"
-        )
 
 
 def _warn_of_idle_rows(state: State, start: Concept) -> None:

@@ -16,7 +16,6 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int
 
 from mrti_jax.parallel.mesh import batch_sharded, place, replicated
-from mrti_jax.training.config import TrainConfig
 
 Tree = TypeVar("Tree")
 
@@ -37,18 +36,10 @@ def count_slots(num_concepts: int, at_once: int, part: int, num_devices: int) ->
     `part`: examples that each of them has at a time. More slots than concepts where only so the
     work divides over the devices.
     """
-    if num_concepts == 1:
-        return 1
     turns = -(-num_concepts // at_once)
     slots = -(-num_concepts // turns)
     rounded = -(-slots // num_devices) * num_devices
     return rounded if slots * part % num_devices and rounded <= at_once else slots
-
-
-def examples_at_a_time(num_concepts: int, config: TrainConfig, num_devices: int) -> int:
-    """Examples that go through the model together, over all slots."""
-    part = config.batch_size // config.accumulation
-    return part * count_slots(num_concepts, config.at_once, part, num_devices)
 
 
 def fill(one: Tree, num_slots: int, mesh: Mesh) -> Tree:

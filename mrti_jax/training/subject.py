@@ -11,6 +11,7 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
 
+from mrti_jax.errors import warn
 from mrti_jax.training.config import SAMPLE, DataConfig
 from mrti_jax.training.images import Photo, from_arrays, read_folder
 from mrti_jax.training.tfds_source import PREFIX, read_tfds
@@ -40,7 +41,23 @@ class Subject:
 
 
 def read_photos(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
-    """The photos as squares of `size` pixels. Raises UserError if there are none."""
+    """The photos as squares of `size` pixels. Raises UserError if there are none.
+
+    Warns, loudly, of photos that are the same.
+    """
+    photos = _read(subject, size, data)
+    different = len({photo.pixels.tobytes() for photo in photos})
+    if different < len(photos):
+        told = "all" if different == 1 else f"{len(photos) - different}"
+        warn(
+            f"WARNING: {told} of the {len(photos)} images are identical to another one, only "
+            f"{different} differ: <{subject.name}> is learned from what different images have in "
+            "common"
+        )
+    return photos
+
+
+def _read(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
     path = subject.path
     if path is None:
         return from_arrays(subject.images, size)

@@ -235,7 +235,6 @@ def test_bad_input_is_told_before_any_work(
 @pytest.mark.parametrize(
     ("concepts", "at_once", "part", "devices", "slots"),
     [
-        (1, 8, 4, 8, 1),
         (3, 8, 4, 1, 3),
         (100, 64, 1, 1, 50),  # two turns of 50, not 64 and 36
         (100, 64, 1, 8, 56),  # divides over the devices
