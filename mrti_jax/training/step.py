@@ -193,7 +193,7 @@ def _train_step(
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """A part's share of the batches' mean losses, and its sums per slot and bucket."""
         frozen, data = args
-        # The devices share the longer part of (slot, example): see `slots_sharded`.
+        # What the devices share comes first, slots or examples: then merging the two moves nothing.
         axis = 0 if divides(len(table), mesh) else 1
         picked = jax.vmap(pick, in_axes=(0, 0, 0, None), out_axes=axis)(table, step, data, index)
         examples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), picked)

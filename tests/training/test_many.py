@@ -4,6 +4,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,18 @@ def test_each_is_what_it_would_be_alone(
     for line, alone in zip(metrics(out), metrics(tmp_path), strict=True):
         assert line["examples_per_bucket"] == alone["examples_per_bucket"]
         assert line["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_slots_that_devices_share_change_nothing_but_rounding(
+    together: Path, tiny_sd: StableDiffusion, pictures: list[np.ndarray], config: Any
+):
+    three = replace(config, train=replace(config.train, at_once=3))  # on two devices
+    for concept in learn_many(tiny_sd, subjects(pictures), config=three):
+        assert isinstance(concept, Concept)
+        whole = Concept.load(together / concept.name)
+        np.testing.assert_allclose(concept.embeddings, whole.embeddings, rtol=0, atol=2e-5)
 
 
 def test_a_run_that_was_cut_goes_on_to_the_bit(
