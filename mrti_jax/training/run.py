@@ -3,6 +3,7 @@
 
 import contextlib
 import functools
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -59,7 +60,7 @@ class Run:
                 captions=data.captions if subject.captions is None else subject.captions,
             ),
             concept=replace(config.concept, name=subject.name, initializer=subject.initializer),
-            out=None if subject.out is None else str(epath.Path(subject.out)),
+            out=None if subject.out is None else os.fspath(subject.out),
         )
         self.name = subject.name
         self._sd = sd
@@ -67,15 +68,17 @@ class Run:
         check_name(subject.name)
         self._start = _initial_concept(sd, self.config)
         self._folder = None if subject.out is None else writable(epath.Path(subject.out))
-        self._photos = read_photos(subject, size, self.config.data)
+        photos = read_photos(subject, size, self.config.data)
         self._prompts = tokenize_captions(
-            self._photos,
+            photos,
             self.config.data.learnable_property,
             config.concept.num_vectors,
             sd.tokenizers,
             captions=self.config.data.captions,
         )
-        self._pixels = np.stack([photo.pixels for photo in self._photos])
+        self._pixels = np.stack([photo.pixels for photo in photos])
+        self._photo_names = [photo.name for photo in photos]
+        self._photo_sizes = np.asarray([photo.sizes for photo in photos], np.int32)
         self._settings = flatten(self.config) | {
             "photos": fingerprint(self._pixels),
             "captions": fingerprint(*self._prompts),
@@ -93,7 +96,7 @@ class Run:
     @property
     def extent(self) -> tuple[int, int]:
         """Numbers of photos and of captions."""
-        return len(self._photos), len(self._prompts.ids)
+        return len(self._pixels), len(self._prompts.ids)
 
     def resume(self, *, restart: bool) -> State:
         """The state where an earlier run stopped, or the first one, on every device.
@@ -127,12 +130,11 @@ class Run:
         """What the step trains on, filled up to these numbers of photos and captions."""
         pixels, mesh = self._pixels, self._sd.mesh
         moments = encode_moments(self._sd.vae, pixels, mesh, flip=self.config.data.flip)
-        check_moments(moments, [photo.name for photo in self._photos])
+        check_moments(moments, self._photo_names)
         ids, vector_index, end, first, num = self._prompts
-        photo_sizes = np.asarray([photo.sizes for photo in self._photos], np.int32)
         on_host = (
             _fill_up(moments, num_photos, axis=1),
-            _fill_up(photo_sizes, num_photos),
+            _fill_up(self._photo_sizes, num_photos),
             *(_fill_up(array, num_captions) for array in (ids, vector_index, end)),
             *(_fill_up(array, num_photos) for array in (first, num)),
             np.uint32(self.config.train.seed),
@@ -184,9 +186,12 @@ class Run:
     def fail(self, state: State) -> UserError:
         """What is to be told of an update that is not finite; the table before it is written."""
         self.close()
-        names = [photo.name for photo in self._photos]
         fault = describe_fault(
-            state, self._prompts, self.config.train, names, self._start.num_train_timesteps
+            state,
+            self._prompts,
+            self.config.train,
+            self._photo_names,
+            self._start.num_train_timesteps,
         )
         saved = ""
         if self._folder is not None:
