@@ -15,12 +15,13 @@ from benchmarks.random_model import model_folder
 from benchmarks.report import Report
 from mrti_jax.concept import initializer_row
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.parallel.mesh import memory_limit, place, replicated
+from mrti_jax.parallel.mesh import memory_limit
 from mrti_jax.training.config import Config, TrainConfig
 from mrti_jax.training.images import from_arrays
 from mrti_jax.training.latents import encode_moments
 from mrti_jax.training.memory import needs_remat
 from mrti_jax.training.prompts import tokenize_captions
+from mrti_jax.training.slots import fill
 from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
 
 
@@ -79,15 +80,14 @@ def train(flags: Flags) -> list[tuple[float, float]]:
     prompts = tokenize_captions(photos, "object", 1, sd.tokenizers, captions=False)
     moments = encode_moments(sd.vae, noise[None], sd.mesh, flip=False)
     sizes = np.asarray([photo.sizes for photo in photos], np.int32)
-    everywhere = replicated(sd.mesh)
-    data = Data(*place((moments, sizes, *prompts, np.uint32(0)), everywhere))
+    data = fill(Data(moments, sizes, *prompts, np.uint32(0)), 1, sd.mesh)
     height, width, channels = moments.shape[2:]
     limit = memory_limit(sd.mesh.local_devices[0])
     remat = needs_remat(sd, config, (height, width, channels // 2), limit)
     step = make_train_step(sd, config, remat=remat)
     row = np.asarray(initializer_row("red", sd.tokenizers, sd.text_encoder))
     table = np.tile(row, (config.concept.num_buckets, 1, 1))
-    state, frozen = initial_state(table, config.optimizer, sd.mesh), frozen_params(sd)
+    state, frozen = fill(initial_state(table, config.optimizer), 1, sd.mesh), frozen_params(sd)
     seconds = []
     for _ in range(flags.steps + 1):
         start = time.perf_counter(), time.process_time()

@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from mrti_jax.concept import Concept
     from mrti_jax.models.stable_diffusion import StableDiffusion
     from mrti_jax.sampling import generate
-    from mrti_jax.training import learn
+    from mrti_jax.training import Subject, learn, learn_many
 
-__all__ = ["Concept", "StableDiffusion", "generate", "learn"]
+__all__ = ["Concept", "StableDiffusion", "Subject", "generate", "learn", "learn_many"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Concept": "mrti_jax.concept",
     "StableDiffusion": "mrti_jax.models.stable_diffusion",
+    "Subject": "mrti_jax.training",
     "generate": "mrti_jax.sampling",
     "learn": "mrti_jax.training",
+    "learn_many": "mrti_jax.training",
 }
 
 # Only its tokenizer is used here, so its advice on import to install PyTorch would mislead.

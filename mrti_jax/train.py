@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `python -m mrti_jax.train`: learns a concept from photos."""
+"""The command `python -m mrti_jax.train`: learns concepts from photos."""
 
 import logging
 import sys
@@ -11,12 +11,15 @@ import tyro
 from etils import epath
 
 from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
-from mrti_jax.training.config import Config, check, read_config, resolve
+from mrti_jax.errors import UserError
+from mrti_jax.training.config import Config, check, read_config
+from mrti_jax.training.many import resolve_all
 
 PROG = "python -m mrti_jax.train"
 DESCRIPTION = f"""Learns a word for what some photos show. Without arguments: the sample concept
 that comes with the project, on the embedded model. With photos of your own:
-{PROG} --data.path photos --concept.name rex --concept.initializer dog"""
+{PROG} --data.path photos --concept.name rex --concept.initializer dog
+Or many words at once: {PROG} --data.path folder_of_folders --concept.initializer dog"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,7 @@ def _values(config: Config) -> dict[str, Any]:
 
 
 def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
-    config = resolve(config)
+    runs = resolve_all(config)
     check(config)
     use_compilation_cache()
     join_processes(processes)
@@ -58,7 +61,8 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
     from mrti_jax.parallel.banner import describe
     from mrti_jax.parallel.mesh import make_mesh
     from mrti_jax.parallel.processes import is_writer
-    from mrti_jax.training.learning import learn
+    from mrti_jax.training.learning import learn_many, plan_slots
+    from mrti_jax.training.subject import Subject
 
     dtype = None if config.model.dtype == "auto" else config.model.dtype
     mesh = None if config.model.fsdp is None else make_mesh(fsdp=config.model.fsdp)
@@ -69,28 +73,40 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
         mesh=mesh,
         attention=config.model.attention,
     )
-    name, initializer, out = config.concept.name, config.concept.initializer, config.out
-    assert name and initializer and out  # resolve has seen to that
     if is_writer():
-        print(describe(sd.mesh, sd.dtype, config.train.batch_size // config.train.accumulation))
-    learn(
-        sd,
-        config.data.path,
-        name=name,
-        initializer=initializer,
-        out=out,
-        config=config,
-        restart=restart,
-        progress=is_writer(),
-    )
-    if not is_writer():
-        return
+        part = config.train.batch_size // config.train.accumulation
+        print(describe(sd.mesh, sd.dtype, plan_slots(sd, config, len(runs)) * part))
+    subjects = [
+        Subject(
+            images=run.data.path,
+            name=run.concept.name or "",
+            initializer=run.concept.initializer or "",
+            learnable_property=run.data.learnable_property,
+            captions=run.data.captions,
+            out=run.out,
+        )
+        for run in runs
+    ]
+    results = learn_many(sd, subjects, config=config, restart=restart, progress=is_writer())
+    failures = [str(result) for result in results if isinstance(result, UserError)]
+    if is_writer():
+        for run, result in zip(runs, results, strict=True):
+            if not isinstance(result, UserError):
+                _tell(run)
+    if failures:
+        raise UserError("; ".join(failures))
+
+
+def _tell(run: Config) -> None:
+    """What is where."""
+    name, out = run.concept.name, run.out
+    assert name and out  # resolve_all has seen to that
     folder = epath.Path(out)
     print(f"learned <{name}>: {folder / 'concept.safetensors'}")
-    if config.train.final_grid:
+    if run.train.final_grid:
         print(f"at all resolutions: {folder / 'grid.png'}")
-    model = {} if config.model.path == "mini" else {"model": config.model.path}
-    flags = {"concept": out} | model | config.model.options
+    model = {} if run.model.path == "mini" else {"model": run.model.path}
+    flags = {"concept": out} | model | run.model.options
     given = [f"--{key.replace('_', '-')} {value}" for key, value in flags.items() if value]
     print(f'draw it: python -m mrti_jax.sample "a photo of a <{name}>" {" ".join(given)}')
 

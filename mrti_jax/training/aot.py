@@ -12,6 +12,7 @@ from mrti_jax.models.unet import NUM_SIZES
 from mrti_jax.parallel.aot import on_mesh
 from mrti_jax.parallel.mesh import make_mesh, replicated
 from mrti_jax.training.config import Config
+from mrti_jax.training.slots import fill
 from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
 
 # Of photos and captions: what they are has next to no part in a step's cost.
@@ -30,20 +31,20 @@ def trace_train_step(
     side = size // vae.downscale
 
     def integers(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.int32)
+        return jax.ShapeDtypeStruct((1, *shape), jnp.int32)
 
     captions = integers(NUM_CAPTIONS, len(text.parts), text.max_position_embeddings)
     shapes: Any = (
-        jax.ShapeDtypeStruct((1, NUM_PHOTOS, side, side, 2 * vae.latent_channels), jnp.float32),
+        jax.ShapeDtypeStruct((1, 1, NUM_PHOTOS, side, side, 2 * vae.latent_channels), jnp.float32),
         integers(NUM_PHOTOS, NUM_SIZES),
         captions,
         captions,
         integers(NUM_CAPTIONS, len(text.parts)),
         integers(NUM_PHOTOS),
         integers(NUM_PHOTOS),
-        jax.ShapeDtypeStruct((), jnp.uint32),
+        jax.ShapeDtypeStruct((1,), jnp.uint32),
     )
     everywhere = replicated(sd.mesh)
-    state = on_mesh(initial_state(table, config.optimizer, here), everywhere)
+    state = on_mesh(fill(initial_state(table, config.optimizer), 1, here), everywhere)
     step = make_train_step(sd, config, remat=remat)
     return step.trace(state, frozen_params(sd), on_mesh(Data(*shapes), everywhere))  # type: ignore[attr-defined]

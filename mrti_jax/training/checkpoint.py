@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
@@ -53,7 +52,7 @@ class Checkpoints:
             warn(str(error))  # what ended the run matters more
 
     def save(self, step: int, state: Any, concept: Concept, settings: dict[str, Any]) -> None:
-        """Writes a checkpoint in the background.
+        """Writes a checkpoint in the background; the state must not be donated meanwhile.
 
         Raises UserError where this one, or the one before, can't be written.
         """
@@ -66,13 +65,11 @@ class Checkpoints:
             "settings": settings,
             "digests": {"state": _digest(state), "concept": _digest(arrays)},
         }
-        # The next step reuses the state's memory while this is being written.
-        copy = jax.tree.map(jnp.copy, state)
         with _writing(self.folder):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(copy),
+                    state=ocp.args.StandardSave(state),
                     concept=ocp.args.StandardSave(arrays),
                     meta=ocp.args.JsonSave(meta | {"digest": _json_digest(meta)}),
                 ),

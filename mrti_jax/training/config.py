@@ -35,7 +35,8 @@ class DataConfig:
     """The photos of the concept."""
 
     path: str = SAMPLE
-    """A folder of images, `tfds:NAME/split`, or `sample`, the photos that come with the project."""
+    """A folder of images, `tfds:NAME/split`, or `sample`, the photos that come with the project; or
+    a folder of such folders, of which each is a concept, named as its folder."""
     learnable_property: Literal["object", "style"] = "object"
     """Which templates to train with: "a photo of a <name>" or "a painting in the style of <name>".
     """
@@ -95,6 +96,10 @@ class TrainConfig:
     """Updates of the table."""
     batch_size: int = 8
     """Examples of one update, over all devices. Every example trains one row."""
+    at_once: int | None = None
+    """Of many concepts, how many are learned at a time, each with a batch of its own in every
+    update; the others wait. As many as have the memory, by an estimate, if not given (8 on a CPU).
+    It changes no result."""
     accumulation: int = 1
     """Parts in which a batch is worked through one after the other, to save memory; the result is
     the same but for rounding."""
@@ -184,6 +189,8 @@ def check(config: Config) -> None:
         value = _get(config, key)
         if not value >= least:
             raise UserError(f"{key} is {value}, it must be at least {least}")
+    if config.train.at_once is not None and config.train.at_once < 1:
+        raise UserError(f"train.at_once is {config.train.at_once}, it must be at least 1")
     for key in ("optimizer.learning_rate", "optimizer.eps"):
         if not _get(config, key) > 0:
             raise UserError(f"{key} is {_get(config, key)}, it must be above 0")
@@ -207,14 +214,15 @@ def check(config: Config) -> None:
         )
 
 
-def check_devices(config: Config, num_devices: int) -> None:
-    """Raises UserError unless each part of a batch divides over the devices."""
+def check_devices(config: Config, num_slots: int, num_devices: int) -> None:
+    """Raises UserError unless each part of the batches in all slots divides over the devices."""
     part = config.train.batch_size // config.train.accumulation
-    if part % num_devices:
+    if num_slots * part % num_devices:
         batch = -(-part // num_devices) * num_devices * config.train.accumulation
+        concepts = f" of each of {num_slots} concepts" if num_slots > 1 else ""
         raise UserError(
-            f"{part} examples at a time (train.batch_size / train.accumulation) don't divide over "
-            f"{num_devices} devices: use --train.batch-size {batch}, or fewer devices"
+            f"{part} examples at a time (train.batch_size / train.accumulation){concepts} don't "
+            f"divide over {num_devices} devices: use --train.batch-size {batch}, or fewer devices"
         )
 
 

@@ -43,19 +43,24 @@ def draw(
     """Draws the examples `index` (0 .. batch_size - 1) of the update `step`.
 
     Photos come in shuffled epochs; photo m has the `num_prompts[m]` captions from
-    `first_prompt[m]` on, each equally likely. "stratified" timesteps run through the multiples of
+    `first_prompt[m]` on, each equally likely, and at least one: photos at the end without any only
+    fill the arrays, and change nothing. "stratified" timesteps run through the multiples of
     the golden ratio, so that every stretch of examples is spread evenly over time.
     """
     photo_key, time_key, example_key = jax.random.split(jax.random.key(seed), 3)
     step_key = jax.random.fold_in(example_key, step)
     start = jax.random.bits(time_key, dtype=jnp.uint32)
-    num_photos = len(first_prompt)
+    is_photo = num_prompts > 0
+    num_photos = jnp.sum(is_photo, dtype=jnp.int32)
 
     def one(index: Int[Array, ""]) -> Draws:
         number = step * batch_size + index
         keys = jax.random.split(jax.random.fold_in(step_key, index), 5)
         epoch_key = jax.random.fold_in(photo_key, number // num_photos)
-        photo = jax.random.permutation(epoch_key, num_photos)[number % num_photos]
+        # jax.random.permutation would need their number to be static, and shuffle the rest as well.
+        order = jax.random.bits(jax.random.split(epoch_key)[1], is_photo.shape)
+        order = jnp.where(is_photo, order, jnp.uint32(2**32 - 1))
+        photo = jnp.argsort(order, stable=True)[number % num_photos]
         if timesteps == "uniform":
             time = jax.random.randint(keys[0], (), 0, num_train_timesteps)
         else:

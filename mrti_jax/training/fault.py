@@ -10,27 +10,32 @@ from mrti_jax.concept import bucket
 from mrti_jax.parallel.mesh import fetch
 from mrti_jax.training.config import TrainConfig
 from mrti_jax.training.draws import draw
-from mrti_jax.training.step import Data, State
+from mrti_jax.training.prompts import Prompts
+from mrti_jax.training.step import State
 
 
 def describe_fault(
-    state: State, data: Data, config: TrainConfig, names: Sequence[str], num_train_timesteps: int
+    state: State,
+    prompts: Prompts,
+    config: TrainConfig,
+    names: Sequence[str],
+    num_train_timesteps: int,
 ) -> str:
     """The update that the state stopped at; its draws follow from seed and step, so they are drawn
     again. `names` are the images'."""
     rows = np.flatnonzero(fetch(state["fault"]))
     step = int(state["step"])
     draws = draw(
-        jnp.asarray(fetch(data.seed)),
+        jnp.uint32(config.seed),
         jnp.int32(step),
         jnp.arange(config.batch_size, dtype=jnp.int32),
         batch_size=config.batch_size,
         latent_shape=(1, 1, 1),
         num_train_timesteps=num_train_timesteps,
         timesteps=config.timesteps,
-        flip=len(data.moments) == 2,
-        first_prompt=jnp.asarray(fetch(data.first_prompt)),
-        num_prompts=jnp.asarray(fetch(data.num_prompts)),
+        flip=False,
+        first_prompt=jnp.asarray(prompts.first),
+        num_prompts=jnp.asarray(prompts.num),
     )
     buckets = np.asarray(bucket(draws.timestep, len(state["fault"]), num_train_timesteps))
     met = [

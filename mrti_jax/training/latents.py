@@ -2,6 +2,7 @@
 """The photos as the autoencoder sees them: moments, computed once and kept on the devices."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, UInt8
 
+from mrti_jax.errors import UserError
 from mrti_jax.models.frozen import Frozen
 from mrti_jax.parallel.mesh import batch_sharded, fetch, place
 
@@ -28,6 +30,16 @@ def encode_moments(
     """
     sets = [pixels, pixels[:, :, ::-1]] if flip else [pixels]
     return np.stack([_encode_all(vae, pictures, mesh) for pictures in sets])
+
+
+def check_moments(moments: Float32[np.ndarray, "f m h w c"], names: Sequence[str]) -> None:
+    """Raises UserError for an image that the autoencoder makes NaN or infinity of."""
+    finite = np.isfinite(moments).all(axis=(0, 2, 3, 4))
+    if not finite.all():
+        bad = ", ".join(names[i] for i in np.flatnonzero(~finite)[:5])
+        raise UserError(
+            f"the autoencoder makes NaN or infinity of {bad}: use --model.dtype float32"
+        )
 
 
 def sample_latents(

@@ -1,104 +1,200 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: updates, metrics, checkpoints, pictures."""
+"""The training loop: concepts in slots, updates, metrics, checkpoints, pictures."""
 
+import collections
+import contextlib
 import math
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import jax
-from etils import epath
+import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from mrti_jax.concept import Concept
-from mrti_jax.concept.table import FILE_NAME
-from mrti_jax.errors import UserError
-from mrti_jax.parallel.preemption import stop_requests
-from mrti_jax.parallel.processes import is_writer
-from mrti_jax.training.checkpoint import Checkpoints
+from mrti_jax.errors import UserError, warn
+from mrti_jax.parallel.mesh import fetch
+from mrti_jax.parallel.preemption import StopRequest, stop_requests
 from mrti_jax.training.config import TrainConfig
-from mrti_jax.training.metrics import Metrics
-from mrti_jax.training.step import Data, State, TrainStep
+from mrti_jax.training.metrics import Recorder
+from mrti_jax.training.run import Run
+from mrti_jax.training.slots import fill, put, take
+from mrti_jax.training.step import State, TrainStep
+
+Result: TypeAlias = Concept | UserError
 
 
 def train(
     train_step: TrainStep,
-    state: State,
     frozen: dict[str, Any],
-    data: Data,
+    runs: Sequence[Run],
+    num_slots: int,
+    mesh: Mesh,
     config: TrainConfig,
     *,
-    metrics: Metrics,
-    concept_of: Callable[[State], Concept],
-    out: epath.Path | None,
-    checkpoints: Checkpoints | None,
-    settings: dict[str, Any],
-    describe_fault: Callable[[State], str],
-    draw_pictures: Callable[[int, Concept], None],
-    title: str | None,
-) -> State:
-    """Runs the updates that are left and gives the last state.
+    restart: bool,
+    progress: bool,
+) -> list[Result]:
+    """Trains all concepts, `num_slots` of them at a time; gives the concept or the error of each.
 
-    SIGTERM and SIGINT end it after a last checkpoint, as Preempted and KeyboardInterrupt; the same
-    run goes on from there.
-    At each checkpoint, the metrics up to it are on disk, and `concept.safetensors` is written.
-    Raises UserError, with the last good table written, at an update that is not finite.
-    `title`: of the progress bar; none is shown without it.
+    SIGTERM and SIGINT end it after last checkpoints, as Preempted and KeyboardInterrupt; the same
+    runs go on from there. At each checkpoint, the metrics up to it are on disk, and the concept
+    file is written. An update that is not finite ends the concept's run, with the last good table
+    written; so does a folder that its run can't go on in.
     """
-    first = int(state["step"])
-    bar = tqdm(
-        range(first, config.steps),
-        title,
-        initial=first,
-        total=config.steps,
-        unit="step",
-        disable=title is None,
-        file=sys.stderr,
-    )
-    with bar, stop_requests() as stop:
-        for step in bar:
-            state = train_step(state, frozen, data)
-            done = step + 1
-            last = done == config.steps
-            stopping = stop.reached(done) and not last
-            if step == first:
-                jax.block_until_ready(state["table"])
-                metrics.start_clock(done)
-            if done % config.metrics_every == 0 or last:
-                state = metrics.record(done, state)
-                if last:
-                    metrics.flush()
-                if not metrics.stuck and math.isfinite(metrics.examples_per_second):
-                    speed = f"{metrics.examples_per_second:.1f} examples/s"
-                    bar.set_postfix_str(f"loss {metrics.loss:.4f}, {speed}")
-            saving = done % config.checkpoint_every == 0 or last or stopping
-            # The state stays as it was before an update that is not finite. Asking it at every step
-            # would make the devices wait.
-            if metrics.stuck or (saving and int(state["step"]) < done):
-                _stop_at_fault(describe_fault(state), concept_of(state), out)
-            if saving:
-                metrics.flush()
-                concept = concept_of(state)
-                if checkpoints is not None:
-                    checkpoints.save(done, state, concept, settings)
-                if out is not None and is_writer():
-                    concept.save(out / FILE_NAME)
-            if stopping:
-                if checkpoints is not None:
-                    checkpoints.wait()
-                stop.leave(f"stopped after {done} of {config.steps} steps")
-            if config.picture_every and done % config.picture_every == 0 and not last:
-                draw_pictures(done, concept_of(state))
-    return state
+    title = f"<{runs[0].name}>" if len(runs) == 1 else f"{len(runs)} concepts"
+    total = len(runs) * config.steps
+    bar = tqdm(desc=title, total=total, unit="step", disable=not progress, file=sys.stderr)
+    with bar, stop_requests() as stop, contextlib.ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(run)
+        loop = _Loop(runs, num_slots, mesh, config, bar)
+        while loop.admit(restart=restart):
+            loop.update(train_step, frozen)
+            loop.record()
+            loop.save(stop)
+            loop.draw()
+            loop.release(progress=progress and len(runs) == 1)
+    return [loop.results[run] for run in runs]
 
 
-def _stop_at_fault(fault: str, concept: Concept, out: epath.Path | None) -> NoReturn:
-    saved = ""
-    if out is not None:
-        if is_writer():
-            concept.save(out / FILE_NAME)
-        saved = f"; the table before it is saved in {out / FILE_NAME}"
-    raise UserError(
-        f"{fault}{saved}: begin anew with a lower --optimizer.learning-rate, or in float32 "
-        "(--model.dtype)"
-    )
+class _Loop:
+    """Which concept is in which slot, and how far all of them are."""
+
+    def __init__(
+        self, runs: Sequence[Run], num_slots: int, mesh: Mesh, config: TrainConfig, bar: Any
+    ):
+        self.results: dict[Run, Result] = {}
+        self._runs = runs
+        self._waiting = collections.deque(runs)
+        self._active: dict[int, Run] = {}
+        self._fresh: list[Run] = []
+        self._num_slots = num_slots
+        self._mesh = mesh
+        self._config = config
+        self._bar = bar
+        self._recorder = Recorder(mesh)
+        self._extent = tuple(map(max, zip(*(run.extent for run in runs), strict=True)))
+        self._state: Any = None
+        self._data: Any = None
+        self._done = 0  # of all concepts
+        self._updates = 0
+
+    def admit(self, *, restart: bool) -> bool:
+        """Gives free slots to concepts that wait; whether there is any to train."""
+        for slot in range(self._num_slots):
+            while slot not in self._active and self._waiting:
+                self._begin(slot, self._waiting.popleft(), restart=restart)
+        return bool(self._active)
+
+    def update(self, train_step: TrainStep, frozen: dict[str, Any]) -> None:
+        """One update of all slots."""
+        self._state = train_step(self._state, frozen, self._data)
+        self._updates += 1
+        for run in self._active.values():
+            run.done += 1
+        self._count(len(self._active))
+        if self._fresh:
+            jax.block_until_ready(self._state["table"])
+        for run in self._fresh:
+            run.metrics.start_clock(run.done)
+        self._fresh = []
+
+    def record(self) -> None:
+        """Takes and writes the metrics that are due."""
+        due = {
+            slot: (run.metrics, run.done)
+            for slot, run in self._active.items()
+            if run.done % self._config.metrics_every == 0 or self._is_last(run)
+        }
+        if not due:
+            return
+        self._state = self._recorder.record(self._state, due)
+        if any(map(self._is_last, self._active.values())):
+            self._recorder.flush()
+        told = [run.metrics for run in self._active.values()]
+        speed = sum(metrics.examples_per_second for metrics in told)
+        if math.isfinite(speed):
+            loss = np.mean([metrics.loss for metrics in told])
+            self._bar.set_postfix_str(f"loss {loss:.4f}, {speed:.1f} examples/s")
+
+    def save(self, stop: StopRequest) -> None:
+        """Writes the checkpoints that are due, and ends runs whose last update was not finite."""
+        going_on = self._waiting or not all(map(self._is_last, self._active.values()))
+        stopping = stop.reached(self._updates) and going_on
+        saving = [
+            slot
+            for slot, run in self._active.items()
+            if run.done % self._config.checkpoint_every == 0 or self._is_last(run) or stopping
+        ]
+        # A state stays as it was before an update that is not finite. Asking it at every step would
+        # make the devices wait.
+        updates = fetch(self._state["step"]) if saving else np.zeros(0)
+        for slot, run in list(self._active.items()):
+            if run.metrics.stuck or (slot in saving and updates[slot] < run.done):
+                self._fail(run, run.fail(self._take(slot)))
+                del self._active[slot]
+        if saving:
+            self._recorder.flush()
+        for slot in saving:
+            if slot in self._active:
+                self._active[slot].save(self._take(slot))
+        if stopping:
+            for run in self._active.values():
+                run.close()
+            total = len(self._runs) * self._config.steps
+            stop.leave(f"stopped after {self._done} of {total} steps")
+
+    def draw(self) -> None:
+        """Draws with the concepts so far, where it is due."""
+        every = self._config.picture_every
+        for slot, run in self._active.items():
+            if every and run.done % every == 0 and not self._is_last(run):
+                run.draw(self._take(slot))
+
+    def release(self, *, progress: bool) -> None:
+        """Ends the runs that are done, and frees their slots."""
+        for slot, run in list(self._active.items()):
+            if self._is_last(run):
+                self.results[run] = run.finish(self._take(slot), progress=progress)
+                del self._active[slot]
+
+    def _begin(self, slot: int, run: Run, *, restart: bool) -> None:
+        try:
+            state = run.resume(restart=restart)
+            self._count(run.done)
+            if self._is_last(run):
+                self.results[run] = run.finish_again(state)
+                return
+            data = run.data(*self._extent)
+        except UserError as error:
+            run.close()
+            self._fail(run, error)
+            return
+        if self._state is None:  # the other slots stand still
+            idle = state | {"step": np.int32(self._config.steps)}
+            self._state = fill(idle, self._num_slots, self._mesh)
+            self._data = fill(data, self._num_slots, self._mesh)
+        self._state = put(self._state, slot, state, self._mesh)
+        self._data = put(self._data, slot, data, self._mesh)
+        self._active[slot] = run
+        self._fresh.append(run)
+
+    def _fail(self, run: Run, error: UserError) -> None:
+        """Ends a run alone, without silence."""
+        if len(self._runs) > 1:
+            error = UserError(f"<{run.name}>: {error}")
+            warn(f"{error}; the other concepts go on")
+        self.results[run] = error
+
+    def _take(self, slot: int) -> State:
+        return take(self._state, slot, self._mesh)
+
+    def _is_last(self, run: Run) -> bool:
+        return run.done == self._config.steps
+
+    def _count(self, steps: int) -> None:
+        self._done += steps
+        self._bar.update(steps)

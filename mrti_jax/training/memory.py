@@ -16,21 +16,41 @@ from mrti_jax.training.config import Config
 
 # Beside what the gradient keeps: what the compiler needs meanwhile, and what it can't pack.
 SLACK = 1.25
+# Concepts at once where the memory is unknown, as on a CPU, which gains nothing by more.
+FEW = 8
 
 
 def needs_remat(
-    sd: StableDiffusion, config: Config, latent_shape: tuple[int, int, int], limit: int | None
+    sd: StableDiffusion,
+    config: Config,
+    latent_shape: tuple[int, int, int],
+    limit: int | None,
+    num_slots: int = 1,
 ) -> bool:
     """What `train.remat` says, and for "auto" whether a step is estimated to need too much memory.
 
     Args:
         latent_shape: (h, w, c) of one example.
         limit: bytes of memory of a device; None if unknown, then "auto" is no.
+        num_slots: of concepts that are trained at once.
     """
     if config.train.remat != "auto" or limit is None:
         return config.train.remat == "blocks"
-    examples = -(-config.train.batch_size // (config.train.accumulation * sd.mesh.size))
-    return bytes_on_each(sd.params) + SLACK * examples * kept_bytes(sd, latent_shape) > limit
+    part = num_slots * config.train.batch_size // config.train.accumulation
+    examples = -(-part // sd.mesh.size)
+    return examples > _fitting_examples(sd, latent_shape, limit)
+
+
+def fitting_concepts(
+    sd: StableDiffusion, config: Config, latent_shape: tuple[int, int, int], limit: int | None
+) -> int:
+    """Concepts whose batches fit together, by the same estimate, without computing blocks again; at
+    least 1. The arguments are those of `needs_remat`."""
+    if limit is None:
+        return FEW
+    examples = _fitting_examples(sd, latent_shape, limit) * sd.mesh.size
+    part = config.train.batch_size // config.train.accumulation
+    return max(1, int(examples // part))
 
 
 def kept_bytes(sd: StableDiffusion, latent_shape: tuple[int, int, int]) -> int:
@@ -63,3 +83,8 @@ def kept_bytes(sd: StableDiffusion, latent_shape: tuple[int, int, int]) -> int:
 
     devices = sd.mesh.size
     return (kept(2 * devices) - kept(devices)) // devices
+
+
+def _fitting_examples(sd: StableDiffusion, latent_shape: tuple[int, int, int], limit: int) -> float:
+    """On each device."""
+    return (limit - bytes_on_each(sd.params)) / (SLACK * kept_bytes(sd, latent_shape))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`metrics.jsonl`: one line of numbers every few updates, without gaps or doubles over resumes."""
 
+import functools
 import json
 import time
 from typing import Any
@@ -9,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float32
 
 from mrti_jax.errors import warn
 from mrti_jax.files import append_line, write_whole
-from mrti_jax.parallel.mesh import place
-from mrti_jax.training.step import State, empty_window
+from mrti_jax.parallel.mesh import place, replicated
+from mrti_jax.training.slots import slots_sharded
+from mrti_jax.training.step import State
 
 FILE_NAME = "metrics.jsonl"
 # Times the initializer's norm; learned rows are longer than words, some times over.
@@ -23,7 +25,7 @@ MAX_GROWTH = 30.0
 
 
 class Metrics:
-    """Takes the sums of a state, and writes them when the devices have got that far.
+    """The lines of one concept.
 
     A line has: `step` (updates done), `loss` (mean over the examples since the line before),
     `loss_per_bucket` (null for a bucket without examples) and `examples_per_bucket`, `norm` of each
@@ -34,7 +36,8 @@ class Metrics:
     def __init__(
         self,
         path: epath.Path | None,
-        start: Float[np.ndarray, "n v d"],
+        name: str,
+        start: Float32[np.ndarray, "n v d"],
         schedule: Any,
         batch_size: int,
         resumed_step: int,
@@ -48,10 +51,10 @@ class Metrics:
         self.examples_per_second = float("nan")
         self._warned = False
         self._path = path
+        self._name = name
         self._start = start
         self._schedule = schedule
         self._batch_size = batch_size
-        self._pending: tuple[int, Any] | None = None
         self._clock: tuple[int, float] | None = None
         if path is not None:
             _cut(path, resumed_step)
@@ -60,25 +63,18 @@ class Metrics:
         """Speed is counted from here: call it when the first update, and compiling, is done."""
         self._clock = (step, time.perf_counter())
 
-    def record(self, step: int, state: State) -> State:
-        """Takes the sums out of the state, and writes those that were taken the time before."""
-        self.flush()
-        rows = _describe_rows(state["table"], self._start, state["step"])
-        self._pending = (step, (state["window"], rows))
-        sharding: NamedSharding = state["table"].sharding
-        return state | {"window": place(empty_window(len(self._start)), sharding)}
-
-    def flush(self) -> None:
-        """Waits for the sums that were taken last, and writes them.
+    def write(
+        self,
+        step: int,
+        updates: int,
+        window: dict[str, np.ndarray],
+        table: Float32[np.ndarray, "n v d"],
+    ) -> None:
+        """Writes a line about the state after `step` steps, of which `updates` were done.
 
         Warns, once, of rows that grow far beyond any word of the vocabulary.
         """
-        if self._pending is None:
-            return
-        step, arrays = self._pending
-        self._pending = None
-        window, rows = jax.device_get(arrays)
-        self.stuck = int(rows["updates"]) < step
+        self.stuck = updates < step
         if self.stuck:
             return
         now = time.perf_counter()
@@ -87,6 +83,7 @@ class Metrics:
             self.examples_per_second = self._batch_size * (step - first) / (now - since)
         self._clock = (step, now)
         self.loss = float(window["loss"].sum() / window["examples"].sum())
+        rows = _describe_rows(table, self._start)
         line = {
             "step": step,
             "loss": self.loss,
@@ -95,7 +92,7 @@ class Metrics:
                 for loss, count in zip(window["loss"], window["examples"], strict=True)
             ],
             "examples_per_bucket": window["examples"].tolist(),
-            **{key: list(map(_number, rows[key].tolist())) for key in ("norm", "drift", "cosine")},
+            **{key: list(map(_number, values.tolist())) for key, values in rows.items()},
             "learning_rate": float(self._schedule(step - 1)),
             "examples_per_second": _number(self.examples_per_second),
         }
@@ -103,16 +100,47 @@ class Metrics:
             append_line(self._path, json.dumps(line))
         self._warn_of_growth(step, rows["norm"])
 
-    def _warn_of_growth(self, step: int, norm: Float[np.ndarray, "n"]) -> None:
+    def _warn_of_growth(self, step: int, norm: Float32[np.ndarray, "n"]) -> None:
         first = float(np.linalg.norm(self._start, axis=(1, 2)).max())
         longest = int(norm.argmax())
         if norm[longest] > MAX_GROWTH * first and not self._warned:
             self._warned = True
             warn(
-                f"WARNING: the norm of row {longest} is {norm[longest]:.3g} after {step} steps, "
-                f"{norm[longest] / first:.0f} times that of the initializer ({first:.3g}) and far "
-                "from any word of the vocabulary: use a lower --optimizer.learning-rate"
+                f"WARNING: the norm of row {longest} of <{self._name}> is {norm[longest]:.3g} "
+                f"after {step} steps, {norm[longest] / first:.0f} times that of the initializer "
+                f"({first:.3g}) and far from any word of the vocabulary: use a lower "
+                "--optimizer.learning-rate"
             )
+
+
+class Recorder:
+    """Takes the sums out of a state, and writes them when the devices have got that far."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._pending: tuple[dict[int, tuple[Metrics, int]], Any] | None = None
+
+    def record(self, state: State, due: dict[int, tuple[Metrics, int]]) -> State:
+        """Takes the sums out of the slots `due`, whose metrics and steps they give.
+
+        Writes what was taken the time before.
+        """
+        self.flush()
+        is_due = place(np.isin(np.arange(len(state["step"])), list(due)), replicated(self._mesh))
+        taken, window = _split_off(state, is_due, self._mesh)
+        self._pending = due, taken
+        return state | {"window": window}
+
+    def flush(self) -> None:
+        """Waits for the sums that were taken last, and writes them."""
+        if self._pending is None:
+            return
+        due, arrays = self._pending
+        self._pending = None
+        taken = jax.device_get(arrays)
+        for slot, (metrics, step) in due.items():
+            one = jax.tree.map(lambda array, slot=slot: array[slot], taken)
+            metrics.write(step, int(one["step"]), one["window"], one["table"])
 
 
 def _number(value: float) -> float | None:
@@ -120,16 +148,30 @@ def _number(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-@jax.jit
 def _describe_rows(
-    table: Float[Array, "n v d"], start: Float[Array, "n v d"], step: Int[Array, ""]
-) -> dict[str, Array]:
-    def norm(x: Float[Array, "n v d"]) -> Float[Array, "n"]:
-        return jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2)))
+    table: Float32[np.ndarray, "n v d"], start: Float32[np.ndarray, "n v d"]
+) -> dict[str, Float32[np.ndarray, "n"]]:
+    def norm(x: Float32[np.ndarray, "n v d"]) -> Float32[np.ndarray, "n"]:
+        return np.sqrt(np.sum(np.square(x), axis=(1, 2)))
 
-    cosine = jnp.sum(table * start, axis=(1, 2)) / jnp.maximum(norm(table) * norm(start), 1e-12)
-    rows = {"norm": norm(table), "drift": norm(table - start), "cosine": cosine}
-    return rows | {"updates": step + 0}  # a copy: the next step reuses the state's memory
+    cosine = np.sum(table * start, axis=(1, 2)) / np.maximum(norm(table) * norm(start), 1e-12)
+    return {"norm": norm(table), "drift": norm(table - start), "cosine": cosine}
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _split_off(
+    state: State, due: Bool[Array, "s"], mesh: Mesh
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What the lines are made of, and the state's windows, empty where they are due."""
+    taken = {name: state[name] for name in ("step", "table", "window")}
+    taken = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, replicated(mesh)), taken)
+    emptied = {
+        name: jax.lax.with_sharding_constraint(
+            jnp.where(due[:, None], 0, sums), slots_sharded(mesh, len(due))
+        )
+        for name, sums in state["window"].items()
+    }
+    return taken, emptied
 
 
 def _cut(path: epath.Path, step: int) -> None:

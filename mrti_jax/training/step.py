@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The train step: one update of the table, over all devices. Everything else is frozen.
+"""The train step: one update of each concept's table, over all devices. All else is frozen.
 
 Multiresolution Textual Inversion (Daras & Dimakis 2022, arXiv 2211.17115), section 3: the mean
 squared error of the model's prediction at a random timestep t, with row bucket(t) of the table in
@@ -22,28 +22,32 @@ from mrti_jax.concept import bucket, splice
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.unet import UNetLevel
-from mrti_jax.parallel.mesh import batch_sharded, place, replicated
+from mrti_jax.parallel.mesh import batch_sharded
 from mrti_jax.training.config import Config, OptimizerConfig, TrainConfig
 from mrti_jax.training.draws import draw
 from mrti_jax.training.latents import sample_latents
 from mrti_jax.training.optim import initial_optimizer, update_table
+from mrti_jax.training.slots import divides, slots_sharded
 
 State = dict[str, Any]
 """`table` [N, V, D] float32; `optimizer`; `step` int32, updates done; `examples` and `gradients`
 [N] int32, how many examples trained each row and how many updates had a gradient for it;
 `window`: `loss` [N] float32 and `examples` [N] int32, sums since the metrics were last read;
-`fault` [N] bool, rows whose loss, gradient or update was not finite: then all else stays."""
+`fault` [N] bool, rows whose loss, gradient or update was not finite: then all else stays.
+
+The train step has S of them in slots, along a new first axis of every array (see `slots.py`)."""
 
 TrainStep = Callable[[State, dict[str, Any], "Data"], State]
 
 
 class Data(NamedTuple):
-    """What the step trains on, on the devices.
+    """What the step trains on, on the devices: that of one concept; of S in slots, like `State`.
 
     `moments` [F, M, h, w, 2C]: of M photos, and mirrored (F = 2). `sizes` [M, 6]: see `Photo`.
     `ids` and `vector_index` [K, E, L]: the captions' token ids for each of E text models and, where
     the concept's vector v stands, v, else -1; `end` [K, E]: where the captions end. Photo m has the
-    captions `first_prompt[m]` .. `first_prompt[m] + num_prompts[m] - 1`.
+    captions `first_prompt[m]` .. `first_prompt[m] + num_prompts[m] - 1`; a photo without captions
+    only fills the arrays.
     """
 
     moments: Float[Array, "f m h w c"]
@@ -56,13 +60,26 @@ class Data(NamedTuple):
     seed: UInt32[Array, ""]
 
 
-def initial_state(
-    table: Float[np.ndarray, "n v d"], optimizer: OptimizerConfig, mesh: Mesh
-) -> State:
-    """The state before the first update, on every device of the mesh."""
+class Examples(NamedTuple):
+    """What B examples are made of, of whichever concepts; see `Data` and `Draws`."""
+
+    moments: Float[Array, "b h w m"]
+    latent_noise: Float[Array, "b h w c"]
+    noise: Float[Array, "b h w c"]
+    timestep: Int[Array, "b"]
+    bucket: Int[Array, "b"]
+    rows: Float[Array, "b v d"]
+    ids: Int[Array, "b e l"]
+    vector_index: Int[Array, "b e l"]
+    end: Int[Array, "b e"]
+    sizes: Int[Array, "b s"]
+
+
+def initial_state(table: Float[np.ndarray, "n v d"], optimizer: OptimizerConfig) -> State:
+    """The state of one concept before the first update."""
     rows = len(table)
     counts = np.zeros(rows, np.int32)
-    state = {
+    return {
         "table": table,
         "optimizer": initial_optimizer(optimizer, jnp.asarray(table)),
         "step": np.int32(0),
@@ -71,7 +88,6 @@ def initial_state(
         "window": empty_window(rows),
         "fault": np.zeros(rows, bool),
     }
-    return place(state, replicated(mesh))
 
 
 def empty_window(num_buckets: int) -> dict[str, np.ndarray]:
@@ -82,8 +98,10 @@ def empty_window(num_buckets: int) -> dict[str, np.ndarray]:
 def make_train_step(sd: StableDiffusion, config: Config, *, remat: bool = False) -> TrainStep:
     """The jitted `train_step(state, frozen, data) -> state`; `frozen` is `frozen_params(sd)`.
 
-    `state` is donated. With `remat` the gradient computes the U-Net's blocks again. Compiled once
-    for a model, settings and shapes, also over several runs.
+    State and data are those of S slots, each with a batch of its own; all examples go through the
+    model together. A slot that has done all its updates, or had one that was not finite, stands
+    still. `state` is donated. With `remat` the gradient computes the U-Net's blocks again. Compiled
+    once for a model, settings and shapes, also over several runs.
     """
     return _train_step(
         sd.text_encoder.graphdef,
@@ -124,13 +142,12 @@ def _train_step(
     schedule = NoiseSchedule.from_config(json.loads(scheduler_config))
     part = batch_size // accumulation
 
-    def losses(
-        table: Float[Array, "n v d"], step: Int[Array, ""], index: Int[Array, "b"], args: Any
-    ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """A part's share of the batch's mean loss, and its sums per bucket."""
-        frozen, data = args
+    def pick(
+        table: Float[Array, "n v d"], step: Int[Array, ""], data: Data, index: Int[Array, "b"]
+    ) -> Examples:
+        """The examples `index` of one concept's batch."""
         height, width, channels = data.moments.shape[2:]
-        examples = draw(
+        draws = draw(
             data.seed,
             step,
             index,
@@ -142,49 +159,60 @@ def _train_step(
             first_prompt=data.first_prompt,
             num_prompts=data.num_prompts,
         )
-        examples = jax.lax.with_sharding_constraint(examples, batch_sharded(mesh))
-        moments = data.moments[examples.mirrored.astype(jnp.int32), examples.photo]
-        latents = sample_latents(moments, examples.latent_noise, scaling_factor)
+        buckets = bucket(draws.timestep, num_buckets, schedule.num_train_timesteps)
+        return Examples(
+            moments=data.moments[draws.mirrored.astype(jnp.int32), draws.photo],
+            latent_noise=draws.latent_noise,
+            noise=draws.noise,
+            timestep=draws.timestep,
+            bucket=buckets,
+            rows=table[buckets],
+            ids=data.ids[draws.prompt],
+            vector_index=data.vector_index[draws.prompt],
+            end=data.end[draws.prompt],
+            sizes=data.sizes[draws.photo],
+        )
+
+    def errors(examples: Examples, frozen: dict[str, Any]) -> Float[Array, "b"]:
+        """The mean squared error of each prediction."""
+        latents = sample_latents(examples.moments, examples.latent_noise, scaling_factor)
         noisy = schedule.add_noise(latents, examples.noise, examples.timestep)
         target = schedule.target(latents, examples.noise, examples.timestep)
 
-        buckets = bucket(examples.timestep, num_buckets, schedule.num_train_timesteps)
         encoder = nnx.merge(text_encoder, nnx.State(frozen["text_encoder"]))
-        embeddings = encoder.embed(data.ids[examples.prompt])
-        vector_index = data.vector_index[examples.prompt]
-        spliced = splice(embeddings, vector_index, table[buckets])
-        context, pooled = encoder.encode(spliced, data.end[examples.prompt])
+        spliced = splice(encoder.embed(examples.ids), examples.vector_index, examples.rows)
+        context, pooled = encoder.encode(spliced, examples.end)
 
         denoiser = nnx.merge(unet, nnx.State(frozen["unet"]))
         denoiser.set_attributes(UNetLevel, remat=remat)
-        sizes = data.sizes[examples.photo]
-        prediction = denoiser(noisy, examples.timestep, context, pooled, sizes).astype(jnp.float32)
-        loss = jnp.mean(jnp.square(prediction - target), axis=(1, 2, 3))
-        sums = {
-            "loss": jnp.zeros(num_buckets).at[buckets].add(loss),
-            "examples": jnp.zeros(num_buckets, jnp.int32).at[buckets].add(1),
-        }
+        prediction = denoiser(noisy, examples.timestep, context, pooled, examples.sizes)
+        return jnp.mean(jnp.square(prediction.astype(jnp.float32) - target), axis=(1, 2, 3))
+
+    def losses(
+        table: Float[Array, "s n v d"], step: Int[Array, "s"], index: Int[Array, "b"], args: Any
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """A part's share of the batches' mean losses, and its sums per slot and bucket."""
+        frozen, data = args
+        # What the devices share comes first, slots or examples: then merging the two moves nothing.
+        axis = 0 if divides(len(table), mesh) else 1
+        picked = jax.vmap(pick, in_axes=(0, 0, 0, None), out_axes=axis)(table, step, data, index)
+        examples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), picked)
+        examples = jax.lax.with_sharding_constraint(examples, batch_sharded(mesh))
+        loss = errors(examples, frozen).reshape(picked.bucket.shape)
+
+        def add_up(loss: Float[Array, "b"], buckets: Int[Array, "b"]) -> dict[str, Array]:
+            return {
+                "loss": jnp.zeros(num_buckets).at[buckets].add(loss),
+                "examples": jnp.zeros(num_buckets, jnp.int32).at[buckets].add(1),
+            }
+
+        sums = jax.vmap(add_up, in_axes=axis)(loss, picked.bucket)
         return jnp.sum(loss) / batch_size, sums
 
     gradient_of = jax.grad(losses, has_aux=True)
 
-    @functools.partial(jax.jit, donate_argnames="state", out_shardings=replicated(mesh))
-    def train_step(state: State, frozen: dict[str, Any], data: Data) -> State:
-        def add_part(total: Any, number: Int[Array, ""]) -> tuple[Any, None]:
-            index = number * part + jnp.arange(part, dtype=jnp.int32)
-            one = gradient_of(state["table"], state["step"], index, (frozen, data))
-            return jax.tree.map(jnp.add, total, one), None
-
-        zero = (
-            jnp.zeros_like(state["table"]),
-            jax.tree.map(jnp.asarray, empty_window(num_buckets)),
-        )
-        if accumulation == 1:  # no loop: XLA's CPU convolutions are slow inside one
-            (gradient, sums), _ = add_part(zero, jnp.int32(0))
-        else:
-            parts = jnp.arange(accumulation, dtype=jnp.int32)
-            (gradient, sums), _ = jax.lax.scan(add_part, zero, parts)
-
+    def update(state: State, gradient: Float[Array, "n v d"], sums: dict[str, Array]) -> State:
+        """One slot's."""
         trained = sums["examples"] > 0
         table, optimizer_state = update_table(
             optimizer, steps, state["step"], state["table"], gradient, state["optimizer"], trained
@@ -199,8 +227,25 @@ def _train_step(
         }
         finite = jnp.isfinite(gradient) & jnp.isfinite(table)
         fault = ~(jnp.all(finite, axis=(1, 2)) & jnp.isfinite(sums["loss"]))
+        stay = jnp.any(fault) | (state["step"] >= steps)
         before = {name: state[name] for name in updated}
-        kept = jax.tree.map(lambda new, old: jnp.where(jnp.any(fault), old, new), updated, before)
+        kept = jax.tree.map(lambda new, old: jnp.where(stay, old, new), updated, before)
         return kept | {"fault": fault}
+
+    @functools.partial(jax.jit, donate_argnames="state")
+    def train_step(state: State, frozen: dict[str, Any], data: Data) -> State:
+        def add_part(total: Any, number: Int[Array, ""]) -> tuple[Any, None]:
+            index = number * part + jnp.arange(part, dtype=jnp.int32)
+            one = gradient_of(state["table"], state["step"], index, (frozen, data))
+            return jax.tree.map(jnp.add, total, one), None
+
+        zero = jax.tree.map(jnp.zeros_like, (state["table"], state["window"]))
+        if accumulation == 1:  # no loop: XLA's CPU convolutions are slow inside one
+            (gradient, sums), _ = add_part(zero, jnp.int32(0))
+        else:
+            parts = jnp.arange(accumulation, dtype=jnp.int32)
+            (gradient, sums), _ = jax.lax.scan(add_part, zero, parts)
+        updated = jax.vmap(update)(state, gradient, sums)
+        return jax.lax.with_sharding_constraint(updated, slots_sharded(mesh, len(state["table"])))
 
     return train_step

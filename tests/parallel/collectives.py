@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What crosses between chips in a compiled train step: `python collectives.py MODEL FSDP`.
+"""What crosses between chips in a compiled train step: `python collectives.py MODEL FSDP CONCEPTS`.
 
-Prints JSON: the table's bytes, and for each kind of collective the bytes of its results.
+Prints JSON: the tables' bytes, and for each kind of collective the bytes of its results.
 """
 
 import json
@@ -14,28 +14,42 @@ import jax
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.collectives import collective_bytes
 from mrti_jax.parallel.mesh import make_mesh
-from mrti_jax.training import learn
+from mrti_jax.training import Subject, learn_many
+from mrti_jax.training.step import make_train_step
 
 
-def main(folder: str, fsdp: int) -> None:
+def main(folder: str, fsdp: int, num_concepts: int) -> None:
     sd = StableDiffusion.load(folder, mesh=make_mesh(fsdp=fsdp))
 
-    def report(train_step: Any, state: Any, frozen: Any, data: Any, *_: Any, **__: Any) -> Any:
-        """In place of the training."""
-        weights = jax.tree.leaves(frozen)
-        compiled = train_step.lower(state, frozen, data).compile()
-        found = {
-            "table": state["table"].nbytes,
-            "weights": sum(leaf.nbytes for leaf in weights),
-            "weights per device": sum(leaf.addressable_shards[0].data.nbytes for leaf in weights),
-            "collectives": collective_bytes(compiled.as_text()),
-        }
-        print(json.dumps(found))
-        sys.exit()
+    def report_instead(*arguments: Any, **options: Any) -> Any:
+        train_step: Any = make_train_step(*arguments, **options)
 
-    with mock.patch("mrti_jax.training.learning.train", report):
-        learn(sd, "sample", name="jane", initializer="star")
+        def report(state: Any, frozen: Any, data: Any) -> Any:
+            weights = jax.tree.leaves(frozen)
+            found = {
+                "table": state["table"].nbytes,
+                "photos": data.moments.nbytes,
+                "photos per device": data.moments.addressable_shards[0].data.nbytes,
+                "weights": sum(leaf.nbytes for leaf in weights),
+                "weights per device": sum(
+                    leaf.addressable_shards[0].data.nbytes for leaf in weights
+                ),
+                "collectives": collective_bytes(
+                    train_step.lower(state, frozen, data).compile().as_text()
+                ),
+            }
+            print(json.dumps(found))
+            sys.exit()
+
+        return report
+
+    subjects = [
+        Subject(images="sample", name=f"jane{number}", initializer="star")
+        for number in range(num_concepts)
+    ]
+    with mock.patch("mrti_jax.training.learning.make_train_step", report_instead):
+        learn_many(sd, subjects)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(*sys.argv[1:2], *map(int, sys.argv[2:]))

@@ -13,9 +13,9 @@ import pytest
 SCRIPT = Path(__file__).with_name("collectives.py")
 
 
-def measure(folder: Path, fsdp: int) -> dict[str, Any]:
+def measure(folder: Path, fsdp: int, num_concepts: int = 1) -> dict[str, Any]:
     environment = {"JAX_NUM_CPU_DEVICES": "8", "NPROC": "16", "PYTHONPATH": os.getcwd()}
-    command = [sys.executable, str(SCRIPT), str(folder), str(fsdp)]
+    command = [sys.executable, str(SCRIPT), str(folder), str(fsdp), str(num_concepts)]
     done = subprocess.run(
         command, env=os.environ | environment, capture_output=True, text=True, check=True
     )
@@ -29,6 +29,14 @@ def test_with_whole_weights_only_the_gradient_and_the_loss_cross(tiny_folder: Pa
     assert measured["collectives"] == {
         "all-reduce": measured["table"] + loss_and_examples_per_bucket
     }
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_concepts_of_several_devices_have_nothing_to_tell_each_other(tiny_folder: Path):
+    measured = measure(tiny_folder, fsdp=1, num_concepts=8)
+    assert measured["photos per device"] == measured["photos"] // 8
+    assert measured["collectives"] == {}
 
 
 @pytest.mark.slow

@@ -117,6 +117,31 @@ def test_the_same_table_and_pictures_on_any_devices_in_any_processes(
         assert np.abs(pictures[one].astype(int) - pictures[other]).max() <= 1
 
 
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize("at_once", [4, 3])  # concepts for each device, and shared by all
+def test_many_concepts_in_two_processes(at_once: int, tiny_folder: Path, tmp_path: Path):
+    colours = {"ann": "red", "bob": "blue", "cid": "green", "dan": "black"}
+    for name, colour in colours.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16), colour).save(tmp_path / "photos" / name / "0.png")
+    shared = [
+        f"--data.path={tmp_path / 'photos'}",
+        "--concept.initializer=star",
+        "--concept.num-buckets=2",
+        f"--train.at-once={at_once}",
+    ]
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}"
+        command = ["mrti_jax.train", *training(tiny_folder, out, steps=3), *shared]
+        ended = launch.finish(launch.start(command, processes), timeout=600)
+        assert [status for status, *_ in ended] == [0] * processes, ended
+    for name in colours:
+        one, two = (Concept.load(tmp_path / number / name) for number in ("1", "2"))
+        np.testing.assert_allclose(one.embeddings, two.embeddings, rtol=0, atol=2e-5)
+        assert (tmp_path / "2" / name / "checkpoints" / "3").is_dir()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

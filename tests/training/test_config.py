@@ -82,9 +82,9 @@ def test_values_that_no_run_can_use(make_config, section: str, values: dict, mes
 
 
 def test_batches_divide_over_the_devices(make_config):
-    check_devices(make_config(), 2)
+    check_devices(make_config(), 1, 2)
     with pytest.raises(UserError, match=r"--train\.batch-size 6"):
-        check_devices(make_config(), 3)
+        check_devices(make_config(), 1, 3)
 
 
 def test_photos_of_ones_own_need_a_name_and_an_initializer():

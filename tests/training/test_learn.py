@@ -12,7 +12,8 @@ import pytest
 from mrti_jax.concept import Concept, initializer_row
 from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.training import learn, load_concept, loop, read_config
+from mrti_jax.training import learn, load_concept, read_config
+from mrti_jax.training.checkpoint import Checkpoints
 
 WORDS = {"name": "jane", "initializer": "star"}
 FEW_ROWS = {"num_buckets": 2}
@@ -74,7 +75,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
     config = make_config(train={"steps": 7, "checkpoint_every": 3, "metrics_every": 2})
     whole = learn(tiny_sd, pictures, **WORDS, out=tmp_path / "whole", config=config)
 
-    save = loop.Checkpoints.save
+    save = Checkpoints.save
 
     def save_and_crash(self, step, *arguments):
         save(self, step, *arguments)
@@ -82,7 +83,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
             raise ConnectionError("the machine is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Checkpoints, "save", save_and_crash)
+        patch.setattr(Checkpoints, "save", save_and_crash)
         with pytest.raises(ConnectionError):
             learn(tiny_sd, pictures, **WORDS, out=tmp_path / "cut", config=config)
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:

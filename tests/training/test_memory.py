@@ -9,7 +9,7 @@ import pytest
 
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training.learning import learn
-from mrti_jax.training.memory import kept_bytes, needs_remat
+from mrti_jax.training.memory import fitting_concepts, kept_bytes, needs_remat
 
 
 def test_a_step_that_would_not_fit_computes_blocks_again(
@@ -25,6 +25,18 @@ def test_a_step_that_would_not_fit_computes_blocks_again(
 
     assert decided("auto", needed) and not decided("auto", 2 * needed)
     assert not decided("auto", None) and not decided("none", 1) and decided("blocks", None)
+
+
+def test_as_many_concepts_as_fit(tiny_sd: StableDiffusion, make_config: Callable):
+    shape = (8, 8, 4)
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(tiny_sd.params))
+    limit = weights + int(1.25 * 10.9 * kept_bytes(tiny_sd, shape))  # 10 examples, with the slack
+    config = make_config()
+    # On two devices 20 examples, of which each concept has 4.
+    assert fitting_concepts(tiny_sd, config, shape, limit) == 5
+    assert fitting_concepts(tiny_sd, config, shape, weights) == 1
+    assert not needs_remat(tiny_sd, config, shape, limit, 5)
+    assert needs_remat(tiny_sd, config, shape, limit, 6)
 
 
 def test_kept_bytes_grow_with_the_picture(tiny_sd: StableDiffusion):

@@ -12,12 +12,13 @@ import pytest
 
 from mrti_jax.concept import OBJECT_TEMPLATES, initializer_row
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.parallel.mesh import make_mesh, place, replicated
+from mrti_jax.parallel.mesh import make_mesh
 from mrti_jax.training.config import Config
 from mrti_jax.training.draws import draw
 from mrti_jax.training.images import from_arrays
 from mrti_jax.training.latents import encode_moments, sample_latents
 from mrti_jax.training.prompts import tokenize_captions
+from mrti_jax.training.slots import fill
 from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
 
 SIZE = 16
@@ -35,18 +36,17 @@ def make_data(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -
     pixels = np.stack([photo.pixels for photo in photos])
     moments = encode_moments(sd.vae, pixels, sd.mesh, flip=config.data.flip)
     sizes = np.asarray([photo.sizes for photo in photos], np.int32)
-    data = Data(moments, sizes, *prompts, np.uint32(config.train.seed))
-    return place(data, replicated(sd.mesh))
+    return Data(moments, sizes, *prompts, np.uint32(config.train.seed))
 
 
 def run(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -> dict[str, Any]:
     step = make_train_step(sd, config)
-    state = initial_state(start_table(sd, config), config.optimizer, sd.mesh)
-    data = make_data(sd, config, pictures)
+    state = fill(initial_state(start_table(sd, config), config.optimizer), 1, sd.mesh)
+    data = fill(make_data(sd, config, pictures), 1, sd.mesh)
     for _ in range(config.train.steps):
         state = step(state, frozen_params(sd), data)
     assert step._cache_size() == 1
-    return jax.device_get(state)
+    return jax.tree.map(lambda array: np.asarray(array)[0], state)
 
 
 def test_accumulation_and_devices_change_nothing_but_rounding(

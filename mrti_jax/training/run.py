@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training of one concept: what it starts from, how far it is, and what it leaves behind."""
+
+import contextlib
+import functools
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float32
+
+import mrti_jax
+from mrti_jax.concept import Concept, equal_boundaries, initializer_row
+from mrti_jax.concept.prompt import check_name
+from mrti_jax.concept.table import FILE_NAME
+from mrti_jax.diffusion import NoiseSchedule
+from mrti_jax.errors import UserError, warn
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.parallel.mesh import fetch, place, replicated
+from mrti_jax.parallel.processes import is_writer
+from mrti_jax.training.checkpoint import Checkpoints
+from mrti_jax.training.config import Config, flatten
+from mrti_jax.training.fault import describe_fault
+from mrti_jax.training.folder import move_aside, writable
+from mrti_jax.training.latents import check_moments, encode_moments
+from mrti_jax.training.metrics import FILE_NAME as METRICS_NAME
+from mrti_jax.training.metrics import Metrics
+from mrti_jax.training.optim import learning_rate
+from mrti_jax.training.pictures import FINAL_NAME, draw_final, draw_progress
+from mrti_jax.training.prompts import tokenize_captions
+from mrti_jax.training.settings import check_same, fingerprint
+from mrti_jax.training.step import Data, State, initial_state
+from mrti_jax.training.subject import Subject, read_photos
+from mrti_jax.training.yaml import write_yaml
+
+CONFIG_NAME = "config.yaml"
+
+
+class Run:
+    """One concept's training. `done` counts its updates; `metrics` is there once it is resumed."""
+
+    done: int
+    metrics: Metrics
+
+    def __init__(self, sd: StableDiffusion, subject: Subject, config: Config, size: int):
+        """Reads and checks all that it is made of; `size`: pixels along a side of the photos.
+
+        Raises UserError for images, a word or a folder that can't be used.
+        """
+        data = config.data
+        self.config = replace(
+            config,
+            model=replace(config.model, path=sd.source.path, **sd.source.options),
+            data=replace(
+                data,
+                path=subject.path or "pictures in memory",
+                learnable_property=subject.learnable_property or data.learnable_property,
+                captions=data.captions if subject.captions is None else subject.captions,
+            ),
+            concept=replace(config.concept, name=subject.name, initializer=subject.initializer),
+            out=None if subject.out is None else os.fspath(subject.out),
+        )
+        self.name = subject.name
+        self._sd = sd
+        self._size = size
+        check_name(subject.name)
+        self._start = _initial_concept(sd, self.config)
+        self._folder = None if subject.out is None else writable(epath.Path(subject.out))
+        photos = read_photos(subject, size, self.config.data)
+        self._prompts = tokenize_captions(
+            photos,
+            self.config.data.learnable_property,
+            config.concept.num_vectors,
+            sd.tokenizers,
+            captions=self.config.data.captions,
+        )
+        self._pixels = np.stack([photo.pixels for photo in photos])
+        self._photo_names = [photo.name for photo in photos]
+        self._photo_sizes = np.asarray([photo.sizes for photo in photos], np.int32)
+        self._settings = flatten(self.config) | {
+            "photos": fingerprint(self._pixels),
+            "captions": fingerprint(*self._prompts),
+            "initial table": fingerprint(self._start.embeddings),
+        }
+        self._files = contextlib.ExitStack()
+        self._checkpoints: Checkpoints | None = None
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._files.__exit__(*error)
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Numbers of photos and of captions."""
+        return len(self._pixels), len(self._prompts.ids)
+
+    def resume(self, *, restart: bool) -> State:
+        """The state where an earlier run stopped, or the first one, on every device.
+
+        Raises UserError if the folder holds a run with other settings, or a damaged one.
+        """
+        state = initial_state(self._start.embeddings, self.config.optimizer)
+        state = place(state, replicated(self._sd.mesh))
+        self.done = 0
+        if self._folder is not None:
+            if restart:
+                move_aside(self._folder)
+            checkpoints = Checkpoints(self._folder, self.config.train.keep)
+            self._checkpoints = self._files.enter_context(checkpoints)
+            self.done, state = checkpoints.resume(
+                state, functools.partial(check_same, self._settings, self._folder)
+            )
+            if is_writer():
+                write_yaml(self.config, self._folder / CONFIG_NAME)
+        self.metrics = Metrics(
+            self._folder / METRICS_NAME if self._folder is not None and is_writer() else None,
+            self.name,
+            self._start.embeddings,
+            learning_rate(self.config.optimizer, self.config.train.steps),
+            self.config.train.batch_size,
+            self.done,
+        )
+        return state
+
+    def data(self, num_photos: int, num_captions: int) -> Data:
+        """What the step trains on, filled up to these numbers of photos and captions."""
+        pixels, mesh = self._pixels, self._sd.mesh
+        moments = encode_moments(self._sd.vae, pixels, mesh, flip=self.config.data.flip)
+        check_moments(moments, self._photo_names)
+        ids, vector_index, end, first, num = self._prompts
+        on_host = (
+            _fill_up(moments, num_photos, axis=1),
+            _fill_up(self._photo_sizes, num_photos),
+            *(_fill_up(array, num_captions) for array in (ids, vector_index, end)),
+            *(_fill_up(array, num_photos) for array in (first, num)),
+            np.uint32(self.config.train.seed),
+        )
+        return Data(*place(on_host, replicated(mesh)))
+
+    def save(self, state: State) -> None:
+        """Writes a checkpoint, in the background, and the concept file."""
+        concept = self._concept(state)
+        if self._checkpoints is not None:
+            self._checkpoints.save(self.done, state, concept, self._settings)
+        self._save_concept(concept)
+
+    def draw(self, state: State) -> None:
+        """Writes a sheet of pictures drawn with the concept so far."""
+        if self._folder is not None:
+            concept = self._concept(state)
+            draw_progress(self._sd, concept, self.done, self._size, self._folder, self.config)
+
+    def close(self) -> None:
+        """Waits until the last checkpoint is on disk."""
+        self._files.close()
+
+    def finish(self, state: State, *, progress: bool) -> Concept:
+        """What is to be done after the last update."""
+        self.close()
+        concept = self._concept(state)
+        _warn_of_idle_rows(state, self._start)
+        if self._folder is not None and self.config.train.final_grid:
+            draw_final(
+                self._sd, concept, self._pixels, self._folder, self.config, progress=progress
+            )
+        return concept
+
+    def finish_again(self, state: State) -> Concept:
+        """Writes what a kill after the last checkpoint has left out."""
+        self.close()
+        concept = self._concept(state)
+        assert self._folder is not None
+        self._save_concept(concept)
+        warn(
+            f"the run in '{self._folder}' has done its {self.done} steps already: nothing is "
+            "trained (--restart begins anew)"
+        )
+        if self.config.train.final_grid and not (self._folder / FINAL_NAME).exists():
+            draw_final(self._sd, concept, self._pixels, self._folder, self.config, progress=False)
+        return concept
+
+    def fail(self, state: State) -> UserError:
+        """What is to be told of an update that is not finite; the table before it is written."""
+        self.close()
+        fault = describe_fault(
+            state,
+            self._prompts,
+            self.config.train,
+            self._photo_names,
+            self._start.num_train_timesteps,
+        )
+        saved = ""
+        if self._folder is not None:
+            self._save_concept(self._concept(state))
+            saved = f"; the table before it is saved in {self._folder / FILE_NAME}"
+        return UserError(
+            f"{fault}{saved}: begin anew with a lower --optimizer.learning-rate, or in float32 "
+            "(--model.dtype)"
+        )
+
+    def _concept(self, state: State) -> Concept:
+        metadata = self._start.metadata | {"steps": str(int(state["step"]))}
+        return replace(self._start, embeddings=np.array(state["table"]), metadata=metadata)
+
+    def _save_concept(self, concept: Concept) -> None:
+        if self._folder is not None and is_writer():
+            concept.save(self._folder / FILE_NAME)
+
+
+def _initial_concept(sd: StableDiffusion, config: Config) -> Concept:
+    """Every row and vector starts as the initializer's token embedding."""
+    wanted = config.concept
+    assert wanted.name is not None and wanted.initializer is not None
+    row = fetch(initializer_row(wanted.initializer, sd.tokenizers, sd.text_encoder))
+    schedule = NoiseSchedule.from_config(sd.scheduler_config)
+    boundaries = equal_boundaries(wanted.num_buckets, schedule.num_train_timesteps)
+    table: Float32[np.ndarray, "n v d"] = np.tile(row, (wanted.num_buckets, wanted.num_vectors, 1))
+    return Concept(
+        wanted.name,
+        table,
+        boundaries,
+        {
+            "base_model": sd.name,
+            "initializer": wanted.initializer,
+            "learnable_property": config.data.learnable_property,
+            "seed": str(config.train.seed),
+            "library_version": mrti_jax.__version__,
+        },
+        sd.text_encoder.config.parts,
+    )
+
+
+def _fill_up(array: np.ndarray, length: int, axis: int = 0) -> np.ndarray:
+    """With zeros at the end of an axis."""
+    missing = [(0, 0)] * array.ndim
+    missing[axis] = (0, length - array.shape[axis])
+    return np.pad(array, missing)
+
+
+def _warn_of_idle_rows(state: State, start: Concept) -> None:
+    """A row that never got a gradient is the initializer still: tell, loudly."""
+    rows = np.arange(start.num_buckets)
+    without = rows[np.array(state["examples"]) == 0]
+    unmoved = (np.array(state["table"]) == start.embeddings).all(axis=(1, 2))
+    no_gradient = rows[(np.array(state["gradients"]) == 0) & (np.array(state["examples"]) > 0)]
+    still = np.setdiff1d(rows[unmoved], np.concatenate([without, no_gradient]))
+    for kind, which in (
+        ("had no training example", without),
+        ("never got a gradient", no_gradient),
+        ("did not move", still),
+    ):
+        if len(which):
+            warn(
+                f"WARNING: row{'s' if len(which) > 1 else ''} {', '.join(map(str, which))} of "
+                f"<{start.name}> {kind} and still hold the initializer: train longer, or with a "
+                "larger batch or fewer buckets"
+            )

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a run may go on: its settings, and fingerprints of what it is made of."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from mrti_jax.errors import UserError
+
+# Settings that a run may be continued with other values of.
+_FREE = {"out", "data.path", "data.tfds_dir", "model.fsdp"} | {
+    f"train.{name}"
+    for name in (
+        "at_once",
+        "checkpoint_every",
+        "keep",
+        "remat",
+        "metrics_every",
+        "picture_every",
+        "picture_steps",
+        "picture_guidance",
+        "final_grid",
+    )
+}
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """A short text that differs where the arrays' contents do."""
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
+
+
+def check_same(
+    settings: dict[str, Any], folder: epath.Path, before: dict[str, Any], done: int
+) -> None:
+    """Raises UserError if `before`, those of the run in the folder, differ where they must not.
+
+    `done`: updates of that run.
+    """
+    free = set(_FREE)
+    if settings["optimizer.schedule"] == "constant" and settings["train.steps"] >= done:
+        free.add("train.steps")  # train on for longer
+    changed = [
+        f"{key} ({before.get(key)} -> {value})"
+        for key, value in settings.items()
+        if key not in free and before.get(key) != value
+    ]
+    if changed:
+        raise UserError(
+            f"the folder '{folder}' holds a run with other settings: {', '.join(changed)}; "
+            "set them back to go on, begin anew with --restart, or choose another --out"
+        )

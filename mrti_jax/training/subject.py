@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a concept is learned from: photos of a subject, its name, and a word to start from."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from PIL import Image
+
+from mrti_jax.errors import warn
+from mrti_jax.training.config import SAMPLE, DataConfig
+from mrti_jax.training.images import Photo, from_arrays, read_folder
+from mrti_jax.training.tfds_source import PREFIX, read_tfds
+
+Images: TypeAlias = epath.PathLike | Sequence[UInt8[np.ndarray, "_ _ 3"] | Image.Image]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One of the subjects that `learn_many` learns words for.
+
+    `images`, `name`, `initializer` and `out` are those of `learn`; `learnable_property` and
+    `captions` are those of the run's settings if not given.
+    """
+
+    images: Images
+    name: str
+    initializer: str
+    learnable_property: Literal["object", "style"] | None = None
+    captions: bool | None = None
+    out: epath.PathLike | None = None
+
+    @property
+    def path(self) -> str | None:
+        """Where the images are; None if they are in memory."""
+        return str(self.images) if isinstance(self.images, str | os.PathLike) else None
+
+
+def read_photos(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
+    """The photos as squares of `size` pixels. Raises UserError if there are none.
+
+    Warns, loudly, of photos that are the same.
+    """
+    photos = _read(subject, size, data)
+    different = len({photo.pixels.tobytes() for photo in photos})
+    if different < len(photos):
+        told = "all" if different == 1 else f"{len(photos) - different}"
+        warn(
+            f"WARNING: {told} of the {len(photos)} images are identical to another one, only "
+            f"{different} differ: <{subject.name}> is learned from what different images have in "
+            "common"
+        )
+    return photos
+
+
+def _read(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
+    path = subject.path
+    if path is None:
+        return from_arrays(subject.images, size)
+    if path.startswith(PREFIX):
+        return read_tfds(path, size, data_dir=data.tfds_dir)
+    if path == SAMPLE:
+        path = str(epath.resource_path("mrti_jax") / "assets" / "concept")
+    return read_folder(path, size, caption_word=subject.name if data.captions else None)

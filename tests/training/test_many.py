@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many concepts at once: each is what it would be alone, in a folder of its own, come what may."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrti_jax import train
+from mrti_jax.concept import Concept, initializer_row
+from mrti_jax.errors import UserError
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.parallel.mesh import make_mesh
+from mrti_jax.training import Subject, learn, learn_many, load_concept, read_config, run
+from mrti_jax.training.checkpoint import Checkpoints
+from mrti_jax.training.config import TrainConfig
+from mrti_jax.training.draws import draw
+from mrti_jax.training.slots import count_slots, fill, put, take
+from mrti_jax.training.step import initial_state
+
+# In two slots: the third one waits for a free one.
+TRAIN = {"steps": 4, "batch_size": 4, "checkpoint_every": 3, "metrics_every": 2, "at_once": 2}
+KINDS = {"jane": ("star", "object", 3), "rex": ("heart", "style", 2), "tim": ("red", "object", 4)}
+
+
+def subjects(pictures: list[np.ndarray], out: Path | None = None) -> list[Subject]:
+    """Three that differ in all that may differ, also in how many photos and captions they have."""
+    four = [*pictures, pictures[0][::-1]]
+    return [
+        Subject(
+            images=four[:number],
+            name=name,
+            initializer=initializer,
+            learnable_property=learnable_property,  # type: ignore[arg-type]
+            out=None if out is None else out / name,
+        )
+        for name, (initializer, learnable_property, number) in KINDS.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def config(make_config: Callable) -> Any:
+    return make_config(concept={"num_buckets": 2}, train=TRAIN)
+
+
+@pytest.fixture(scope="module")
+def together(
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    config: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The folder of a run of all three."""
+    out = tmp_path_factory.mktemp("together")
+    learn_many(tiny_sd, subjects(pictures, out), config=config)
+    return out
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in line if key != "examples_per_second"} for line in lines]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "jane",
+        *(
+            pytest.param(name, marks=[pytest.mark.slow, pytest.mark.long])
+            for name in ("rex", "tim")
+        ),
+    ],
+)
+def test_each_is_what_it_would_be_alone(
+    name: str,
+    together: Path,
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    tmp_path: Path,
+):
+    out = together / name
+    many = Concept.load(out)
+    (subject,) = (subject for subject in subjects(pictures) if subject.name == name)
+    own = read_config(out / "config.yaml")
+    assert (own.concept.name, own.concept.initializer) == (name, subject.initializer)
+    assert own.data.learnable_property == subject.learnable_property
+    one = learn(
+        tiny_sd,
+        subject.images,
+        name=name,
+        initializer=subject.initializer,
+        out=tmp_path,
+        config=own,
+    )
+    # float32 rounding in products of other sizes, which Adam's first steps enlarge.
+    np.testing.assert_allclose(many.embeddings, one.embeddings, rtol=0, atol=2e-5)
+    assert (many.name, many.metadata) == (one.name, one.metadata)
+    np.testing.assert_array_equal(load_concept(out).embeddings, many.embeddings)
+    for line, alone in zip(metrics(out), metrics(tmp_path), strict=True):
+        assert line["examples_per_bucket"] == alone["examples_per_bucket"]
+        assert line["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_slots_that_devices_share_change_nothing_but_rounding(
+    together: Path, tiny_sd: StableDiffusion, pictures: list[np.ndarray], config: Any
+):
+    three = replace(config, train=replace(config.train, at_once=3))  # on two devices
+    for concept in learn_many(tiny_sd, subjects(pictures), config=three):
+        assert isinstance(concept, Concept)
+        whole = Concept.load(together / concept.name)
+        np.testing.assert_allclose(concept.embeddings, whole.embeddings, rtol=0, atol=2e-5)
+
+
+def test_a_run_that_was_cut_goes_on_to_the_bit(
+    together: Path,
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    config: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Each from its own checkpoint, so that the slots are at different updates."""
+    save = Checkpoints.save
+
+    def save_and_crash(self: Checkpoints, step: int, *arguments: Any) -> None:
+        save(self, step, *arguments)
+        if self.folder.parent.name == "rex":
+            raise ConnectionError("the machine is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_crash)
+        with pytest.raises(ConnectionError):
+            learn_many(tiny_sd, subjects(pictures, tmp_path), config=config)
+    shutil.rmtree(tmp_path / "rex" / "checkpoints")
+    assert load_concept(tmp_path / "jane").metadata["steps"] == "3"
+    assert not (tmp_path / "tim" / "checkpoints").exists()
+
+    learn_many(tiny_sd, subjects(pictures, tmp_path), config=config)
+    for name in KINDS:
+        whole, cut = together / name, tmp_path / name
+        np.testing.assert_array_equal(Concept.load(cut).embeddings, Concept.load(whole).embeddings)
+        assert metrics(cut) == metrics(whole)
+
+
+def test_a_fault_of_one_is_told_and_the_others_go_on(
+    together: Path,
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    config: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def infinite_for_heart(table: np.ndarray, *arguments: Any) -> Any:
+        state = initial_state(table, *arguments)
+        if (table == heart).all():
+            state["optimizer"] = jax.tree.map(
+                lambda x: np.full_like(x, np.inf) if x.dtype == np.float32 else x,
+                state["optimizer"],
+            )
+        return state
+
+    heart = np.asarray(initializer_row("heart", tiny_sd.tokenizers, tiny_sd.text_encoder))
+    monkeypatch.setattr(run, "initial_state", infinite_for_heart)
+    with pytest.warns(UserWarning, match=r"<rex>: .* not finite at step 1.*the other concepts go"):
+        jane, rex, tim = learn_many(tiny_sd, subjects(pictures, tmp_path), config=config)
+    assert isinstance(rex, UserError) and "\n" not in str(rex) and "bucket" in str(rex)
+    assert Concept.load(tmp_path / "rex").metadata["steps"] == "0"
+    for concept in (jane, tim):
+        assert isinstance(concept, Concept)
+        whole = Concept.load(together / concept.name)
+        np.testing.assert_array_equal(concept.embeddings, whole.embeddings)
+
+
+@pytest.fixture
+def folders(tmp_path: Path, pictures: list[np.ndarray]) -> Path:
+    """A folder of folders."""
+    root = tmp_path / "photos"
+    for subject in subjects(pictures):
+        folder = root / subject.name
+        folder.mkdir(parents=True)
+        for index, picture in enumerate(subject.images):  # type: ignore[arg-type]
+            Image.fromarray(picture).save(folder / f"{index}.png")
+        (folder / "concept.yaml").write_text(
+            f"initializer: {subject.initializer}\n"
+            f"learnable_property: {subject.learnable_property}\n"
+        )
+    return root
+
+
+def command(model: Path, folders: Path, out: Path, **more: Any) -> list[str]:
+    settings = {f"train.{key.replace('_', '-')}": value for key, value in TRAIN.items()}
+    settings |= {"model.path": model, "data.path": folders, "out": out}
+    settings |= {"optimizer.schedule": "constant", "optimizer.warmup-steps": 0}
+    settings |= {"optimizer.learning-rate": 1e-2, "concept.num-buckets": 2} | more
+    return [*(f"--{key}={value}" for key, value in settings.items()), "--train.no-final-grid"]
+
+
+@pytest.mark.filterwarnings("ignore:the run in", "ignore:.*begin anew")
+def test_the_command(together: Path, tiny_folder: Path, folders: Path, tmp_path: Path, capsys: Any):
+    out = tmp_path / "out"
+    assert train.main(command(tiny_folder, folders, out)) == 0
+    printed = capsys.readouterr().out
+    for name in KINDS:
+        assert f"learned <{name}>: {out / name / 'concept.safetensors'}" in printed
+        whole = Concept.load(together / name)
+        np.testing.assert_array_equal(Concept.load(out / name).embeddings, whole.embeddings)
+
+    # One that can't go on: the others are done already, and the status tells.
+    Image.open(folders / "rex" / "0.png").rotate(90).save(folders / "rex" / "0.png")
+    assert train.main(command(tiny_folder, folders, out)) == 2
+    told = capsys.readouterr()
+    assert "learned <jane>" in told.out and "learned <rex>" not in told.out
+    assert "error: <rex>: the folder" in told.err and "photos (" in told.err
+
+
+@pytest.mark.parametrize(
+    ("yaml", "flags", "message"),
+    [
+        ("name: a b", {}, "<a b>: 'a b' can't name a concept"),
+        ("name: tim", {}, "each concept needs a name of its own"),
+        ("initializer: a b", {}, "<rex>: the initializer 'a b' is 2 tokens"),
+        ("initialiser: heart", {}, "unknown key 'initialiser'"),
+        ("{}", {}, "<rex> has no word to start from"),
+        ("{}", {"concept.name": "rex"}, "holds 3 folders, which name their concepts"),
+    ],
+)
+def test_bad_input_is_told_before_any_work(
+    yaml: str, flags: dict[str, str], message: str, tiny_folder: Path, folders: Path, capsys: Any
+):
+    given = "" if yaml.startswith("{") or "initiali" in yaml else "initializer: heart\n"
+    (folders / "rex" / "concept.yaml").write_text(given + yaml)
+    out = folders.parent / "out"
+    assert train.main(command(tiny_folder, folders, out, **flags)) == 2
+    assert message in capsys.readouterr().err
+    assert not list(out.glob("*/checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("concepts", "at_once", "part", "devices", "slots"),
+    [
+        (3, 8, 4, 1, 3),
+        (100, 64, 1, 1, 50),  # two turns of 50, not 64 and 36
+        (100, 64, 1, 8, 56),  # divides over the devices
+        (100, 64, 8, 8, 50),
+        (3, 2, 3, 4, 2),  # can't be helped
+    ],
+)
+def test_no_more_slots_than_turns_need(
+    concepts: int, at_once: int, part: int, devices: int, slots: int
+):
+    assert count_slots(concepts, at_once, part, devices) == slots
+
+
+@pytest.mark.parametrize("num_slots", [3, 4])  # in all devices each, and shared by two
+def test_what_is_put_into_a_slot_is_taken_out_of_it(num_slots: int):
+    mesh = make_mesh()
+    numbers = np.arange(6, dtype=np.float32).reshape(2, 3)
+    slots = fill({"a": numbers, "b": np.int32(7)}, num_slots, mesh)
+    assert slots["a"].sharding.is_fully_replicated == (num_slots == 3)
+    slots = put(slots, 1, {"a": jnp.asarray(-numbers), "b": jnp.int32(8)}, mesh)
+    for slot in range(num_slots):
+        one = take(slots, slot, mesh)
+        np.testing.assert_array_equal(one["a"], -numbers if slot == 1 else numbers)
+        assert one["a"].sharding.is_fully_replicated and int(one["b"]) == (8 if slot == 1 else 7)
+
+
+def test_photos_that_fill_up_change_no_draw():
+    def draws(missing: int) -> Any:
+        return draw(
+            jnp.uint32(3),
+            jnp.int32(5),
+            jnp.arange(8, dtype=jnp.int32),
+            batch_size=8,
+            latent_shape=(2, 2, 1),
+            num_train_timesteps=1000,
+            timesteps=TrainConfig().timesteps,
+            flip=True,
+            first_prompt=jnp.pad(jnp.asarray([0, 4, 6]), (0, missing)),
+            num_prompts=jnp.pad(jnp.asarray([4, 2, 1]), (0, missing)),
+        )
+
+    jax.tree.map(np.testing.assert_array_equal, draws(0), draws(5))
