@@ -103,9 +103,10 @@ def frozen_params(sd: StableDiffusion) -> dict[str, Any]:
     return {"text_encoder": sd.text_encoder.params, "unet": sd.unet.params}
 
 
-def _deciding(train: TrainConfig) -> tuple[int, int, int, str]:
+def _deciding(train: TrainConfig) -> tuple[int, int, int, str, float | None]:
     """The settings that change the program: others must not compile it anew."""
-    return train.steps, train.batch_size, train.accumulation, train.timesteps
+    gamma = train.min_snr_gamma if train.weighting == "min_snr" else None
+    return train.steps, train.batch_size, train.accumulation, train.timesteps, gamma
 
 
 @functools.lru_cache(maxsize=8)
@@ -116,18 +117,18 @@ def _train_step(
     scaling_factor: float,
     num_buckets: int,
     optimizer: OptimizerConfig,
-    train: tuple[int, int, int, Any],
+    train: tuple[int, int, int, Any, float | None],
     remat: bool,
     mesh: Mesh,
 ) -> TrainStep:
-    steps, batch_size, accumulation, timesteps = train
+    steps, batch_size, accumulation, timesteps, gamma = train
     schedule = NoiseSchedule.from_config(json.loads(scheduler_config))
     part = batch_size // accumulation
 
     def losses(
         table: Float[Array, "n v d"], step: Int[Array, ""], index: Int[Array, "b"], args: Any
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """A part's share of the batch's mean loss, and its sums per bucket."""
+        """A part's share of the batch's weighted mean loss, and its plain sums per bucket."""
         frozen, data = args
         height, width, channels = data.moments.shape[2:]
         examples = draw(
@@ -164,7 +165,8 @@ def _train_step(
             "loss": jnp.zeros(num_buckets).at[buckets].add(loss),
             "examples": jnp.zeros(num_buckets, jnp.int32).at[buckets].add(1),
         }
-        return jnp.sum(loss) / batch_size, sums
+        weight = 1.0 if gamma is None else schedule.min_snr_weight(examples.timestep, gamma)
+        return jnp.sum(weight * loss) / batch_size, sums
 
     gradient_of = jax.grad(losses, has_aux=True)
 
