@@ -52,3 +52,21 @@ def x0_and_epsilon(
             return alpha * latents - sigma * prediction, alpha * prediction + sigma * latents
         case "sample":
             return prediction, (latents - alpha * prediction) / sigma
+
+
+def min_snr_weight(
+    prediction_type: PredictionType, snr: Float[Array, "*batch"], gamma: float
+) -> Float[Array, "*batch"]:
+    """What the squared error of a prediction counts at a signal-to-noise ratio: that of x_0 counts
+    min(SNR, gamma).
+
+    Min-SNR-gamma, section 3.4 of Hang et al. 2023 (arXiv 2303.09556). The squared error of x_0 is
+    that of epsilon over SNR, and that of v over SNR + 1.
+    """
+    match prediction_type:
+        case "epsilon":
+            return jnp.minimum(gamma / snr, 1.0)  # 1 where the SNR is 0
+        case "v_prediction":
+            return jnp.minimum(snr, gamma) / (snr + 1.0)
+        case "sample":
+            return jnp.minimum(snr, gamma)

@@ -15,6 +15,7 @@ from mrti_jax.diffusion.choice import check_choice
 from mrti_jax.diffusion.prediction import (
     PREDICTION_TYPES,
     PredictionType,
+    min_snr_weight,
     training_target,
     x0_and_epsilon,
 )
@@ -76,6 +77,10 @@ class NoiseSchedule:
     def snr(self, timesteps: Int[Array, "..."]) -> Float[Array, "..."]:
         """Signal-to-noise ratio alpha^2 / sigma^2, fp32; NaN for a timestep of T or more."""
         return _lookup((self.alpha / self.sigma) ** 2, timesteps)
+
+    def min_snr_weight(self, timesteps: Int[Array, "..."], gamma: float) -> Float[Array, "..."]:
+        """Weight of a prediction's squared error by Min-SNR-gamma, fp32; NaN as in `snr`."""
+        return min_snr_weight(self.prediction_type, self.snr(timesteps), gamma)
 
     def add_noise(
         self,

@@ -86,6 +86,9 @@ class OptimizerConfig:
     dense: bool = False
     """Update every row at every step, as PyTorch's AdamW does: rows without an example then move by
     their old momentum and shrink by weight decay. Without it they stand still."""
+    shared: bool = False
+    """Learn a base that all rows share and an offset of each from it: every example then moves all
+    rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,11 @@ class TrainConfig:
     timesteps: Literal["uniform", "stratified"] = "stratified"
     """How an example's diffusion time is drawn. stratified: evenly spread over every stretch of
     examples, so that each row gets its share; uniform: independently, as in the paper."""
+    weighting: Literal["uniform", "min_snr"] = "uniform"
+    """What an example's squared error counts by its time. min_snr: as that of the clean latents
+    times the signal-to-noise ratio, of which no more than min_snr_gamma counts."""
+    min_snr_gamma: float = 5.0
+    """The most that min_snr takes of a signal-to-noise ratio."""
     seed: int = 0
     """All that is random follows from it."""
     checkpoint_every: int = 200
@@ -191,7 +199,7 @@ def check(config: Config) -> None:
             raise UserError(f"{key} is {value}, it must be at least {least}")
     if config.train.at_once is not None and config.train.at_once < 1:
         raise UserError(f"train.at_once is {config.train.at_once}, it must be at least 1")
-    for key in ("optimizer.learning_rate", "optimizer.eps"):
+    for key in ("optimizer.learning_rate", "optimizer.eps", "train.min_snr_gamma"):
         if not _get(config, key) > 0:
             raise UserError(f"{key} is {_get(config, key)}, it must be above 0")
     for key, number in flatten(config).items():

@@ -32,9 +32,10 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, after], [warm_up]) if warm_up else after
 
 
-def initial_optimizer(config: OptimizerConfig, table: Float[Array, "n v d"]) -> Any:
-    """The optimizer's state of each row (first axis N)."""
-    return jax.vmap(_row_optimizer(config).init)(table)
+def initial_optimizer(config: OptimizerConfig, table: Float[Array, "n v d"]) -> dict[str, Any]:
+    """The optimizer's state: of each row (first axis N), and of the base, if it is shared."""
+    state = {"rows": jax.vmap(_adam(config).init)(table)}
+    return state | {"base": _adam(config).init(table[0])} if config.shared else state
 
 
 def update_table(
@@ -43,25 +44,29 @@ def update_table(
     step: Int[Array, ""],
     table: Float[Array, "n v d"],
     gradient: Float[Array, "n v d"],
-    state: Any,
+    state: dict[str, Any],
     trained: Bool[Array, "n"],
-) -> tuple[Float[Array, "n v d"], Any]:
+) -> tuple[Float[Array, "n v d"], dict[str, Any]]:
     """One update. Rows where `trained` is false keep value and state, bit for bit, unless the
-    config is `dense`, which is PyTorch's AdamW on the whole table.
+    config is `dense`, which is PyTorch's AdamW on the whole table, or `shared`.
+
+    `shared`: row n is base + offset n, and Adam moves base and offsets by their own gradients; the
+    base's is the sum of all rows'. Only the table is kept, since both moves are moves of it.
     """
     if config.dense:
         trained = jnp.ones_like(trained)
-    directions, new_state = jax.vmap(_row_optimizer(config).update)(gradient, state, table)
-    moved = table - learning_rate(config, steps)(step) * directions
 
     def keep(new: Array, old: Array) -> Array:
         return jnp.where(trained.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
-    return keep(moved, table), jax.tree.map(keep, new_state, state)
+    directions, rows = jax.vmap(_adam(config).update)(gradient, state["rows"])
+    moves = keep(directions + config.weight_decay * table, jnp.zeros_like(table))
+    new_state = {"rows": jax.tree.map(keep, rows, state["rows"])}
+    if config.shared:
+        direction, new_state["base"] = _adam(config).update(gradient.sum(0), state["base"])
+        moves += direction
+    return table - learning_rate(config, steps)(step) * moves, new_state
 
 
-def _row_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.scale_by_adam(config.beta1, config.beta2, config.eps),
-        optax.add_decayed_weights(config.weight_decay),
-    )
+def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
+    return optax.scale_by_adam(config.beta1, config.beta2, config.eps)

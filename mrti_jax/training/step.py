@@ -121,9 +121,10 @@ def frozen_params(sd: StableDiffusion) -> dict[str, Any]:
     return {"text_encoder": sd.text_encoder.params, "unet": sd.unet.params}
 
 
-def _deciding(train: TrainConfig) -> tuple[int, int, int, str]:
+def _deciding(train: TrainConfig) -> tuple[int, int, int, str, float | None]:
     """The settings that change the program: others must not compile it anew."""
-    return train.steps, train.batch_size, train.accumulation, train.timesteps
+    gamma = train.min_snr_gamma if train.weighting == "min_snr" else None
+    return train.steps, train.batch_size, train.accumulation, train.timesteps, gamma
 
 
 @functools.lru_cache(maxsize=8)
@@ -134,11 +135,11 @@ def _train_step(
     scaling_factor: float,
     num_buckets: int,
     optimizer: OptimizerConfig,
-    train: tuple[int, int, int, Any],
+    train: tuple[int, int, int, Any, float | None],
     remat: bool,
     mesh: Mesh,
 ) -> TrainStep:
-    steps, batch_size, accumulation, timesteps = train
+    steps, batch_size, accumulation, timesteps, gamma = train
     schedule = NoiseSchedule.from_config(json.loads(scheduler_config))
     part = batch_size // accumulation
 
@@ -191,7 +192,8 @@ def _train_step(
     def losses(
         table: Float[Array, "s n v d"], step: Int[Array, "s"], index: Int[Array, "b"], args: Any
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """A part's share of the batches' mean losses, and its sums per slot and bucket."""
+        """A part's share of the batches' weighted mean losses, and its plain sums per slot and
+        bucket."""
         frozen, data = args
         # What the devices share comes first, slots or examples: then merging the two moves nothing.
         axis = 0 if divides(len(table), mesh) else 1
@@ -207,7 +209,10 @@ def _train_step(
             }
 
         sums = jax.vmap(add_up, in_axes=axis)(loss, picked.bucket)
-        return jnp.sum(loss) / batch_size, sums
+        weight: Array | float = 1.0
+        if gamma is not None:
+            weight = schedule.min_snr_weight(examples.timestep, gamma).reshape(loss.shape)
+        return jnp.sum(weight * loss) / batch_size, sums
 
     gradient_of = jax.grad(losses, has_aux=True)
 

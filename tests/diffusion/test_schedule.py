@@ -41,6 +41,37 @@ def test_zero_terminal_snr():
     assert np.all(np.diff(rescaled.alphas_cumprod) < 0)
 
 
+def test_min_snr_counts_the_same_estimate_alike_whatever_is_predicted():
+    """It is defined by the squared error of x_0, times min(SNR, 5)."""
+    t = jnp.array([0, 100, 300, 600, 999])
+    latents, noise = jnp.asarray(draw((5, 3, 3, 2))), jnp.asarray(draw((5, 3, 3, 2), seed=1))
+    estimate = latents + 0.3 * jnp.asarray(draw((5, 3, 3, 2), seed=2))
+    for prediction_type in PREDICTION_TYPES:
+        schedule = NoiseSchedule.from_config(SD15 | {"prediction_type": prediction_type})
+        alpha, sigma = (
+            np.float32(x[t])[:, None, None, None] for x in (schedule.alpha, schedule.sigma)
+        )
+        noisy = schedule.add_noise(latents, noise, t)
+        said = schedule.target(estimate, (noisy - alpha * estimate) / sigma, t)
+        error = jnp.mean((said - schedule.target(latents, noise, t)) ** 2, (1, 2, 3))
+        snr = (schedule.alpha[t] / schedule.sigma[t]) ** 2
+        want = np.minimum(snr, 5) * np.mean((estimate - latents) ** 2, (1, 2, 3))
+        weight = schedule.min_snr_weight(t, 5.0)
+        # The noise is a difference of nearly equal numbers where sigma is 0.03 (t = 0).
+        np.testing.assert_allclose(weight * error, want, rtol=1e-3)
+
+
+def test_min_snr_is_finite_where_nothing_of_the_picture_is_left():
+    config = SD15 | {"rescale_betas_zero_snr": True}
+    weights = [
+        NoiseSchedule.from_config(config | {"prediction_type": kind}).min_snr_weight(
+            jnp.array(999), 5.0
+        )
+        for kind in PREDICTION_TYPES
+    ]
+    assert weights == [1.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_the_target_says_what_was_put_in(prediction_type):
     schedule = NoiseSchedule.from_config(SD15 | {"prediction_type": prediction_type})

@@ -18,7 +18,7 @@ def test_the_defaults_are_the_recipe_of_the_embedded_model():
 
 
 def test_the_recipe_of_the_paper():
-    config = read_config(RECIPES / "sd15.yaml")
+    config = read_config(RECIPES / "paper.yaml")
     assert (config.data.size, config.train.steps, config.train.batch_size) == (512, 3000, 4)
     assert (config.optimizer.learning_rate, config.optimizer.schedule) == (2e-3, "constant")
     assert config.optimizer.dense and config.train.timesteps == "uniform"
@@ -72,6 +72,7 @@ def test_numbers_as_people_write_them(tmp_path: Path):
         ("train", {"batch_size": 4, "accumulation": 3}, "equal parts"),
         ("optimizer", {"learning_rate": 0.0}, "above 0"),
         ("optimizer", {"beta2": 1.0}, "0 <="),
+        ("train", {"min_snr_gamma": 0.0}, "min_snr_gamma is 0.0"),
         ("concept", {"num_buckets": 0}, "num_buckets is 0"),
         ("optimizer", {"schedule": "cosine", "warmup_steps": 9}, "below train.steps"),
     ],

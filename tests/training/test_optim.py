@@ -3,6 +3,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mrti_jax.training.config import OptimizerConfig
@@ -52,6 +53,32 @@ def test_dense_rows_go_on_moving_by_momentum_and_decay():
     trained[4:, 1] = False
     tables = run(constant(dense=True), trained)
     assert (tables[5:, 1] != tables[4:-1, 1]).any(axis=(1, 2)).all()
+
+
+def test_shared_rows_are_a_base_and_an_offset_with_an_optimizer_each():
+    trained = RNG.random((12, 3)) < 0.6
+    config = OptimizerConfig(schedule="constant", warmup_steps=0, learning_rate=0.05, shared=True)
+    tables = run(config, trained)
+    gradients = GRADIENTS * trained[:, :, None, None]
+    adam = optax.adam(0.05)
+    base = alone(adam, gradients.sum(1))
+    for row in range(3):
+        at = np.flatnonzero(trained[:, row])
+        offset = np.zeros((13, 2, 4), np.float32)
+        for step, value in zip(at, alone(adam, gradients[at, row])[1:], strict=True):
+            offset[step + 1 :] = value
+        # float32, twelve updates of about 0.05
+        np.testing.assert_allclose(tables[:, row], START[row] + base + offset, rtol=0, atol=2e-6)
+
+
+def alone(adam: optax.GradientTransformation, gradients: np.ndarray) -> np.ndarray:
+    """Where Adam gets from zero, after each update."""
+    value = jnp.zeros(gradients.shape[1:])
+    state, values = adam.init(value), [value]
+    for gradient in gradients:
+        update, state = adam.update(jnp.asarray(gradient), state)
+        values.append(values[-1] + update)
+    return np.stack(values)
 
 
 @pytest.mark.torch

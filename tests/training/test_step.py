@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mrti_jax.concept import OBJECT_TEMPLATES, initializer_row
+from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import make_mesh
 from mrti_jax.training.config import Config
@@ -79,6 +80,34 @@ def test_rows_without_examples_stand_still(
     assert idle.sum() == 6 and (state["table"][idle] == start[idle]).all()
     assert (state["table"][~idle] != start[~idle]).any(axis=(1, 2)).all()
     assert (state["gradients"] == (~idle)).all()
+
+
+def test_min_snr_weighs_each_example_by_its_time(
+    tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable
+):
+    plain, weighted = (
+        run(
+            tiny_sd,
+            make_config(
+                train={"steps": 1, "weighting": weighting, "min_snr_gamma": 0.5},
+                optimizer={"weight_decay": 0.1},
+            ),
+            pictures,
+        )
+        for weighting in ("uniform", "min_snr")
+    )
+    assert set(plain["examples"]) == {0, 1}  # so the mean gradient of a row is that of one example
+    schedule = NoiseSchedule.from_config(tiny_sd.scheduler_config)
+    few, many = (
+        np.asarray(schedule.min_snr_weight(jnp.asarray([t0, t0 + 99]), 0.5))
+        for t0 in 100 * np.flatnonzero(plain["examples"])[[0, -1]]
+    )
+    ratio = weighted["optimizer"]["rows"].mu / plain["optimizer"]["rows"].mu
+    first, last = ratio[plain["examples"] == 1][[0, -1]]
+    for found, (low, high) in ((first, few), (last, many)):
+        assert found.std() < 1e-3 * found.mean()  # one weight for the whole row
+        assert min(low, high) <= found.mean() * 1.001 and found.mean() <= max(low, high) * 1.001
+    np.testing.assert_array_equal(plain["window"]["loss"], weighted["window"]["loss"])
 
 
 @pytest.mark.torch
