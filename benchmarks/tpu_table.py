@@ -79,17 +79,22 @@ def main(flags: Flags) -> None:
         print(json.dumps(measured(*flags.measure)))
         return
     report = Report("Programs compiled for TPU slices; figures per chip")
+    cases: list[Case] = [
+        (model, program, name, per_chip)
+        for model in flags.model
+        for program in flags.program
+        for name in flags.slices
+        for per_chip in flags.per_chip
+    ]
+    known = sum(result_file(case, flags.cache).exists() for case in cases)
+    report.line(f"of {len(cases)} programs, {known} were compiled by earlier runs")
     report.line()
     lines = [line(HEADER), line([":-"] * 3 + ["-:"] * (len(HEADER) - 3))]
     for text in lines:
         report.line(text)
-    for model in flags.model:
-        for program in flags.program:
-            for name in flags.slices:
-                for per_chip in flags.per_chip:
-                    case: Case = (model, program, name, per_chip)
-                    lines.append(line(row(case, kept(case, Path(flags.cache)))))
-                    report.line(lines[-1])
+    for case in cases:
+        lines.append(line(row(case, kept(case, flags.cache))))
+        report.line(lines[-1])
     if flags.readme is not None:
         replace_table(Path(flags.readme), lines)
     report.end(flags.out)
@@ -123,17 +128,21 @@ def row(case: Case, result: dict[str, float]) -> tuple[str, ...]:
     )
 
 
-def kept(case: Case, cache: Path) -> dict[str, float]:
+def result_file(case: Case, cache: str) -> Path:
+    """Where the result of a compilation is kept."""
+    return Path(cache) / f"{'_'.join(map(str, case))}.json"
+
+
+def kept(case: Case, cache: str) -> dict[str, float]:
     """What an earlier run has measured, else `measured` in a process of its own."""
-    arguments = list(map(str, case))
-    path = cache / f"{'_'.join(arguments)}.json"
+    arguments, path = list(map(str, case)), result_file(case, cache)
     if not path.exists():
         command = [sys.executable, "-m", "benchmarks.tpu_table", "--measure", *arguments]
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-        cache.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(done.stdout.splitlines()[-1])
     return json.loads(path.read_text())
 
