@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many examples a recipe needs: the loss on fresh pictures of a concept, as it is learned.
 
-Two recipes learn the same concepts from the same photos on the embedded model: the paper's and the
-default. The loss is of pictures of the concepts that were not learned from, with noise, times and
-templates that are always the same (benchmarks/held_out.py). Most of it is noise that no word
-foresees, so it is told as the part of the way from the word that training starts from (0 %) to the
-best caption in words (100 %); all concepts together, a ratio of means.
+Several recipes learn the same concepts from the same photos on the embedded model. The loss is of
+pictures of the concepts that were not learned from, with noise, times and templates that are always
+the same (benchmarks/held_out.py). Most of it is noise that no word foresees, so it is told as the
+part of the way from the word that training starts from (0 %) to the best caption in words (100 %);
+all concepts together, a ratio of means. The first recipe's loss after all its examples is the goal
+of the others.
 """
 
 import dataclasses
@@ -32,12 +33,10 @@ from mrti_jax.training import Config, learn, read_config
 class Flags:
     concepts: int = 6
     """How many of the world's concepts."""
-    paper: str = "configs/paper.yaml"
-    """One recipe: what is of the word, the optimizer and the training in it."""
-    ours: str = "configs/mini.yaml"
-    """The other one."""
+    recipes: tuple[str, ...] = ("configs/paper.yaml", "configs/mini.yaml")
+    """Files of settings, of which those of the word, the optimizer and the training count."""
     every: int = 400
-    """Examples between points of a curve; updates of both recipes must divide it."""
+    """Examples between points of a curve; the recipes' batches must divide it."""
     cache: str = "runs/benchmark_curves"
     """Folder for what was learned; a recipe found there is not learned again, and one that was cut
     off goes on."""
@@ -56,7 +55,7 @@ class Losses:
 
     start: float
     caption: float
-    curves: tuple[dict[int, float], dict[int, float]]
+    curves: list[dict[int, float]]
 
 
 def main(flags: Flags) -> None:
@@ -68,45 +67,48 @@ def main(flags: Flags) -> None:
         f"base model: {Path(sd.name).name}, checksum {checksum(sd)}; {flags.concepts} concepts; "
         f"loss at {PER_SLOT} points in each tenth of diffusion time"
     )
-    recipes = [_recipe(path, flags.every) for path in (flags.paper, flags.ours)]
-    names = ("the paper's", "ours")
+    names = [Path(path).stem for path in flags.recipes]
+    recipes = [_recipe(path, flags.every) for path in flags.recipes]
     for name, recipe in zip(names, recipes, strict=True):
         report.line(f"{name}: {_in_words(recipe)}")
 
     appearances = chosen(flags.concepts)
     measured = [_measure(sd, one, recipes, Path(flags.cache)) for one in appearances]
-    curves = [_mean_curve(measured, side) for side in range(2)]
-    after_all = [max(curve) for curve in curves]
-    goals = [losses.curves[0][after_all[0]] for losses in measured]
+    mean = _mean(measured)
 
-    examples = sorted(set(curves[0]) | set(curves[1]))
-    told = [[f"{curve[at]:.1f} %" if at in curve else "" for curve in curves] for at in examples]
+    ways = [
+        {at: 100 * (mean.start - loss) / (mean.start - mean.caption) for at, loss in curve.items()}
+        for curve in mean.curves
+    ]
     report.table(
-        ("examples", *names), [(f"{at}", *cells) for at, cells in zip(examples, told, strict=True)]
-    )
-    report.table(
-        ("loss", "start", "caption", "the paper's at the end", "ours at the end", "ours needs"),
+        ("examples", *names),
         [
-            (
-                appearance.name,
-                f"{losses.start:.4f}",
-                f"{losses.caption:.4f}",
-                f"{goal:.4f}",
-                f"{losses.curves[1][after_all[1]]:.4f}",
-                _needs(losses.curves[1], goal),
-            )
-            for appearance, losses, goal in zip(appearances, measured, goals, strict=True)
+            (f"{at}", *(f"{way[at]:.1f} %" if at in way else "" for way in ways))
+            for at in sorted({at for way in ways for at in way})
         ],
     )
-    means = {at: float(np.mean([losses.curves[1][at] for losses in measured])) for at in curves[1]}
-    report.line()
+    report.table(
+        ("loss", "start", "caption", *names, *(f"{name} needs" for name in names[1:])),
+        [
+            (
+                name,
+                f"{losses.start:.4f}",
+                f"{losses.caption:.4f}",
+                *(f"{_last(curve):.4f}" for curve in losses.curves),
+                *(_needs(curve, _last(losses.curves[0])) for curve in losses.curves[1:]),
+            )
+            for name, losses in zip(
+                [*(one.name for one in appearances), "mean"], [*measured, mean], strict=True
+            )
+        ],
+    )
     report.line(
-        f"the mean loss that the paper's recipe reaches after {after_all[0]} examples: "
-        f"ours needs {_needs(means, float(np.mean(goals)))} (the first point at or below it)"
+        f"needs: the first point of the curve at or below {names[0]}'s loss after its "
+        f"{max(mean.curves[0])} examples"
     )
     if flags.chart is not None:
         chart = draw_chart(
-            {name: [(0, 0.0), *curve.items()] for name, curve in zip(names, curves, strict=True)},
+            {name: [(0, 0.0), *way.items()] for name, way in zip(names, ways, strict=True)},
             f"Learning {flags.concepts} concepts",
             "examples",
             "% of the way from the start to the best caption",
@@ -172,37 +174,34 @@ def _measure(
     sd: StableDiffusion, appearance: Appearance, recipes: Sequence[Config], cache: Path
 ) -> Losses:
     points = grid(sd, appearance)
-    caption = best_caption(appearance).removeprefix("a photo of a ")
-    paper, ours = (
+    curves = [
         {
             examples: _loss(sd, points, f"<{appearance.name}>", concept)
             for examples, concept in tables(sd, appearance, recipe, cache).items()
         }
         for recipe in recipes
-    )
-    return Losses(
-        _loss(sd, points, appearance.combo.shape),
-        _loss(sd, points, caption),
-        (paper, ours),
-    )
+    ]
+    caption = best_caption(appearance).removeprefix("a photo of a ")
+    return Losses(_loss(sd, points, appearance.combo.shape), _loss(sd, points, caption), curves)
 
 
 def _loss(sd: StableDiffusion, points: Grid, word: str, concept: Concept | None = None) -> float:
     return float(held_out_loss(sd, points, word, concept).mean())
 
 
-def _mean_curve(measured: Sequence[Losses], side: int) -> dict[int, float]:
-    """Per cent of the way from the start to the caption."""
-    start = np.mean([losses.start for losses in measured])
-    caption = np.mean([losses.caption for losses in measured])
-    return {
-        at: float(
-            100
-            * (start - np.mean([losses.curves[side][at] for losses in measured]))
-            / (start - caption)
-        )
-        for at in measured[0].curves[side]
-    }
+def _mean(measured: Sequence[Losses]) -> Losses:
+    """Over concepts."""
+    start = float(np.mean([losses.start for losses in measured]))
+    caption = float(np.mean([losses.caption for losses in measured]))
+    curves = [
+        {at: float(np.mean([curve[at] for curve in same])) for at in same[0]}
+        for same in zip(*(losses.curves for losses in measured), strict=True)
+    ]
+    return Losses(start, caption, curves)
+
+
+def _last(curve: dict[int, float]) -> float:
+    return curve[max(curve)]
 
 
 def _needs(curve: dict[int, float], goal: float) -> str:
