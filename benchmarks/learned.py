@@ -67,6 +67,14 @@ def concept_photos(
     return [render(scene, size) for scene in photos(appearance, NUM_PHOTOS, rng=rng)]
 
 
+def checksum(sd: StableDiffusion) -> str:
+    """Of the weights that a table depends on."""
+    weights = jax.tree.leaves((sd.unet.params, sd.text_encoder.params))
+    return (
+        f"{functools.reduce(lambda sum, leaf: zlib.crc32(np.asarray(leaf), sum), weights, 0):08x}"
+    )
+
+
 def learned(
     sd: StableDiffusion, appearance: Appearance, num_buckets: int, learning: Learning
 ) -> Concept:
@@ -74,9 +82,7 @@ def learned(
 
     A checksum of the weights is part of the file's name: a model trained anew is learned anew.
     """
-    weights = jax.tree.leaves((sd.unet.params, sd.text_encoder.params))
-    checksum = functools.reduce(lambda sum, leaf: zlib.crc32(np.asarray(leaf), sum), weights, 0)
-    model = f"{Path(sd.name).name}-{checksum:08x}"
+    model = f"{Path(sd.name).name}-{checksum(sd)}"
     rate = f"{learning.learning_rate:g}"
     recipe = f"{learning.updates}x{learning.batch_size}-{rate}"
     path = Path(learning.cache) / f"{appearance.name}-{model}-n{num_buckets}-{recipe}.safetensors"

@@ -69,7 +69,7 @@ class ConceptConfig:
 class OptimizerConfig:
     """AdamW on the table."""
 
-    learning_rate: float = 5e-3
+    learning_rate: float = 4e-2
     """The peak, per update whatever the batch size."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """What follows the warm-up; cosine and linear fall to 0 at the last step."""
