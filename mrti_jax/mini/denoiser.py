@@ -111,7 +111,7 @@ def train_unet(
         loss,
         batch,
         steps=amounts.unet_steps,
-        learning_rate=1e-3,
+        learning_rate=8e-4,
         folder=folder,
     )
     return (

@@ -20,8 +20,8 @@ Loss = Callable[[Params, Any, jax.Array, jax.Array], jax.Array]
 
 
 def schedule(peak: float, steps: int) -> optax.Schedule:
-    """Warm-up over 200 steps, constant, then linear to zero over the last third."""
-    warm_up, decay = min(200, steps // 10 + 1), steps // 3 + 1
+    """Warm-up over 200 steps, constant, then linear to zero over the last 60 %."""
+    warm_up, decay = min(200, steps // 10 + 1), 3 * steps // 5 + 1
     return optax.join_schedules(
         [
             optax.linear_schedule(0.0, peak, warm_up),

@@ -75,7 +75,7 @@ class Amounts:
     text_steps: int = 1_000
     text_batch: int = 128
     unet_pictures: int = 40_000
-    unet_steps: int = 10_500
+    unet_steps: int = 15_100
     unet_batch: int = 32
     full_context_steps: int = 250
     context_length: int = 28
