@@ -216,11 +216,6 @@ def expand_seeds(seeds: int | Sequence[int], images_per_prompt: int = 1) -> list
 def picture_size(sd: StableDiffusion, height: int | None, width: int | None) -> tuple[int, int]:
     """The size to draw in pixels, the model's own where not given. Raises UserError."""
     factor = sd.vae.config.downscale
-    if sd.unet.config.in_channels != sd.vae.config.latent_channels:
-        raise UserError(
-            f"model '{sd.name}' takes {sd.unet.config.in_channels} channels instead of "
-            f"{sd.vae.config.latent_channels}: it edits pictures and can't draw new ones"
-        )
     own = sd.unet.config.sample_size * factor
     sizes = {"height": own if height is None else height, "width": own if width is None else width}
     for name, value in sizes.items():
