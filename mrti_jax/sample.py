@@ -85,7 +85,7 @@ class Flags(SourceOptions, ProcessFlags):
     out: str = "pictures"
     """Folder for the PNG files and their grid; nothing in it is overwritten."""
     batch_size: int = 8
-    """The most pictures drawn at once."""
+    """The most pictures drawn at once; a CPU draws one after the other."""
     vae_slicing: Literal["auto", "on", "off"] = "auto"
     """Whether each device turns its pictures from latents to pixels one after the other, to save
     memory; auto does where a batch is estimated not to fit."""
@@ -111,6 +111,7 @@ def _run(flags: Flags) -> None:
     from mrti_jax.parallel.banner import describe
     from mrti_jax.parallel.mesh import make_mesh
     from mrti_jax.parallel.processes import is_writer
+    from mrti_jax.sampling.generate import pictures_at_once
     from mrti_jax.sampling.png import check_folder
 
     check_folder(flags.out)
@@ -118,7 +119,7 @@ def _run(flags: Flags) -> None:
     mesh = None if flags.fsdp is None else make_mesh(fsdp=flags.fsdp)
     sd = StableDiffusion.load(flags.model, **flags.options, dtype=flags.dtype, mesh=mesh)
     if is_writer():
-        print(describe(sd.mesh, sd.dtype, flags.batch_size))
+        print(describe(sd.mesh, sd.dtype, pictures_at_once(sd.mesh, flags.batch_size)))
     if prompts:
         _draw_prompts(flags, sd, concepts, prompts)
     if flags.grid is not None:

@@ -117,7 +117,7 @@ def test_arguments_arrive_as_they_were_given(name: str, module: str, tmp_path: P
     environment = NAMES | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     assert script(name, *given, **environment).returncode == 0
     argv = tmp_path / "argv"
-    for _ in range(100):  # train.sh does not wait
+    for _ in range(600):  # train.sh does not wait
         if argv.exists():
             break
         time.sleep(0.1)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from mrti_jax.errors import UserError
+from mrti_jax.models.layers import linear
 from mrti_jax.parallel.mesh import batch_sharded
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -176,17 +177,15 @@ class Attention(nnx.Module):
         dtype: jax.typing.DTypeLike,
         rngs: nnx.Rngs,
     ):
-        def linear(inputs: int, bias: bool) -> nnx.Linear:
-            return nnx.Linear(
-                inputs, query_dim, use_bias=bias, dtype=dtype, param_dtype=dtype, rngs=rngs
-            )
+        def projection(inputs: int, bias: bool) -> nnx.Linear:
+            return linear(inputs, query_dim, bias=bias, dtype=dtype, rngs=rngs)
 
         self.num_heads = num_heads
         self.kernel = Kernel()
-        self.to_q = linear(query_dim, qkv_bias)
-        self.to_k = linear(context_dim, qkv_bias)
-        self.to_v = linear(context_dim, qkv_bias)
-        self.to_out = nnx.List([linear(query_dim, True)])
+        self.to_q = projection(query_dim, qkv_bias)
+        self.to_k = projection(context_dim, qkv_bias)
+        self.to_v = projection(context_dim, qkv_bias)
+        self.to_out = nnx.List([projection(query_dim, True)])
 
     def __call__(
         self, hidden: Float[Array, "b t c"], context: Float[Array, "b s d"] | None = None

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from mrti_jax.errors import UserError
 from mrti_jax.models.attention import attend
+from mrti_jax.models.layers import embed, linear
 from mrti_jax.models.norms import LayerNorm
 
 
@@ -56,7 +57,7 @@ class CLIPTextConfig:
 class CLIPEmbeddings(nnx.Module):
     def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         def table(rows: int) -> nnx.Embed:
-            return nnx.Embed(rows, config.hidden_size, dtype=dtype, param_dtype=dtype, rngs=rngs)
+            return embed(rows, config.hidden_size, dtype=dtype, rngs=rngs)
 
         self.token_embedding = table(config.vocab_size)
         self.position_embedding = table(config.max_position_embeddings)
@@ -64,12 +65,11 @@ class CLIPEmbeddings(nnx.Module):
 
 class CLIPAttention(nnx.Module):
     def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
-        def linear() -> nnx.Linear:
-            size = config.hidden_size
-            return nnx.Linear(size, size, dtype=dtype, param_dtype=dtype, rngs=rngs)
-
+        size = config.hidden_size
         self.num_heads = config.num_attention_heads
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (linear() for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
+            linear(size, size, dtype=dtype, rngs=rngs) for _ in range(4)
+        )
 
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
@@ -80,8 +80,8 @@ class CLIPMLP(nnx.Module):
     def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         inner, outer = config.intermediate_size, config.hidden_size
         self.activation = config.hidden_act
-        self.fc1 = nnx.Linear(outer, inner, dtype=dtype, param_dtype=dtype, rngs=rngs)
-        self.fc2 = nnx.Linear(inner, outer, dtype=dtype, param_dtype=dtype, rngs=rngs)
+        self.fc1 = linear(outer, inner, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(inner, outer, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
@@ -157,13 +157,8 @@ class CLIPTextModelWithProjection(CLIPTextModel):
 
     def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         super().__init__(config, dtype=dtype, rngs=rngs)
-        self.text_projection = nnx.Linear(
-            config.hidden_size,
-            config.projection_dim,
-            use_bias=False,
-            dtype=dtype,
-            param_dtype=dtype,
-            rngs=rngs,
+        self.text_projection = linear(
+            config.hidden_size, config.projection_dim, bias=False, dtype=dtype, rngs=rngs
         )
 
     def pool(self, encoded: Float[Array, "b l d"], end: Int[Array, "b"]) -> Float[Array, "b p"]:

@@ -34,7 +34,8 @@ class Frozen(Generic[Module]):
 class OneKey(nnx.Rngs):
     """Gives every weight the same key: for modules whose weights are not drawn, see `abstract`.
 
-    A key for each is most of the time that tracing a big module takes.
+    A key for each is most of the time that tracing a big module takes, and drawing with it (see
+    `drawn`) most of the rest.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,11 @@ class OneKey(nnx.Rngs):
 
     def params(self) -> jax.Array:
         return self._key
+
+
+def drawn(initializer: nnx.Initializer, rngs: nnx.Rngs) -> nnx.Initializer:
+    """How a layer draws its weights; with `OneKey` not at all."""
+    return nnx.initializers.zeros if isinstance(rngs, OneKey) else initializer
 
 
 def abstract(build: Callable[[], Module]) -> tuple[nnx.GraphDef[Module], Weights]:

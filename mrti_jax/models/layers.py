@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolutions, norms and residual blocks that the U-Net and the autoencoder share. Layout NHWC."""
+"""Layers and residual blocks that the modules share. Layout NHWC.
+
+Each computes in the dtype of its weights.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mrti_jax.models.frozen import drawn
 from mrti_jax.models.norms import GroupNorm, LayerNorm
+
+# As Flax draws them (Klambauer et al. 2017).
+LECUN_NORMAL = nnx.initializers.lecun_normal()
+TABLE_NORMAL = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
 
 # Output positions up to which a convolution is computed as one matrix product. It is then bound by
 # its weights, and what libraries do for large pictures is wasted: on CPUs Eigen's gradient takes up
@@ -36,6 +44,7 @@ class Conv(nnx.Conv):
             padding=((padding, padding), (padding, padding)),
             dtype=dtype,
             param_dtype=dtype,
+            kernel_init=drawn(LECUN_NORMAL, rngs),
             rngs=rngs,
         )
         self.size, self.stride, self.pad = size, stride, padding
@@ -72,6 +81,32 @@ def conv(
     return Conv(inputs, outputs, kernel, stride, pad, dtype=dtype, rngs=rngs)
 
 
+def linear(
+    inputs: int, outputs: int, *, bias: bool = True, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
+) -> nnx.Linear:
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=bias,
+        dtype=dtype,
+        param_dtype=dtype,
+        kernel_init=drawn(LECUN_NORMAL, rngs),
+        rngs=rngs,
+    )
+
+
+def embed(rows: int, width: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of vectors, drawn from N(0, 1 / width)."""
+    return nnx.Embed(
+        rows,
+        width,
+        dtype=dtype,
+        param_dtype=dtype,
+        embedding_init=drawn(TABLE_NORMAL, rngs),
+        rngs=rngs,
+    )
+
+
 def group_norm(
     channels: int, groups: int, eps: float, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
 ) -> GroupNorm:
@@ -103,9 +138,7 @@ class ResnetBlock2D(nnx.Module):
         self.norm1 = group_norm(inputs, groups, eps, dtype=dtype, rngs=rngs)
         self.conv1 = conv(inputs, outputs, dtype=dtype, rngs=rngs)
         if time_dim is not None:
-            self.time_emb_proj = nnx.Linear(
-                time_dim, outputs, dtype=dtype, param_dtype=dtype, rngs=rngs
-            )
+            self.time_emb_proj = linear(time_dim, outputs, dtype=dtype, rngs=rngs)
         self.norm2 = group_norm(outputs, groups, eps, dtype=dtype, rngs=rngs)
         self.conv2 = conv(outputs, outputs, dtype=dtype, rngs=rngs)
         self.has_shortcut = inputs != outputs

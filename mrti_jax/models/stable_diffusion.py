@@ -18,14 +18,12 @@ from mrti_jax.models.checkpoint import load_module
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
 from mrti_jax.models.parts import TEXT_PARTS, build_part, read_part_config
-from mrti_jax.models.stored.find import mini_folder, open_model, tokenizer_folder
+from mrti_jax.models.stored.find import open_model, tokenizer_folder
 from mrti_jax.models.stored.model import MINI, ModelSource, PredictionType
 from mrti_jax.models.text_encoder import TextEncoder, side_by_side
 from mrti_jax.models.unet import UNet2DConditionModel
 from mrti_jax.models.vae import AutoencoderKL
 from mrti_jax.parallel.mesh import fitting_mesh
-
-__all__ = ["StableDiffusion", "load_tokenizer", "mini_folder"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,14 +7,14 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mrti_jax.models.attention import Attention
-from mrti_jax.models.layers import conv, group_norm, layer_norm
+from mrti_jax.models.layers import conv, group_norm, layer_norm, linear
 
 
 class GEGLU(nnx.Module):
     """Half of a linear map, gated by the GELU of the other half (Shazeer 2020, eq. 6)."""
 
     def __init__(self, inputs: int, outputs: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
-        self.proj = nnx.Linear(inputs, 2 * outputs, dtype=dtype, param_dtype=dtype, rngs=rngs)
+        self.proj = linear(inputs, 2 * outputs, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t o"]:
         return jax.checkpoint(gated_gelu)(self.proj(x))
@@ -35,7 +35,7 @@ class Identity(nnx.Module):
 class FeedForward(nnx.Module):
     def __init__(self, width: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         inner = 4 * width
-        last = nnx.Linear(inner, width, dtype=dtype, param_dtype=dtype, rngs=rngs)
+        last = linear(inner, width, dtype=dtype, rngs=rngs)
         self.net = nnx.List([GEGLU(width, inner, dtype=dtype, rngs=rngs), Identity(), last])
 
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
@@ -86,7 +86,7 @@ class Transformer2DModel(nnx.Module):
     ):
         def projection() -> nnx.Linear | nnx.Conv:
             if use_linear_projection:
-                return nnx.Linear(channels, channels, dtype=dtype, param_dtype=dtype, rngs=rngs)
+                return linear(channels, channels, dtype=dtype, rngs=rngs)
             return conv(channels, channels, 1, dtype=dtype, rngs=rngs)
 
         self.norm = group_norm(channels, groups, 1e-6, dtype=dtype, rngs=rngs)

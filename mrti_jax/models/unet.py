@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Num
 
 from mrti_jax.errors import UserError
 from mrti_jax.models.config import read_config
-from mrti_jax.models.layers import Downsample2D, ResnetBlock2D, Upsample2D, conv, group_norm
+from mrti_jax.models.layers import Downsample2D, ResnetBlock2D, Upsample2D, conv, group_norm, linear
 from mrti_jax.models.transformer import Transformer2DModel
 
 NUM_SIZES = 6
@@ -123,8 +123,8 @@ def timestep_embedding(
 
 class TimestepEmbedding(nnx.Module):
     def __init__(self, inputs: int, outputs: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
-        self.linear_1 = nnx.Linear(inputs, outputs, dtype=dtype, param_dtype=dtype, rngs=rngs)
-        self.linear_2 = nnx.Linear(outputs, outputs, dtype=dtype, param_dtype=dtype, rngs=rngs)
+        self.linear_1 = linear(inputs, outputs, dtype=dtype, rngs=rngs)
+        self.linear_2 = linear(outputs, outputs, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b e"]:
         return self.linear_2(jax.nn.silu(self.linear_1(x)))

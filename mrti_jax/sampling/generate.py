@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Int32, UInt8
 
 from mrti_jax.concept import (
@@ -82,7 +83,7 @@ def generate(
         eta: DDIM's share of fresh noise, 0 to 1.
         nothing: what stands in place of a word that has no row in a step.
         official_semi: `<jane(k)>` as in the code of the paper's authors, without bucket k itself.
-        batch_size: the most pictures drawn at once.
+        batch_size: the most pictures drawn at once, see `pictures_at_once`.
         vae_slicing: whether each device decodes its pictures of a batch one after the other, which
             takes less memory; "auto" does where the batch is estimated not to fit.
         progress: called with the number of pictures done and of all, before and after each batch.
@@ -133,7 +134,7 @@ def generate(
             for negative in negatives
         ]
         passes = [[away[index], *own] for (index, _), own in zip(jobs, passes, strict=True)]
-    size = _batch_length(len(jobs), batch_size, sd.mesh.devices.size)
+    size = _batch_length(len(jobs), pictures_at_once(sd.mesh, batch_size), sd.mesh.size)
     limit = memory_limit(sd.mesh.local_devices[0])
     sliced = needs_slicing(sd, vae_slicing, height, width, size, limit)
     program = make_program(sd, solver, height, width, vae_slicing=sliced)
@@ -186,6 +187,15 @@ def generate(
     ]
 
 
+def pictures_at_once(mesh: Mesh, batch_size: int) -> int:
+    """The most pictures drawn at once: `batch_size`, but on CPUs one per device.
+
+    XLA sums in another order for another length of the batch, so there, where a longer one gains
+    little, all pictures come from one shape: each is the same to the bit whatever is drawn with it.
+    """
+    return mesh.size if mesh.devices.flat[0].platform == "cpu" else batch_size
+
+
 def expand_seeds(seeds: int | Sequence[int], images_per_prompt: int = 1) -> list[int]:
     """Every seed s as s, s + 1, ... s + images_per_prompt - 1. Raises UserError."""
     given = [seeds] if isinstance(seeds, int | np.integer) else list(seeds)
@@ -206,11 +216,6 @@ def expand_seeds(seeds: int | Sequence[int], images_per_prompt: int = 1) -> list
 def picture_size(sd: StableDiffusion, height: int | None, width: int | None) -> tuple[int, int]:
     """The size to draw in pixels, the model's own where not given. Raises UserError."""
     factor = sd.vae.config.downscale
-    if sd.unet.config.in_channels != sd.vae.config.latent_channels:
-        raise UserError(
-            f"model '{sd.name}' takes {sd.unet.config.in_channels} channels instead of "
-            f"{sd.vae.config.latent_channels}: it edits pictures and can't draw new ones"
-        )
     own = sd.unet.config.sample_size * factor
     sizes = {"height": own if height is None else height, "width": own if width is None else width}
     for name, value in sizes.items():

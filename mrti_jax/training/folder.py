@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run: one that can be written to, and where an earlier run goes."""
+"""The folder of a run: one that can be written to, held by one run, and where an earlier one goes."""
 
+import contextlib
+import fcntl
 import itertools
+from collections.abc import Iterator
+from typing import TextIO
 
 from etils import epath
 
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import reason
+from mrti_jax.files import in_object_store, reason
 from mrti_jax.parallel.processes import gather, is_writer
+
+LOCK_NAME = ".lock"
 
 
 def writable(folder: epath.Path) -> epath.Path:
@@ -28,13 +34,50 @@ def writable(folder: epath.Path) -> epath.Path:
         raise UserError(f"can't write to the folder '{folder}' (--out): {problem}")
     seen = gather(probe.exists())
     if is_writer():
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     if not all(seen):
         raise UserError(
             f"the folder '{folder}' (--out) isn't the same for all processes, process "
             f"{seen.index(False)} has another: choose one on a shared disk, or gs://BUCKET/FOLDER"
         )
     return folder
+
+
+@contextlib.contextmanager
+def held(folder: epath.Path) -> Iterator[None]:
+    """Makes a folder and keeps other runs out of it; all processes call it together.
+
+    The lock ends with the process, however that ends; its empty file stays. Object stores have no
+    locks: there, nothing keeps two runs apart. Of other file systems without them, it warns.
+
+    Raises UserError if another run is at work there.
+    """
+    with contextlib.ExitStack() as stack:
+        problem = ""
+        if is_writer() and not in_object_store(folder):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                _lock(stack.enter_context((folder / LOCK_NAME).open("a")), folder)
+            except BlockingIOError:
+                problem = (
+                    f"another run is at work in the folder '{folder}' (--out): wait for its end, "
+                    "or choose another folder"
+                )
+            except OSError as error:
+                problem = f"can't write to the folder '{folder}' (--out): {reason(error)}"
+        (problem, *_) = gather(problem)
+        if problem:
+            raise UserError(problem)
+        yield
+
+
+def _lock(file: TextIO, folder: epath.Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        warn(f"the folder '{folder}' can't be locked ({reason(error)}): start no other run in it")
 
 
 def move_aside(folder: epath.Path) -> None:
@@ -48,9 +91,9 @@ def move_aside(folder: epath.Path) -> None:
 def _rename(folder: epath.Path) -> epath.Path | None:
     """Renames a run's folder to `<folder>-1`, `<folder>-2`, ... and gives the new name.
 
-    None if there is nothing in it. Raises UserError where it can't be renamed.
+    None if there is nothing in it but the lock. Raises UserError where it can't be renamed.
     """
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(path.name == LOCK_NAME for path in folder.iterdir()):
         return None
     names = (folder.parent / f"{folder.name}-{i}" for i in itertools.count(1))
     aside = next(name for name in names if not name.exists())

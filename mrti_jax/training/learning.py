@@ -128,13 +128,8 @@ def _prepare(
 
 def _training_size(sd: StableDiffusion, size: int | None) -> int:
     """Pixels along a side, checked."""
-    latent, factor = sd.unet.config, sd.vae.config.downscale
-    if latent.in_channels != sd.vae.config.latent_channels:
-        raise UserError(
-            f"model '{sd.name}' takes {latent.in_channels} channels instead of "
-            f"{sd.vae.config.latent_channels}: it edits pictures (inpainting), use a base model"
-        )
-    size = latent.sample_size * factor if size is None else size
+    factor = sd.vae.config.downscale
+    size = sd.unet.config.sample_size * factor if size is None else size
     if size < factor or size % factor:
         raise UserError(
             f"data.size {size} is not a multiple of {factor}, this model's pixels per latent: take "

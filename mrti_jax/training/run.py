@@ -23,7 +23,7 @@ from mrti_jax.parallel.processes import is_writer
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import Config, flatten
 from mrti_jax.training.fault import describe_fault
-from mrti_jax.training.folder import move_aside, writable
+from mrti_jax.training.folder import held, move_aside, writable
 from mrti_jax.training.latents import check_moments, encode_moments
 from mrti_jax.training.metrics import FILE_NAME as METRICS_NAME
 from mrti_jax.training.metrics import Metrics
@@ -108,7 +108,9 @@ class Run:
         self.done = 0
         if self._folder is not None:
             if restart:
-                move_aside(self._folder)
+                with held(self._folder):
+                    move_aside(self._folder)
+            self._files.enter_context(held(self._folder))
             checkpoints = Checkpoints(self._folder, self.config.train.keep)
             self._checkpoints = self._files.enter_context(checkpoints)
             self.done, state = checkpoints.resume(

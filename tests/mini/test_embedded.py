@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mrti_jax.mini.checker import read
-from mrti_jax.models.stable_diffusion import StableDiffusion, mini_folder
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.stored.find import mini_folder
 from mrti_jax.sampling import generate
 
 MEGABYTES = 25

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+# Seconds; only processes that hang take so long, on however busy a machine.
+PATIENCE = 600
+
 Process = subprocess.Popen[str]
 Ended = tuple[int, str, str]
 
@@ -35,10 +38,10 @@ def start(command: Sequence[str], num_processes: int = 1, devices_each: int = 2)
     return [one(index) for index in range(num_processes)]
 
 
-def finish(processes: Sequence[Process], timeout: float) -> list[Ended]:
+def finish(processes: Sequence[Process]) -> list[Ended]:
     """Exit status, stdout and stderr of each; none of them is left running."""
     try:
-        ended = [process.communicate(timeout=timeout) for process in processes]
+        ended = [process.communicate(timeout=PATIENCE) for process in processes]
     finally:
         for process in processes:
             process.kill()

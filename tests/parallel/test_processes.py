@@ -39,7 +39,7 @@ def start_endless(model: Path, out: Path) -> Sequence[launch.Process]:
     processes = launch.start(["mrti_jax.train", *training(model, out, ENDLESS)], 2)
     metrics = out / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text()):
-        assert all(process.poll() is None for process in processes), launch.finish(processes, 60)
+        assert all(process.poll() is None for process in processes), launch.finish(processes)
         time.sleep(0.1)
     return processes
 
@@ -50,7 +50,7 @@ def test_two_processes_stop_together_and_one_goes_on_to_the_same_table(
 ):
     processes = start_endless(tiny_folder, tmp_path / "cut")
     processes[1].send_signal(signal.SIGTERM)
-    first, second = launch.finish(processes, timeout=60)
+    first, second = launch.finish(processes)
     assert (first[0], second[0]) == (75, 75), (first, second)
     assert "devices: 4 x cpu (cpu) in 2 processes | mesh: data 4, fsdp 1" in first[1]
     assert "devices:" not in second[1]  # one process speaks
@@ -74,8 +74,8 @@ def test_a_process_that_dies_ends_the_other_with_a_reason(
     processes = start_endless(tiny_folder, tmp_path)
     since = time.monotonic()
     processes[lost].kill()
-    other = launch.finish(processes, timeout=90)[1 - lost]
-    assert time.monotonic() - since < 60
+    other = launch.finish(processes)[1 - lost]
+    assert time.monotonic() - since < 120  # a minute where nothing else runs
     if other[0] == 75:
         assert re.search(r"^error: a process of this run is lost.*goes on", other[2], re.MULTILINE)
     else:  # JAX's own watch was faster: it aborts
@@ -105,7 +105,7 @@ def test_the_same_table_and_pictures_on_any_devices_in_any_processes(
             f"--fsdp={fsdp}",
         ]
         for command in (["mrti_jax.train", *training_run], sample):
-            ended = launch.finish(launch.start(command, *processes), timeout=600)
+            ended = launch.finish(launch.start(command, *processes))
             assert [status for status, *_ in ended] == [0] * processes[0], ended
         tables[layout] = Concept.load(out).embeddings
         drawn = sorted((out / "drawn").glob("*seed0.png"))

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from mrti_jax.models.stable_diffusion import StableDiffusion, mini_folder
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.stored.find import mini_folder
 from mrti_jax.sampling import generate
 
 pytestmark = [

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two runs in one output folder at once: the second is refused, and the first goes on."""
+
+import errno
+import fcntl
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from etils import epath
+
+from mrti_jax.errors import UserError
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.training import learn
+from mrti_jax.training.folder import held
+
+HOLD = """
+import sys, time
+from etils import epath
+from mrti_jax.training.folder import held
+with held(epath.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_run_in_a_folder_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
+    out = epath.Path(tmp_path / "jane")
+    command = [sys.executable, "-c", HOLD, str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="another run is at work in the folder"), held(out):
+            pass
+        process.kill()
+    with held(out):
+        assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_run_that_goes_on_is_neither_joined_nor_moved(
+    restart: bool,
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    make_config: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    with held(epath.Path(tmp_path)), pytest.raises(UserError, match="another run"):
+        learn(
+            tiny_sd,
+            pictures,
+            name="jane",
+            initializer="star",
+            out=tmp_path,
+            config=make_config(),
+            restart=restart,
+        )
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_where_nothing_can_be_locked_a_warning_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.warns(UserWarning, match=r"can't be locked \(Function not implemented\)"),
+        held(epath.Path(tmp_path)),
+    ):
+        pass
