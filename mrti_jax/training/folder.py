@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run: one that can be written to, held by one run, and where an earlier one goes."""
+"""The folder of a run: writable, held by one run at a time, and where an earlier one goes."""
 
 import contextlib
 import fcntl
