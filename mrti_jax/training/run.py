@@ -244,7 +244,7 @@ def _fill_up(array: np.ndarray, length: int, axis: int = 0) -> np.ndarray:
 
 
 def _warn_of_idle_rows(state: State, start: Concept) -> None:
-    """A row that never got a gradient is the initializer still: tell, loudly."""
+    """Of rows that never got a gradient: tell, loudly."""
     rows = np.arange(start.num_buckets)
     without = rows[np.array(state["examples"]) == 0]
     unmoved = (np.array(state["table"]) == start.embeddings).all(axis=(1, 2))
@@ -258,6 +258,6 @@ def _warn_of_idle_rows(state: State, start: Concept) -> None:
         if len(which):
             warn(
                 f"WARNING: row{'s' if len(which) > 1 else ''} {', '.join(map(str, which))} of "
-                f"<{start.name}> {kind} and still hold the initializer: train longer, or with a "
+                f"<{start.name}> {kind} and learned nothing: train longer, or with a "
                 "larger batch or fewer buckets"
             )
