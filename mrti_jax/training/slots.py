@@ -27,7 +27,9 @@ def divides(num_slots: int, mesh: Mesh) -> bool:
 
 def slots_sharded(mesh: Mesh, num_slots: int) -> NamedSharding:
     """Where arrays with a first axis of slots lie."""
-    return batch_sharded(mesh) if divides(num_slots, mesh) else replicated(mesh)
+    # One device alone: compiled programs name what they give back replicated, and take it so again.
+    shared = divides(num_slots, mesh) and mesh.size > 1
+    return batch_sharded(mesh) if shared else replicated(mesh)
 
 
 def count_slots(num_concepts: int, at_once: int, part: int, num_devices: int) -> int:
