@@ -1,35 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a long training keep its memory and its speed? `python -m benchmarks.long_run`.
+"""Does a long training keep its memory and its speed?
 
-20,000 steps on a randomly weighted model of toy size, which `tests/tiny.py` makes. Status 1 if the
-memory grows by 1 % or more after the first tenth.
+On a randomly weighted model of toy size, which `tests/tiny.py` makes. Status 1 if the memory grows
+by 1 % or more after the first tenth.
 """
 
-import argparse
+import ctypes
 import dataclasses
 import json
 import os
 import sys
 import tempfile
 import threading
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from tiny import PICTURE_SIZE, save_tiny
 
+from benchmarks.report import Report
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training import Config, learn
 
 MAX_GROWTH = 0.01
 
 
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    steps: int = 20_000
+    """Updates of 4 examples."""
+    out: str | None = None
+    """File for the report."""
+
+
 def resident_bytes() -> int:
-    """What the process has in memory now (Linux)."""
+    """What the process has in memory now (Linux), without what glibc keeps of freed memory."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -38,17 +49,14 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, usage="python -m benchmarks.long_run")
-    parser.add_argument("--steps", type=int, default=20_000)
-    steps = parser.parse_args().steps
-
-    start = time.perf_counter()
+def main(flags: Flags) -> int:
+    """Trains, watches, and gives the exit status."""
+    report = Report(f"A training of {flags.steps:,} steps on a toy model: memory and speed")
     memory: list[int] = []
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(0.5):
+        while not stop.wait(2):
             memory.append(resident_bytes())
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -59,7 +67,7 @@ def main() -> int:
         photos = [rng.integers(0, 256, shape, np.uint8) for _ in range(4)]
         config = Config()
         train = dataclasses.replace(
-            config.train, steps=steps, batch_size=4, final_grid=False, checkpoint_every=200
+            config.train, steps=flags.steps, batch_size=4, final_grid=False, checkpoint_every=200
         )
         config = dataclasses.replace(config, train=train)
         watcher = threading.Thread(target=watch)
@@ -78,12 +86,21 @@ def main() -> int:
     tenth = len(lines) // 10
     speed = [json.loads(line)["examples_per_second"] for line in lines]
     first, last = np.median(speed[tenth : 2 * tenth]), np.median(speed[-tenth:])
-    print(f"steps    {steps:,} in {time.perf_counter() - start:.0f} s")
-    print(f"memory   second tenth {early / 2**20:.1f} MiB, last {late / 2**20:.1f}: {growth:+.2%}")
-    print(f"speed    second tenth {first:.0f} examples/s, last {last:.0f}")
-    print(f"on disk  {', '.join(f'{name} {size / 1000:.0f} kB' for name, size in disk.items())}")
+    report.table(
+        ("", "second tenth", "last tenth"),
+        [
+            ("memory, MiB", f"{early / 2**20:.1f}", f"{late / 2**20:.1f}"),
+            ("examples per second", f"{first:.0f}", f"{last:.0f}"),
+        ],
+    )
+    report.line()
+    report.line(f"memory grew by {growth:.2%} (target: less than {MAX_GROWTH:.0%})")
+    report.line(
+        f"on disk: {', '.join(f'{name} {size / 1000:.0f} kB' for name, size in disk.items())}"
+    )
+    report.end(flags.out)
     return int(growth >= MAX_GROWTH)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(tyro.cli(Flags, description=__doc__)))
