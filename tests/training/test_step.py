@@ -37,7 +37,8 @@ def make_data(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -
     pixels = np.stack([photo.pixels for photo in photos])
     moments = encode_moments(sd.vae, pixels, sd.mesh, flip=config.data.flip)
     sizes = np.asarray([photo.sizes for photo in photos], np.int32)
-    return Data(moments, sizes, *prompts, np.uint32(config.train.seed))
+    on_host = (moments, sizes, *prompts, np.uint32(config.train.seed))
+    return Data(*map(jnp.asarray, on_host))
 
 
 def run(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def test_min_snr_weighs_each_example_by_its_time(
     data = make_data(tiny_sd, plain, pictures)
     schedule = NoiseSchedule.from_config(tiny_sd.scheduler_config)
     timestep = draw(
-        jnp.uint32(plain.train.seed),
+        data.seed,
         jnp.int32(0),
         jnp.arange(4),
         batch_size=4,
@@ -103,8 +104,8 @@ def test_min_snr_weighs_each_example_by_its_time(
         num_train_timesteps=schedule.num_train_timesteps,
         timesteps="stratified",
         flip=False,
-        first_prompt=jnp.asarray(data.first_prompt),
-        num_prompts=jnp.asarray(data.num_prompts),
+        first_prompt=data.first_prompt,
+        num_prompts=data.num_prompts,
     ).timestep
     rows = np.asarray(bucket(timestep, 10, schedule.num_train_timesteps))
     assert len(set(rows)) == 4  # so that a row's gradient is that of one example
