@@ -14,7 +14,15 @@ import numpy as np
 import tyro
 
 from benchmarks.distances import Cutout, Distances, among, to_photos
-from benchmarks.learned import Drawing, Learning, chosen, concept_photos, draw, learned
+from benchmarks.learned import (
+    Drawing,
+    Learning,
+    chosen,
+    concept_photos,
+    draw,
+    learned,
+    learning_config,
+)
 from benchmarks.report import Report, mean_and_error
 from mrti_jax.commands import use_compilation_cache
 from mrti_jax.mini.concepts import best_caption
@@ -56,10 +64,11 @@ def main(flags: Flags) -> None:
     report = Report("How near a learned word draws its concept to the photos (Delta E)")
     sd = StableDiffusion.load(flags.model)
     appearances = chosen(flags.concepts + 1)
+    rate = learning_config(sd, flags.buckets, flags.learning).optimizer.learning_rate
     report.line(
         f"{flags.concepts} concepts, {flags.seeds} drawings each; {flags.buckets} rows and 1 row, "
         f"both {flags.learning.updates} updates of {flags.learning.batch_size} examples, learning "
-        f"rate {flags.learning.learning_rate:g}; {flags.drawing.sampling_steps} sampling steps, "
+        f"rate {rate:g}; {flags.drawing.sampling_steps} sampling steps, "
         f"guidance {flags.drawing.guidance:g}"
     )
     found: dict[str, list[list[Distances]]] = {method: [] for method in (FLOOR, *METHODS)}

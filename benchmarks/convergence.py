@@ -27,14 +27,20 @@ from mrti_jax.concept import Concept
 from mrti_jax.mini.concepts import Appearance, best_caption
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training import Config, learn, read_config
+from mrti_jax.training.rate import with_learning_rate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     concepts: int = 6
     """How many of the world's concepts."""
-    recipes: tuple[str, ...] = ("configs/paper.yaml", "configs/mini.yaml")
-    """Files of settings, of which those of the word, the optimizer and the training count."""
+    recipes: tuple[str, ...] = (
+        "configs/paper.yaml",
+        "configs/paper.yaml@1.4e-2",
+        "configs/mini.yaml",
+    )
+    """Files of settings, of which those of the word, the optimizer and the training count;
+    FILE@RATE has another learning rate."""
     every: int = 400
     """Examples between points of a curve; the recipes' batches must divide it."""
     cache: str = "runs/benchmark_curves"
@@ -68,7 +74,10 @@ def main(flags: Flags) -> None:
         f"loss at {PER_SLOT} points in each tenth of diffusion time"
     )
     names = [Path(path).stem for path in flags.recipes]
-    recipes = [_recipe(path, flags.every) for path in flags.recipes]
+    recipes = [
+        with_learning_rate(_recipe(recipe, flags.every), sd.text_encoder)
+        for recipe in flags.recipes
+    ]
     for name, recipe in zip(names, recipes, strict=True):
         report.line(f"{name}: {_in_words(recipe)}")
 
@@ -143,10 +152,14 @@ def tables(
     return found
 
 
-def _recipe(path: str, every: int) -> Config:
+def _recipe(named: str, every: int) -> Config:
     """What decides how a table is learned, on the embedded model, with a checkpoint for each point
     of the curve."""
+    path, _, rate = named.partition("@")
     recipe = read_config(path)
+    if rate:
+        optimizer = dataclasses.replace(recipe.optimizer, learning_rate=float(rate))
+        recipe = dataclasses.replace(recipe, optimizer=optimizer)
     if every % recipe.train.batch_size:
         raise ValueError(f"--every {every} is no multiple of {path}'s {recipe.train.batch_size}")
     train = dataclasses.replace(

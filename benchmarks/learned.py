@@ -19,6 +19,7 @@ from mrti_jax.sample import MINI_GUIDANCE, MINI_STEPS
 from mrti_jax.sampling import generate
 from mrti_jax.training import Config, learn
 from mrti_jax.training.config import ConceptConfig, OptimizerConfig, TrainConfig
+from mrti_jax.training.rate import with_learning_rate
 
 NUM_PHOTOS = 4
 PHOTO_SEED = 77
@@ -34,8 +35,8 @@ class Learning:
     """Updates of the table."""
     batch_size: int = TrainConfig.batch_size
     """Examples of one update."""
-    learning_rate: float = OptimizerConfig.learning_rate
-    """Peak learning rate."""
+    learning_rate: float | None = None
+    """Peak learning rate; by the model's embeddings if not given."""
     cache: str = FOLDER
     """Folder for what was learned; a concept found there is not learned again."""
 
@@ -75,6 +76,16 @@ def checksum(sd: StableDiffusion) -> str:
     )
 
 
+def learning_config(sd: StableDiffusion, num_buckets: int, learning: Learning) -> Config:
+    """The settings for a table of `num_buckets` rows, with their learning rate."""
+    config = Config(
+        concept=ConceptConfig(num_buckets=num_buckets),
+        optimizer=OptimizerConfig(learning_rate=learning.learning_rate),
+        train=TrainConfig(steps=learning.updates, batch_size=learning.batch_size),
+    )
+    return with_learning_rate(config, sd.text_encoder)
+
+
 def learned(
     sd: StableDiffusion, appearance: Appearance, num_buckets: int, learning: Learning
 ) -> Concept:
@@ -82,17 +93,12 @@ def learned(
 
     A checksum of the weights is part of the file's name: a model trained anew is learned anew.
     """
+    config = learning_config(sd, num_buckets, learning)
     model = f"{Path(sd.name).name}-{checksum(sd)}"
-    rate = f"{learning.learning_rate:g}"
-    recipe = f"{learning.updates}x{learning.batch_size}-{rate}"
+    recipe = f"{learning.updates}x{learning.batch_size}-{config.optimizer.learning_rate:g}"
     path = Path(learning.cache) / f"{appearance.name}-{model}-n{num_buckets}-{recipe}.safetensors"
     if path.exists():
         return Concept.load(path)
-    config = Config(
-        concept=ConceptConfig(num_buckets=num_buckets),
-        optimizer=OptimizerConfig(learning_rate=learning.learning_rate),
-        train=TrainConfig(steps=learning.updates, batch_size=learning.batch_size),
-    )
     concept = learn(
         sd,
         concept_photos(appearance),

@@ -16,7 +16,7 @@ from benchmarks.report import Report
 from mrti_jax.concept import initializer_row
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import memory_limit
-from mrti_jax.training.config import Config, TrainConfig
+from mrti_jax.training.config import Config, OptimizerConfig, TrainConfig
 from mrti_jax.training.images import from_arrays
 from mrti_jax.training.latents import encode_moments
 from mrti_jax.training.memory import needs_remat
@@ -74,7 +74,10 @@ def train(flags: Flags) -> list[tuple[float, float]]:
     """Wall and processor seconds of each update but the first."""
     assert flags.model is not None
     sd = StableDiffusion.load(flags.model, dtype=flags.dtype)
-    config = Config(train=TrainConfig(batch_size=flags.batch_size))
+    config = Config(
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        train=TrainConfig(batch_size=flags.batch_size),
+    )
     noise = np.random.default_rng(0).integers(0, 256, (flags.size, flags.size, 3), np.uint8)
     photos = from_arrays([noise], flags.size)
     prompts = tokenize_captions(photos, "object", 1, sd.tokenizers, captions=False)

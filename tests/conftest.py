@@ -7,6 +7,7 @@ Each array annotation of the package is checked at every call (jaxtyping with be
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 # Before jax is imported. Two devices, so that every program is a sharded one; with fewer pool
 # threads than NPROC asks for, sharded CPU programs can deadlock on machines with few cores.
@@ -14,6 +15,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Most of the time goes to compiling programs that run for milliseconds.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
@@ -68,6 +71,17 @@ def tiny_v_sd(tiny_v_folder: Path) -> StableDiffusion:
 @pytest.fixture(scope="session")
 def tiny_xl_sd(tiny_xl_folder: Path) -> StableDiffusion:
     return StableDiffusion.load(tiny_xl_folder)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Adds the cases that a worker process has run to those of this one."""
+    fuzz.ran.update(getattr(node, "workeroutput", {}).get("cases", {}))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["cases"] = dict(fuzz.ran)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The train step for shapes instead of arrays: to compile it where it won't run."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -46,5 +47,7 @@ def trace_train_step(
     )
     everywhere = replicated(sd.mesh)
     state = on_mesh(fill(initial_state(table, config.optimizer), 1, here), everywhere)
-    step = make_train_step(sd, config, remat=remat)
+    # Shapes have no embeddings to choose a learning rate by, and any has the same cost.
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=1.0)
+    step = make_train_step(sd, dataclasses.replace(config, optimizer=optimizer), remat=remat)
     return step.trace(state, frozen_params(sd), on_mesh(Data(*shapes), everywhere))  # type: ignore[attr-defined]

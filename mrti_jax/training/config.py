@@ -4,7 +4,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from etils import epath
 
@@ -69,9 +69,10 @@ class ConceptConfig:
 class OptimizerConfig:
     """AdamW on the table."""
 
-    learning_rate: float = 4e-2
-    """The peak, per update whatever the batch size: about how far each element moves. The default
-    is for the embedded model, whose embeddings are large; Stable Diffusion's take 2e-3."""
+    learning_rate: float | None = None
+    """The peak, per update whatever the batch size: about how far each element moves. If not given,
+    0.42 times the root mean square of the model's token embeddings: 4e-2 for the embedded model,
+    about 6e-3 for Stable Diffusion 1.x."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """What follows the warm-up; cosine and linear fall to 0 at the last step."""
     warmup_steps: int = 10
@@ -201,11 +202,12 @@ def check(config: Config) -> None:
     if config.train.at_once is not None and config.train.at_once < 1:
         raise UserError(f"train.at_once is {config.train.at_once}, it must be at least 1")
     for key in ("optimizer.learning_rate", "optimizer.eps", "train.min_snr_gamma"):
-        if not _get(config, key) > 0:
-            raise UserError(f"{key} is {_get(config, key)}, it must be above 0")
-    for key, number in flatten(config).items():
-        if isinstance(number, float) and not math.isfinite(number):
-            raise UserError(f"{key} is {number}, it must be a finite number")
+        number = _get(config, key)
+        if number is not None and not number > 0:
+            raise UserError(f"{key} is {number}, it must be above 0")
+    for key, value in flatten(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key} is {value}, it must be a finite number")
     for key in ("optimizer.beta1", "optimizer.beta2"):
         if not 0 <= _get(config, key) < 1:
             raise UserError(f"{key} is {_get(config, key)}, it must lie in 0 <= {key} < 1")
@@ -246,6 +248,6 @@ def flatten(config: Config) -> dict[str, object]:
     return flat
 
 
-def _get(config: Config, key: str) -> int | float:
+def _get(config: Config, key: str) -> Any:
     section, name = key.split(".")
     return getattr(getattr(config, section), name)

@@ -12,6 +12,7 @@ from mrti_jax.parallel.mesh import memory_limit
 from mrti_jax.training.config import Config, check, check_devices
 from mrti_jax.training.loop import Result, train
 from mrti_jax.training.memory import fitting_concepts, needs_remat
+from mrti_jax.training.rate import with_learning_rate
 from mrti_jax.training.run import Run
 from mrti_jax.training.slots import count_slots
 from mrti_jax.training.step import frozen_params, make_train_step
@@ -82,6 +83,7 @@ def learn_many(
     names = [subject.name for subject in subjects]
     if len(set(names)) < len(names):
         raise UserError(f"each concept needs a name of its own, given are {', '.join(names)}")
+    config = with_learning_rate(config, sd.text_encoder)
     slots = plan_slots(sd, config, len(subjects))
     check_devices(config, slots, sd.mesh.size)
     size = _training_size(sd, config.data.size)

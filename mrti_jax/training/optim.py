@@ -20,6 +20,8 @@ from mrti_jax.training.config import OptimizerConfig
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """The learning rate at each update: linear warm-up, then constant, cosine or linear to 0."""
     peak, warm_up = config.learning_rate, config.warmup_steps
+    if peak is None:
+        raise ValueError("there is no learning rate: choose it by `with_learning_rate`")
     match config.schedule:
         case "constant":
             after: optax.Schedule = optax.constant_schedule(peak)

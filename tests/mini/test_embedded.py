@@ -10,6 +10,8 @@ from mrti_jax.mini.checker import read
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.stored.find import mini_folder
 from mrti_jax.sampling import generate
+from mrti_jax.training.config import Config
+from mrti_jax.training.rate import with_learning_rate
 
 MEGABYTES = 25
 
@@ -22,6 +24,11 @@ def mini() -> StableDiffusion:
 def test_is_small() -> None:
     sizes = [path.stat().st_size for path in Path(mini_folder()).rglob("*") if path.is_file()]
     assert 1_000_000 < sum(sizes) <= MEGABYTES * 1_000_000
+
+
+def test_the_learning_rate_that_it_gets(mini: StableDiffusion) -> None:
+    config = with_learning_rate(Config(), mini.text_encoder)
+    assert config.optimizer.learning_rate == 4e-2  # the best of benchmarks.convergence
 
 
 def test_draws_the_colours_of_captions(mini: StableDiffusion) -> None:

@@ -27,7 +27,8 @@ def run(config: OptimizerConfig, trained: np.ndarray, gradients: np.ndarray = GR
 
 
 def constant(**values) -> OptimizerConfig:
-    return OptimizerConfig(schedule="constant", warmup_steps=0, weight_decay=0.1, **values)
+    settings = {"schedule": "constant", "warmup_steps": 0, "weight_decay": 0.1} | values
+    return OptimizerConfig(**{"learning_rate": 4e-2} | settings)
 
 
 def test_rows_without_an_example_stand_still_to_the_bit():

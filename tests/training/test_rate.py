@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The learning rate where none is given."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.training import learn, read_config
+from mrti_jax.training.config import Config, OptimizerConfig
+from mrti_jax.training.rate import with_learning_rate
+
+
+def test_it_is_a_share_of_the_size_of_the_token_embeddings(tiny_xl_folder: Path):
+    sd = StableDiffusion.load(tiny_xl_folder)
+    weights = [
+        load_file(tiny_xl_folder / part / "model.safetensors")
+        for part in ("text_encoder", "text_encoder_2")
+    ]
+    numbers = np.concatenate(
+        [
+            tensor.ravel()
+            for part in weights
+            for name, tensor in part.items()
+            if name.endswith("token_embedding.weight")
+        ]
+    )
+    rate = with_learning_rate(Config(), sd.text_encoder).optimizer.learning_rate
+    # 5 %: it is rounded to two digits.
+    assert rate == pytest.approx(0.42 * np.sqrt(np.mean(np.square(numbers))), rel=0.05)
+
+    encoder = sd.text_encoder
+    larger = dataclasses.replace(encoder, params=jax.tree.map(lambda x: 10 * x, encoder.params))
+    assert with_learning_rate(Config(), larger).optimizer.learning_rate == pytest.approx(10 * rate)
+
+
+def test_one_that_is_given_stays(tiny_sd: StableDiffusion):
+    config = Config(optimizer=OptimizerConfig(learning_rate=3e-3))
+    assert with_learning_rate(config, tiny_sd.text_encoder) == config
+
+
+def test_the_run_tells_which_it_took(
+    tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable, tmp_path: Path
+):
+    config = make_config(optimizer={"learning_rate": None})
+    learn(tiny_sd, pictures, name="jane", initializer="red", out=tmp_path, config=config)
+    told = read_config(tmp_path / "config.yaml").optimizer.learning_rate
+    assert told == with_learning_rate(config, tiny_sd.text_encoder).optimizer.learning_rate
+    assert told is not None and told > 0
