@@ -45,6 +45,9 @@ class DataConfig:
     the word goes. Photos without one get the templates."""
     size: int | None = None
     """Side of the square that photos are cropped to, in pixels; the model's own if not given."""
+    crops: int = 1
+    """Squares that are cut out of each photo, evenly along its longer side, each a picture to train
+    on; 1: the centre."""
     flip: bool = False
     """Show half of the examples mirrored. Wrong for writing and for faces that are not alike."""
     tfds_dir: str | None = None
@@ -63,6 +66,28 @@ class ConceptConfig:
     """Rows of the table; 1 is ordinary Textual Inversion."""
     num_vectors: int = 1
     """Token positions that the word takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What is said of one of many concepts; else it is as for all others."""
+
+    name: str | None = None
+    """The word's name; that of its folder if not given."""
+    initializer: str | None = None
+    """The word that its training starts from."""
+    learnable_property: Literal["object", "style"] | None = None
+    """Which templates to train with."""
+    captions: bool | None = None
+    """Take its photos' own captions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed(Given):
+    """One of many concepts in a list."""
+
+    path: str = ""
+    """Its photos: a folder of images, or `tfds:NAME/split`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +171,8 @@ class Config:
     concept: ConceptConfig = field(default_factory=ConceptConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    concepts: tuple[Listed, ...] = ()
+    """Concepts to learn at once, in place of one in `data.path`."""
     out: str | None = None
     """Folder for the results; `runs/<name>` if not given."""
 
@@ -181,6 +208,7 @@ def resolve(config: Config) -> Config:
 def check(config: Config) -> None:
     """Raises UserError for values that no run can use, before anything heavy is done."""
     at_least = {
+        "data.crops": 1,
         "concept.num_buckets": 1,
         "concept.num_vectors": 1,
         "train.steps": 1,
@@ -238,12 +266,12 @@ def check_devices(config: Config, num_slots: int, num_devices: int) -> None:
 
 
 def flatten(config: Config) -> dict[str, object]:
-    """Dotted names and values of all settings."""
+    """Dotted names and values of all settings of one concept's run."""
     flat: dict[str, object] = {}
     for name, value in dataclasses.asdict(config).items():
         if isinstance(value, dict):
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
-        else:
+        elif name != "concepts":
             flat[name] = value
     return flat
 

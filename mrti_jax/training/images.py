@@ -27,13 +27,14 @@ MAX_PIXELS = 250_000_000
 class Photo:
     """One training picture.
 
-    `sizes`, which SDXL is told of: height and width of the original picture, top and left of the
-    part that was cut out of it when it was scaled, height and width of that part, in pixels.
-    `captions`: its own ones, `{}` being the word's place; may be empty.
+    `whole`: the picture that `pixels` were cut out of, its short side S. `sizes`, which SDXL is
+    told of: height and width of the original picture, top and left of `pixels` in `whole`, height
+    and width of `pixels`. `captions`: its own ones, `{}` being the word's place; may be empty.
     """
 
     name: str
     pixels: UInt8[np.ndarray, "s s 3"]
+    whole: UInt8[np.ndarray, "h w 3"]
     sizes: tuple[int, int, int, int, int, int]
     captions: tuple[str, ...] = ()
 
@@ -119,8 +120,9 @@ def square(name: str, image: Image.Image, size: int) -> Photo:
     if scaled != image.size:
         image = image.resize(scaled, Image.Resampling.LANCZOS)
     left, top = (image.width - size) // 2, (image.height - size) // 2
-    pixels = np.array(image.crop((left, top, left + size, top + size)))
-    return Photo(name, pixels, (*original, top, left, size, size))
+    whole = np.array(image)
+    pixels = whole[top : top + size, left : left + size]
+    return Photo(name, pixels, whole, (*original, top, left, size, size))
 
 
 def from_arrays(

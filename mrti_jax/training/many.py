@@ -1,73 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of folders, each with the photos of one concept, as the settings of a run for each."""
+"""A list of concepts, or a folder of folders of photos, as the settings of a run for each."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, replace
 
 from etils import epath
 
 from mrti_jax.errors import UserError
-from mrti_jax.training.config import SAMPLE, Config, resolve
+from mrti_jax.training.config import SAMPLE, Config, Given, Listed, resolve
 from mrti_jax.training.yaml import from_mapping, read_yaml
 
 CONCEPT_FILE = "concept.yaml"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Given:
-    """What `concept.yaml` beside the photos may say of them; else it is as for all others."""
-
-    name: str | None = None
-    initializer: str | None = None
-    learnable_property: Literal["object", "style"] | None = None
-    captions: bool | None = None
-
-
 def resolve_all(config: Config) -> list[Config]:
-    """The settings of each concept's run: one, or as many as `data.path` has folders.
+    """The settings of each concept's run: one, or those in the list `concepts`, or as many as
+    `data.path` has folders.
 
-    A concept's name is its folder's and its results go to `<out>/<name>` (`out` is "runs" if not
-    given), unless its `concept.yaml` has another name. Raises UserError where a name or an
+    A concept's name is its folder's, unless the list or its `concept.yaml` has another one; its
+    results go to `<out>/<name>` (`out` is "runs" if not given). Raises UserError where a name or an
     initializer is missing.
     """
-    folders = _folders(config.data.path)
-    if not folders:
+    found = _in_list(config) if config.concepts else _in_folders(config.data.path)
+    if not found:
         return [resolve(config)]
     if config.concept.name:
         raise UserError(
-            f"--concept.name {config.concept.name} is one name, but '{config.data.path}' holds "
-            f"{len(folders)} folders, which name their concepts: leave it out"
+            f"--concept.name {config.concept.name} is one name, but there are {len(found)} "
+            "concepts, with names of their own: leave it out"
         )
-    return [_resolve_one(config, folder) for folder in folders]
+    common = replace(config, concepts=())
+    return [_resolve_one(common, concept, place) for concept, place in found]
 
 
-def _folders(path: str) -> list[epath.Path]:
-    """The folders in a folder without files; none, if it has files or is none."""
+def _in_list(config: Config) -> list[tuple[Listed, str]]:
+    """Each concept, and where more can be said of it."""
+    if config.data.path != SAMPLE:
+        raise UserError(
+            f"there is a list of concepts beside data.path '{config.data.path}': leave out one"
+        )
+    for index, concept in enumerate(config.concepts):
+        if not concept.path:
+            raise UserError(f"concepts[{index}] has no path: say where its photos are")
+    return [(concept, "the list") for concept in config.concepts]
+
+
+def _in_folders(path: str) -> list[tuple[Listed, str]]:
+    """The concepts of a folder that holds folders and no files; none, if it is no such folder."""
     if path == SAMPLE or path.startswith("tfds:"):
         return []
-    folder = epath.Path(path)
-    if not folder.is_dir():
+    root = epath.Path(path)
+    if not root.is_dir():
         return []
-    inside = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    return inside if inside and all(entry.is_dir() for entry in inside) else []
+    inside = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    if not all(entry.is_dir() for entry in inside):
+        return []
+    return [
+        (Listed(**asdict(_read(folder)), path=str(folder)), str(folder / CONCEPT_FILE))
+        for folder in inside
+    ]
 
 
-def _resolve_one(config: Config, folder: epath.Path) -> Config:
+def _read(folder: epath.Path) -> Given:
     file = folder / CONCEPT_FILE
-    given = from_mapping(_Given, read_yaml(file), str(file)) if file.exists() else _Given()
-    name = given.name or folder.name
-    initializer = given.initializer or config.concept.initializer
+    return from_mapping(Given, read_yaml(file), str(file)) if file.exists() else Given()
+
+
+def _resolve_one(config: Config, concept: Listed, place: str) -> Config:
+    name = concept.name or epath.Path(concept.path).name
+    initializer = concept.initializer or config.concept.initializer
     if not initializer:
         raise UserError(
             f"<{name}> has no word to start from: say what the images show in one common word, as "
-            f"`initializer: dog` in {file} or, for all concepts, --concept.initializer dog"
+            f"`initializer: dog` in {place} or, for all concepts, --concept.initializer dog"
         )
     data = replace(
         config.data,
-        path=str(folder),
-        learnable_property=given.learnable_property or config.data.learnable_property,
-        captions=config.data.captions if given.captions is None else given.captions,
+        path=concept.path,
+        learnable_property=concept.learnable_property or config.data.learnable_property,
+        captions=config.data.captions if concept.captions is None else concept.captions,
     )
-    concept = replace(config.concept, name=name, initializer=initializer)
+    word = replace(config.concept, name=name, initializer=initializer)
     out = str(epath.Path(config.out or "runs") / name)
-    return replace(config, data=data, concept=concept, out=out)
+    return replace(config, data=data, concept=word, out=out)

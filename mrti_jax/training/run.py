@@ -22,6 +22,7 @@ from mrti_jax.parallel.mesh import fetch, place, replicated
 from mrti_jax.parallel.processes import is_writer
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import Config, flatten
+from mrti_jax.training.crops import spread
 from mrti_jax.training.fault import describe_fault
 from mrti_jax.training.folder import held, move_aside, writable
 from mrti_jax.training.latents import check_moments, encode_moments
@@ -60,6 +61,7 @@ class Run:
                 captions=data.captions if subject.captions is None else subject.captions,
             ),
             concept=replace(config.concept, name=subject.name, initializer=subject.initializer),
+            concepts=(),
             out=None if subject.out is None else os.fspath(subject.out),
         )
         self.name = subject.name
@@ -69,16 +71,18 @@ class Run:
         self._start = _initial_concept(sd, self.config)
         self._folder = None if subject.out is None else writable(epath.Path(subject.out))
         photos = read_photos(subject, size, self.config.data)
+        self._shown = np.stack([photo.pixels for photo in photos])
+        crops = [crop for photo in photos for crop in spread(photo, data.crops)]
         self._prompts = tokenize_captions(
-            photos,
+            crops,
             self.config.data.learnable_property,
             config.concept.num_vectors,
             sd.tokenizers,
             captions=self.config.data.captions,
         )
-        self._pixels = np.stack([photo.pixels for photo in photos])
-        self._photo_names = [photo.name for photo in photos]
-        self._photo_sizes = np.asarray([photo.sizes for photo in photos], np.int32)
+        self._pixels = np.stack([crop.pixels for crop in crops])
+        self._photo_names = [crop.name for crop in crops]
+        self._photo_sizes = np.asarray([crop.sizes for crop in crops], np.int32)
         self._settings = flatten(self.config) | {
             "photos": fingerprint(self._pixels),
             "captions": fingerprint(*self._prompts),
@@ -166,9 +170,7 @@ class Run:
         concept = self._concept(state)
         _warn_of_idle_rows(state, self._start)
         if self._folder is not None and self.config.train.final_grid:
-            draw_final(
-                self._sd, concept, self._pixels, self._folder, self.config, progress=progress
-            )
+            draw_final(self._sd, concept, self._shown, self._folder, self.config, progress=progress)
         return concept
 
     def finish_again(self, state: State) -> Concept:
@@ -182,7 +184,7 @@ class Run:
             "trained (--restart begins anew)"
         )
         if self.config.train.final_grid and not (self._folder / FINAL_NAME).exists():
-            draw_final(self._sd, concept, self._pixels, self._folder, self.config, progress=False)
+            draw_final(self._sd, concept, self._shown, self._folder, self.config, progress=False)
         return concept
 
     def fail(self, state: State) -> UserError:

@@ -53,14 +53,21 @@ def from_mapping(cls: type[T], values: Mapping[Any, Any], where: str, prefix: st
             inside = f" in '{prefix[:-1]}'" if prefix else ""
             hint = nearest(str(key)[:80], known) or f" Known are {', '.join(known)}."
             raise UserError(f"{where}: unknown key {brief(str(key))}{inside}.{hint}")
-        hint_type = hints[key]
-        if isinstance(hint_type, type) and dataclasses.is_dataclass(hint_type):
-            if not isinstance(value, dict):
-                raise UserError(f"{where}: '{prefix}{key}' must hold keys, not {brief(value)}")
-            arguments[key] = from_mapping(hint_type, value, where, f"{prefix}{key}.")
-        else:
-            arguments[key] = _convert(value, hint_type, f"{where}: '{prefix}{key}'")
+        arguments[key] = _build(value, hints[key], where, f"{prefix}{key}")
     return cls(**arguments)
+
+
+def _build(value: Any, hint: Any, where: str, name: str) -> Any:
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"{where}: '{name}' must be a list, not {brief(value)}")
+        item, _ = get_args(hint)
+        return tuple(_build(one, item, where, f"{name}[{i}]") for i, one in enumerate(value))
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: '{name}' must hold keys, not {brief(value)}")
+        return from_mapping(hint, value, where, f"{name}.")
+    return _convert(value, hint, f"{where}: '{name}'")
 
 
 def _convert(value: Any, hint: Any, what: str) -> Any:

@@ -197,9 +197,9 @@ def folders(tmp_path: Path, pictures: list[np.ndarray]) -> Path:
     return root
 
 
-def command(model: Path, folders: Path, out: Path, **more: Any) -> list[str]:
+def command(model: Path, path: Path | str, out: Path, **more: Any) -> list[str]:
     settings = {f"train.{key.replace('_', '-')}": value for key, value in TRAIN.items()}
-    settings |= {"model.path": model, "data.path": folders, "out": out}
+    settings |= {"model.path": model, "data.path": path, "out": out}
     settings |= {"optimizer.schedule": "constant", "optimizer.warmup-steps": 0}
     settings |= {"optimizer.learning-rate": 1e-2, "concept.num-buckets": 2} | more
     return [*(f"--{key}={value}" for key, value in settings.items()), "--train.no-final-grid"]
@@ -223,6 +223,52 @@ def test_the_command(together: Path, tiny_folder: Path, folders: Path, tmp_path:
     assert "error: <rex>: the folder" in told.err and "photos (" in told.err
 
 
+def listed(folders: Path) -> str:
+    """The same concepts, in a list; one of them from another folder, and not named as it."""
+    shutil.move(folders / "tim", folders.parent / "elsewhere")
+    places = {"tim": "elsewhere"}
+    lines = ["concepts:"]
+    for name, (initializer, learnable_property, _) in KINDS.items():
+        lines += [
+            f"  - path: {folders.parent / places[name] if name in places else folders / name}",
+            f"    initializer: {initializer}",
+            f"    learnable_property: {learnable_property}",
+            *([f"    name: {name}"] if name in places else []),
+        ]
+    return "\n".join(lines)
+
+
+def test_a_list_of_concepts(together: Path, tiny_folder: Path, folders: Path, tmp_path: Path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(listed(folders))
+    out = tmp_path / "out"
+    assert train.main([*command(tiny_folder, "sample", out), str(recipe)]) == 0
+    for name in KINDS:
+        whole = Concept.load(together / name)
+        np.testing.assert_array_equal(Concept.load(out / name).embeddings, whole.embeddings)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "message"),
+    [
+        ("concepts: 3", {}, "'concepts' must be a list, not 3"),
+        ("concepts: [3]", {}, "'concepts[0]' must hold keys, not 3"),
+        ("concepts:\n- {path: a, size: 3}", {}, "unknown key 'size' in 'concepts[0]'"),
+        ("concepts:\n- {path: a, captions: 3}", {}, "'concepts[0].captions' must be true or false"),
+        ("concepts:\n- name: rex\n  initializer: star", {}, "concepts[0] has no path"),
+        ("concepts:\n- path: a/rex", {}, "<rex> has no word to start from"),
+        ("concepts:\n- path: a/rex", {"data.path": "b"}, "beside data.path 'b': leave out one"),
+    ],
+)
+def test_bad_lists(
+    recipe: str, flags: dict[str, str], message: str, tiny_folder: Path, tmp_path: Path, capsys: Any
+):
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    given = command(tiny_folder, "sample", tmp_path / "out", **flags)
+    assert train.main([*given, str(tmp_path / "recipe.yaml")]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("yaml", "flags", "message"),
     [
@@ -231,7 +277,7 @@ def test_the_command(together: Path, tiny_folder: Path, folders: Path, tmp_path:
         ("initializer: a b", {}, "<rex>: the initializer 'a b' is 2 tokens"),
         ("initialiser: heart", {}, "unknown key 'initialiser'"),
         ("{}", {}, "<rex> has no word to start from"),
-        ("{}", {"concept.name": "rex"}, "holds 3 folders, which name their concepts"),
+        ("{}", {"concept.name": "rex"}, "is one name, but there are 3 concepts"),
     ],
 )
 def test_bad_input_is_told_before_any_work(

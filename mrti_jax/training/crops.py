@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several squares out of one photo."""
+
+import dataclasses
+
+import numpy as np
+
+from mrti_jax.training.images import Photo
+
+
+def spread(photo: Photo, number: int) -> list[Photo]:
+    """So many squares of the photo, evenly from one end of its longer side to the other.
+
+    One is the centre; fewer than `number` where the photo has fewer, as a square one has.
+    """
+    if number == 1:
+        return [photo]
+    size = len(photo.pixels)
+    height, width = (side - size for side in photo.whole.shape[:2])
+    corners = np.rint(np.linspace((0, 0), (height, width), number)).astype(int)
+    return [_cut(photo, top, left) for top, left in np.unique(corners, axis=0).tolist()]
+
+
+def _cut(photo: Photo, top: int, left: int) -> Photo:
+    size = len(photo.pixels)
+    pixels = photo.whole[top : top + size, left : left + size]
+    return dataclasses.replace(
+        photo, pixels=pixels, sizes=(*photo.sizes[:2], top, left, *photo.sizes[4:])
+    )
