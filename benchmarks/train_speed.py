@@ -15,6 +15,7 @@ from benchmarks.random_model import model_folder
 from benchmarks.report import Report
 from mrti_jax.concept import initializer_row
 from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.parallel.compiler import compile_ahead
 from mrti_jax.parallel.mesh import memory_limit
 from mrti_jax.training.config import Config, OptimizerConfig, TrainConfig
 from mrti_jax.training.images import from_arrays
@@ -91,6 +92,7 @@ def train(flags: Flags) -> list[tuple[float, float]]:
     row = np.asarray(initializer_row("red", sd.tokenizers, sd.text_encoder))
     table = np.tile(row, (config.concept.num_buckets, 1, 1))
     state, frozen = fill(initial_state(table, config.optimizer), 1, sd.mesh), frozen_params(sd)
+    compile_ahead(step, state, frozen, data)
     seconds = []
     for _ in range(flags.steps + 1):
         start = time.perf_counter(), time.process_time()

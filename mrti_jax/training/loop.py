@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError, warn
+from mrti_jax.parallel.compiler import compile_ahead
 from mrti_jax.parallel.mesh import fetch
 from mrti_jax.parallel.preemption import StopRequest, stop_requests
 from mrti_jax.training.config import TrainConfig
@@ -91,6 +92,8 @@ class _Loop:
 
     def update(self, train_step: TrainStep, frozen: dict[str, Any]) -> None:
         """One update of all slots."""
+        if self._updates == 0:
+            compile_ahead(train_step, self._state, frozen, self._data)
         self._state = train_step(self._state, frozen, self._data)
         self._updates += 1
         for run in self._active.values():

@@ -22,6 +22,7 @@ from mrti_jax.concept import bucket, splice
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.unet import UNetLevel
+from mrti_jax.parallel.compiler import compiler_options
 from mrti_jax.parallel.mesh import batch_sharded
 from mrti_jax.training.config import Config, OptimizerConfig, TrainConfig
 from mrti_jax.training.draws import draw
@@ -237,7 +238,7 @@ def _train_step(
         kept = jax.tree.map(lambda new, old: jnp.where(stay, old, new), updated, before)
         return kept | {"fault": fault}
 
-    @functools.partial(jax.jit, donate_argnames="state")
+    @functools.partial(jax.jit, donate_argnames="state", compiler_options=compiler_options(mesh))
     def train_step(state: State, frozen: dict[str, Any], data: Data) -> State:
         def add_part(total: Any, number: Int[Array, ""]) -> tuple[Any, None]:
             index = number * part + jnp.arange(part, dtype=jnp.int32)

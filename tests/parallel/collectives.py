@@ -15,39 +15,31 @@ from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.collectives import collective_bytes
 from mrti_jax.parallel.mesh import make_mesh
 from mrti_jax.training import Subject, learn_many
-from mrti_jax.training.step import make_train_step
 
 
 def main(folder: str, fsdp: int, num_concepts: int) -> None:
     sd = StableDiffusion.load(folder, mesh=make_mesh(fsdp=fsdp))
 
-    def report_instead(*arguments: Any, **options: Any) -> Any:
-        train_step: Any = make_train_step(*arguments, **options)
-
-        def report(state: Any, frozen: Any, data: Any) -> Any:
-            weights = jax.tree.leaves(frozen)
-            found = {
-                "table": state["table"].nbytes,
-                "photos": data.moments.nbytes,
-                "photos per device": data.moments.addressable_shards[0].data.nbytes,
-                "weights": sum(leaf.nbytes for leaf in weights),
-                "weights per device": sum(
-                    leaf.addressable_shards[0].data.nbytes for leaf in weights
-                ),
-                "collectives": collective_bytes(
-                    train_step.lower(state, frozen, data).compile().as_text()
-                ),
-            }
-            print(json.dumps(found))
-            sys.exit()
-
-        return report
+    def report_instead(train_step: Any, state: Any, frozen: Any, data: Any) -> None:
+        weights = jax.tree.leaves(frozen)
+        found = {
+            "table": state["table"].nbytes,
+            "photos": data.moments.nbytes,
+            "photos per device": data.moments.addressable_shards[0].data.nbytes,
+            "weights": sum(leaf.nbytes for leaf in weights),
+            "weights per device": sum(leaf.addressable_shards[0].data.nbytes for leaf in weights),
+            "collectives": collective_bytes(
+                train_step.lower(state, frozen, data).compile().as_text()
+            ),
+        }
+        print(json.dumps(found))
+        sys.exit()
 
     subjects = [
         Subject(images="sample", name=f"jane{number}", initializer="star")
         for number in range(num_concepts)
     ]
-    with mock.patch("mrti_jax.training.learning.make_train_step", report_instead):
+    with mock.patch("mrti_jax.training.loop.compile_ahead", report_instead):
         learn_many(sd, subjects)
 
 

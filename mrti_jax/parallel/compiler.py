@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How large programs are compiled, and what compiling them leaves behind."""
+
+import ctypes
+import sys
+from typing import Any
+
+from jax.sharding import Mesh
+
+
+def compiler_options(mesh: Mesh) -> dict[str, bool]:
+    """Options of `jax.jit` for the devices of the mesh.
+
+    On CPUs XLA would order a program so that as much as possible can run side by side. What a train
+    step holds at a time then doubles, and two cores take 5 % longer.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        return {}
+    return {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+
+
+def compile_ahead(program: Any, *arguments: Any) -> None:
+    """Compiles a jitted function for these arguments; calling it with such compiles nothing then.
+
+    What compiling took is given back to the system: with glibc it would stay in the process, beside
+    all that the program needs.
+    """
+    program.lower(*arguments).compile()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+        if trim is not None:
+            trim(0)
