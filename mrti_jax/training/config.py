@@ -156,7 +156,7 @@ class TrainConfig:
     """Updates between grids of pictures drawn with the concept so far; 0: none."""
     picture_steps: int = 30
     """Sampling steps of those pictures and of the last grid."""
-    picture_guidance: float = 3.0
+    picture_guidance: float = 2.0
     """Their scale of classifier-free guidance."""
     final_grid: bool = True
     """Draw the labelled grid at the end."""
