@@ -96,8 +96,8 @@ class OptimizerConfig:
 
     learning_rate: float | None = None
     """The peak, per update whatever the batch size: about how far each element moves. If not given,
-    0.42 times the root mean square of the model's token embeddings: 4e-2 for the embedded model,
-    about 6e-3 for Stable Diffusion 1.x."""
+    0.15 times the root mean square of the model's token embeddings: 1.4e-2 for the embedded model,
+    about 2e-3 for Stable Diffusion 1.x, as in the paper."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """What follows the warm-up; cosine and linear fall to 0 at the last step."""
     warmup_steps: int = 10
