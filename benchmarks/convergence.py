@@ -27,7 +27,7 @@ from mrti_jax.concept import Concept
 from mrti_jax.mini.concepts import Appearance, best_caption
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training import Config, learn, read_config
-from mrti_jax.training.rate import with_learning_rate
+from mrti_jax.training.learning_rate import with_learning_rate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def main(flags: Flags) -> None:
         f"base model: {Path(sd.name).name}, checksum {checksum(sd)}; {flags.concepts} concepts; "
         f"loss at {PER_SLOT} points in each tenth of diffusion time"
     )
-    names = [Path(path).stem for path in flags.recipes]
+    names = [Path(recipe).name.replace(".yaml", "") for recipe in flags.recipes]
     recipes = [
         with_learning_rate(_recipe(recipe, flags.every), sd.text_encoder)
         for recipe in flags.recipes

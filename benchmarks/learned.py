@@ -19,7 +19,7 @@ from mrti_jax.sample import MINI_GUIDANCE, MINI_STEPS
 from mrti_jax.sampling import generate
 from mrti_jax.training import Config, learn
 from mrti_jax.training.config import ConceptConfig, OptimizerConfig, TrainConfig
-from mrti_jax.training.rate import with_learning_rate
+from mrti_jax.training.learning_rate import with_learning_rate
 
 NUM_PHOTOS = 4
 PHOTO_SEED = 77

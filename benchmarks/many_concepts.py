@@ -13,9 +13,10 @@ import tyro
 from benchmarks.report import Report
 from mrti_jax.concept import initializer_row
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.training.config import Config, OptimizerConfig, TrainConfig
+from mrti_jax.training.config import Config, TrainConfig
 from mrti_jax.training.images import from_arrays
 from mrti_jax.training.latents import encode_moments
+from mrti_jax.training.learning_rate import with_learning_rate
 from mrti_jax.training.prompts import tokenize_captions
 from mrti_jax.training.slots import fill
 from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
@@ -41,10 +42,8 @@ class Side:
     """A compiled update of some concepts that have as many examples together."""
 
     def __init__(self, sd: StableDiffusion, flags: Flags, num_concepts: int):
-        config = Config(
-            optimizer=OptimizerConfig(learning_rate=2e-3),
-            train=TrainConfig(batch_size=flags.examples // num_concepts),
-        )
+        config = Config(train=TrainConfig(batch_size=flags.examples // num_concepts))
+        config = with_learning_rate(config, sd.text_encoder)
         shape = (NUM_PHOTOS, flags.size, flags.size, 3)
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         photos = from_arrays(list(pixels), flags.size)

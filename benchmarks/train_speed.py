@@ -17,9 +17,10 @@ from mrti_jax.concept import initializer_row
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.compiler import compile_ahead
 from mrti_jax.parallel.mesh import memory_limit
-from mrti_jax.training.config import Config, OptimizerConfig, TrainConfig
+from mrti_jax.training.config import Config, TrainConfig
 from mrti_jax.training.images import from_arrays
 from mrti_jax.training.latents import encode_moments
+from mrti_jax.training.learning_rate import with_learning_rate
 from mrti_jax.training.memory import needs_remat
 from mrti_jax.training.prompts import tokenize_captions
 from mrti_jax.training.slots import fill
@@ -75,10 +76,8 @@ def train(flags: Flags) -> list[tuple[float, float]]:
     """Wall and processor seconds of each update but the first."""
     assert flags.model is not None
     sd = StableDiffusion.load(flags.model, dtype=flags.dtype)
-    config = Config(
-        optimizer=OptimizerConfig(learning_rate=2e-3),
-        train=TrainConfig(batch_size=flags.batch_size),
-    )
+    config = Config(train=TrainConfig(batch_size=flags.batch_size))
+    config = with_learning_rate(config, sd.text_encoder)
     noise = np.random.default_rng(0).integers(0, 256, (flags.size, flags.size, 3), np.uint8)
     photos = from_arrays([noise], flags.size)
     prompts = tokenize_captions(photos, "object", 1, sd.tokenizers, captions=False)

@@ -12,7 +12,7 @@ from etils import epath
 
 from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
 from mrti_jax.errors import UserError
-from mrti_jax.training.config import Config, Listed, check, read_config
+from mrti_jax.training.config import Config, ListedConcept, check, read_config
 from mrti_jax.training.many import resolve_all
 
 PROG = "python -m mrti_jax.train"
@@ -27,7 +27,7 @@ class Flags(Config, ProcessFlags):
     """A recipe and what is to be different from it."""
 
     # A list is for a file.
-    concepts: tyro.conf.Suppress[tuple[Listed, ...]] = ()
+    concepts: tyro.conf.Suppress[tuple[ListedConcept, ...]] = ()
     restart: bool = False
     """Begin anew; the run that is in the folder is kept, under another name."""
     recipe: tyro.conf.Positional[str | None] = None

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 def compiler_options(mesh: Mesh) -> dict[str, bool]:
     """Options of `jax.jit` for the devices of the mesh.
 
-    On CPUs XLA would order a program so that as much as possible can run side by side. What a train
-    step holds at a time then doubles, and two cores take 5 % longer.
+    On CPUs XLA would order a program so that as much as possible can run side by side: a train step
+    of Stable Diffusion 1.5 at 256 px then holds half a gigabyte more, and is no faster.
     """
     if mesh.devices.flat[0].platform != "cpu":
         return {}

@@ -69,7 +69,7 @@ class ConceptConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class ConceptOverrides:
     """What is said of one of many concepts; else it is as for all others."""
 
     name: str | None = None
@@ -83,7 +83,7 @@ class Given:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listed(Given):
+class ListedConcept(ConceptOverrides):
     """One of many concepts in a list."""
 
     path: str = ""
@@ -171,7 +171,7 @@ class Config:
     concept: ConceptConfig = field(default_factory=ConceptConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    concepts: tuple[Listed, ...] = ()
+    concepts: tuple[ListedConcept, ...] = ()
     """Concepts to learn at once, in place of one in `data.path`."""
     out: str | None = None
     """Folder for the results; `runs/<name>` if not given."""

@@ -10,9 +10,9 @@ from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import memory_limit
 from mrti_jax.training.config import Config, check, check_devices
+from mrti_jax.training.learning_rate import with_learning_rate
 from mrti_jax.training.loop import Result, train
 from mrti_jax.training.memory import fitting_concepts, needs_remat
-from mrti_jax.training.rate import with_learning_rate
 from mrti_jax.training.run import Run
 from mrti_jax.training.slots import count_slots
 from mrti_jax.training.step import frozen_params, make_train_step

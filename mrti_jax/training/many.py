@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from etils import epath
 
 from mrti_jax.errors import UserError
-from mrti_jax.training.config import SAMPLE, Config, Given, Listed, resolve
+from mrti_jax.training.config import SAMPLE, ConceptOverrides, Config, ListedConcept, resolve
 from mrti_jax.training.yaml import from_mapping, read_yaml
 
 CONCEPT_FILE = "concept.yaml"
@@ -32,7 +32,7 @@ def resolve_all(config: Config) -> list[Config]:
     return [_resolve_one(common, concept, place) for concept, place in found]
 
 
-def _in_list(config: Config) -> list[tuple[Listed, str]]:
+def _in_list(config: Config) -> list[tuple[ListedConcept, str]]:
     """Each concept, and where more can be said of it."""
     if config.data.path != SAMPLE:
         raise UserError(
@@ -44,7 +44,7 @@ def _in_list(config: Config) -> list[tuple[Listed, str]]:
     return [(concept, "the list") for concept in config.concepts]
 
 
-def _in_folders(path: str) -> list[tuple[Listed, str]]:
+def _in_folders(path: str) -> list[tuple[ListedConcept, str]]:
     """The concepts of a folder that holds folders and no files; none, if it is no such folder."""
     if path == SAMPLE or path.startswith("tfds:"):
         return []
@@ -55,17 +55,21 @@ def _in_folders(path: str) -> list[tuple[Listed, str]]:
     if not all(entry.is_dir() for entry in inside):
         return []
     return [
-        (Listed(**asdict(_read(folder)), path=str(folder)), str(folder / CONCEPT_FILE))
+        (ListedConcept(**asdict(_read(folder)), path=str(folder)), str(folder / CONCEPT_FILE))
         for folder in inside
     ]
 
 
-def _read(folder: epath.Path) -> Given:
+def _read(folder: epath.Path) -> ConceptOverrides:
     file = folder / CONCEPT_FILE
-    return from_mapping(Given, read_yaml(file), str(file)) if file.exists() else Given()
+    return (
+        from_mapping(ConceptOverrides, read_yaml(file), str(file))
+        if file.exists()
+        else ConceptOverrides()
+    )
 
 
-def _resolve_one(config: Config, concept: Listed, place: str) -> Config:
+def _resolve_one(config: Config, concept: ListedConcept, place: str) -> Config:
     name = concept.name or epath.Path(concept.path).name
     initializer = concept.initializer or config.concept.initializer
     if not initializer:

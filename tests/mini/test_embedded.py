@@ -11,7 +11,7 @@ from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.stored.find import mini_folder
 from mrti_jax.sampling import generate
 from mrti_jax.training.config import Config
-from mrti_jax.training.rate import with_learning_rate
+from mrti_jax.training.learning_rate import with_learning_rate
 
 MEGABYTES = 25
 

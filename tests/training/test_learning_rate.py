@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training import learn, read_config
 from mrti_jax.training.config import Config, OptimizerConfig
-from mrti_jax.training.rate import with_learning_rate
+from mrti_jax.training.learning_rate import with_learning_rate
 
 
 def test_it_is_a_share_of_the_size_of_the_token_embeddings(tiny_xl_folder: Path):
