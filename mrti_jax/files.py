@@ -46,6 +46,21 @@ def append_line(path: epath.Path, line: str) -> None:
         raise UserError(f"can't write {path}: {reason(error)}") from error
 
 
+def to_path(path: epath.PathLike) -> epath.Path:
+    """The path on this machine or in an object store.
+
+    Raises UserError for what looks like an object store's, but is none that is known.
+    """
+    try:
+        return epath.Path(path)
+    except KeyError as error:
+        scheme = error.args[0]
+        raise UserError(
+            f"'{os.fspath(path)}' can't be reached: no store's paths start with '{scheme}'; give a "
+            "path on this machine or one such as gs://bucket/folder"
+        ) from None
+
+
 def is_regular(path: epath.Path) -> bool:
     """Whether the path is a file with an end: not a folder, a pipe or a device."""
     return path.is_file() if in_object_store(path) else os.path.isfile(path)

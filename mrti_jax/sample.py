@@ -11,6 +11,7 @@ import tyro
 
 from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
 from mrti_jax.errors import UserError
+from mrti_jax.files import to_path
 from mrti_jax.models.stored.model import SourceOptions
 
 if TYPE_CHECKING:  # at run time they wait until the flags are read: --help needs no jax
@@ -217,12 +218,11 @@ def _title(picture: "Picture") -> str:
 
 def _load_concept(path: str) -> "Concept":
     """A concept file or training folder, else the newest of a folder's Orbax checkpoints."""
-    from etils import epath
 
     from mrti_jax.concept import Concept
     from mrti_jax.concept.table import FILE_NAME
 
-    folder = epath.Path(path)
+    folder = to_path(path)
     if folder.is_dir() and not (folder / FILE_NAME).exists():
         # Here, so that drawing with a concept file needs nothing of what training needs.
         from mrti_jax.training.checkpoint import load_concept
@@ -234,10 +234,9 @@ def _load_concept(path: str) -> "Concept":
 def _read_prompts(path: str | None) -> list[str]:
     if path is None:
         return []
-    from etils import epath
 
     try:
-        lines = epath.Path(path).read_text(encoding="utf-8").splitlines()
+        lines = to_path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"the file of prompts {path} can't be read: {reason}") from error

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import tyro
-from etils import epath
 
 from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
 from mrti_jax.errors import UserError
+from mrti_jax.files import to_path
 from mrti_jax.training.config import Config, ListedConcept, check, read_config
 from mrti_jax.training.many import resolve_all
 
@@ -103,7 +103,7 @@ def _tell(run: Config) -> None:
     """What is where."""
     name, out = run.concept.name, run.out
     assert name and out  # resolve_all has seen to that
-    folder = epath.Path(out)
+    folder = to_path(out)
     print(f"learned <{name}>: {folder / 'concept.safetensors'}")
     if run.train.final_grid:
         print(f"at all resolutions: {folder / 'grid.png'}")

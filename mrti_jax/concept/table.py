@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from mrti_jax.concept.prompt import check_name
 from mrti_jax.errors import UserError
-from mrti_jax.files import is_regular, reason, write_whole
+from mrti_jax.files import is_regular, reason, to_path, write_whole
 from mrti_jax.models.text_encoder import XL_PARTS, Parts
 
 FILE_NAME = "concept.safetensors"
@@ -102,7 +102,7 @@ class Concept:
 
     def save(self, path: epath.PathLike) -> None:
         """Writes the file at `path` (in it, if a folder; may be gs://), whole or not at all."""
-        target = epath.Path(path)
+        target = to_path(path)
         metadata = self.metadata | {
             "format": FORMAT,
             "name": self.name,
@@ -121,7 +121,7 @@ class Concept:
 
         Raises UserError for a file that is missing, damaged or no concept's.
         """
-        source = epath.Path(path)
+        source = to_path(path)
         try:
             if source.is_dir():
                 source /= FILE_NAME

@@ -11,14 +11,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from mrti_jax.errors import UserError
+from mrti_jax.models.blockwise import blockwise_attention
 from mrti_jax.models.layers import linear
 from mrti_jax.parallel.mesh import batch_sharded
 
 Module = TypeVar("Module", bound=nnx.Module)
 Kind = Literal["xla", "chunked", "cudnn", "splash"]
 
-# Float32 logits of one call that "chunked" allows a device before it splits the queries.
-LOGITS_BYTES = 512 * 2**20
+# Logits that "chunked" computes at a time: on a CPU what its caches hold, elsewhere 512 MiB.
+LOGITS_OF_A_CPU = 2 * 2**20
+LOGITS = 128 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,16 +28,18 @@ class Kernel:
     """How attention is computed; the result is the same but for rounding.
 
     Attributes:
-        kind: `xla` holds all logits in memory; `chunked` is `xla` in blocks of queries where they
-            would be many; `cudnn` is NVIDIA's flash attention and `splash` the Pallas one for TPUs.
-            Both leave shapes that they can't do to `chunked`.
+        kind: `xla` holds all logits in memory; `chunked` computes them in blocks, and again for the
+            gradient; `cudnn` is NVIDIA's flash attention and `splash` the Pallas one for TPUs. Both
+            leave shapes that they can't do to `chunked`.
         mesh: the devices that share the batch.
         max_head_dim: the widest head that a flash kernel can do.
+        max_logits: how many `chunked` computes at a time on each device.
     """
 
     kind: Kind = "chunked"
     mesh: Mesh | None = None
     max_head_dim: int = 0
+    max_logits: int = LOGITS
 
     def takes(self, query: Array, key: Array, is_causal: bool) -> bool:
         """Whether the flash kernel can do [B, T, H, D] queries and [B, S, H, D] keys."""
@@ -68,7 +72,12 @@ def choose_kernel(kind: Kind | Literal["auto"], mesh: Mesh, dtype: jax.typing.DT
         )
     if kind == "cudnn":  # heads above 128 want Hopper or later
         return Kernel(kind, mesh, 256 if float(device.compute_capability) >= 9.0 else 128)
-    return Kernel(kind, mesh, 256 if kind == "splash" else 0)
+    return Kernel(
+        kind,
+        mesh,
+        256 if kind == "splash" else 0,
+        LOGITS_OF_A_CPU if device.platform == "cpu" else LOGITS,
+    )
 
 
 def with_kernel(module: Module, kernel: Kernel) -> Module:
@@ -104,7 +113,8 @@ def attend(
     elif kernel.kind == "xla" or is_causal:
         out = jax.nn.dot_product_attention(query, key, value, is_causal=is_causal)
     else:
-        out = _chunked(query, key, value, kernel)
+        devices = min(batch, kernel.mesh.size if kernel.mesh else 1)
+        out = blockwise_attention(query, key, value, kernel.max_logits * devices)
     return out.reshape(batch, length, width)
 
 
@@ -148,20 +158,6 @@ def _splash(query: Array, key: Array, value: Array, is_causal: bool, kernel: Ker
 def _block(length: int) -> int:
     """The longest block of at most 512 that divides a multiple of 128."""
     return max(block for block in range(128, 513, 128) if length % block == 0)
-
-
-def _chunked(query: Array, key: Array, value: Array, kernel: Kernel) -> Array:
-    """Blocks of queries one after the other; the gradient computes their logits again."""
-    batch, length, num_heads, _ = query.shape
-    local = -(-batch // (kernel.mesh.size if kernel.mesh else 1))
-    logits = 4 * local * num_heads * length * key.shape[1]
-    divisors = [n for n in range(1, length + 1) if length % n == 0]
-    blocks = next((n for n in divisors if logits <= n * LOGITS_BYTES), length)
-    if blocks == 1:
-        return jax.nn.dot_product_attention(query, key, value)
-    split = query.reshape(batch, blocks, length // blocks, *query.shape[2:]).swapaxes(0, 1)
-    one = jax.checkpoint(lambda part: jax.nn.dot_product_attention(part, key, value))
-    return jax.lax.map(one, split).swapaxes(0, 1).reshape(query.shape)
 
 
 class Attention(nnx.Module):

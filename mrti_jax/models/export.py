@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
+from mrti_jax.files import to_path
 from mrti_jax.models.checkpoint import save_module
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
@@ -41,10 +42,10 @@ def save_pipeline(
     Raises:
         UserError: a folder holds no tokenizer.
     """
-    target = epath.Path(folder)
+    target = to_path(folder)
     suffixes = ("", "_2")[: len(text_models)]
     for suffix, source, model in zip(suffixes, tokenizer_folders, text_models, strict=True):
-        _save_text_model(target, suffix, epath.Path(source), model, dtype)
+        _save_text_model(target, suffix, to_path(source), model, dtype)
 
     save_module(unet.params, target / "unet" / WEIGHTS, dtype)
     _write_json(target / "unet" / "config.json", unet_config(unet.config))

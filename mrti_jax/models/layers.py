@@ -23,7 +23,7 @@ FEW_POSITIONS = 256
 
 
 class Conv(nnx.Conv):
-    """A square 2-D convolution, as a matrix product where there are few positions."""
+    """A square 2-D convolution, as a matrix product where it is 1x1 or there are few positions."""
 
     def __init__(
         self,
@@ -52,7 +52,10 @@ class Conv(nnx.Conv):
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:  # type: ignore[override]
         height, width = ((n + 2 * self.pad - self.size) // self.stride + 1 for n in x.shape[1:3])
         positions = x.shape[0] * height * width
-        if positions > FEW_POSITIONS or self.size == 1:
+        assert self.bias is not None
+        if self.size == self.stride == 1:
+            return x @ self.kernel.get_value()[0, 0] + self.bias.get_value()
+        if positions > FEW_POSITIONS:
             return super().__call__(x)
         padded = jnp.pad(x, ((0, 0), (self.pad, self.pad), (self.pad, self.pad), (0, 0)))
         rows, columns = (
@@ -61,7 +64,6 @@ class Conv(nnx.Conv):
         )
         seen = [padded[:, row, column] for row in rows for column in columns]
         patches = jnp.concatenate(seen, axis=-1).reshape(positions, -1)
-        assert self.bias is not None
         out = patches @ self.kernel.get_value().reshape(-1, self.out_features)
         return out.reshape(x.shape[0], height, width, -1) + self.bias.get_value()
 

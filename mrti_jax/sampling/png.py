@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import re
+from pathlib import PurePosixPath
 from typing import Any
 
 from etils import epath
@@ -17,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from mrti_jax.concept import parse
 from mrti_jax.errors import UserError
-from mrti_jax.files import reason, write_whole
+from mrti_jax.files import reason, to_path, write_whole
 from mrti_jax.sampling.generate import Picture
 
 CHUNK = "mrti_jax"
@@ -51,7 +52,7 @@ def save_new(
     """
     content = io.BytesIO()
     image.save(content, "PNG", pnginfo=info)
-    target = epath.Path(folder)
+    target = to_path(folder)
     check_folder(target)
     names = itertools.chain([f"{stem}.png"], (f"{stem}-{i}.png" for i in itertools.count(2)))
     try:
@@ -65,7 +66,7 @@ def save_new(
 
 def check_folder(folder: epath.PathLike) -> None:
     """Raises UserError where a file stands in the place of a folder that is to be written to."""
-    path = epath.Path(folder)
+    path = to_path(folder)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: name a folder for the pictures")
 
@@ -73,7 +74,7 @@ def check_folder(folder: epath.PathLike) -> None:
 def read_parameters(path: epath.PathLike) -> dict[str, Any]:
     """What `save_picture` wrote into a PNG file. Raises UserError where there is no such thing."""
     try:
-        with epath.Path(path).open("rb") as file, Image.open(file, formats=["PNG"]) as image:
+        with to_path(path).open("rb") as file, Image.open(file, formats=["PNG"]) as image:
             text = image.info.get(CHUNK)
     except Exception as error:  # decoders of damaged files raise all kinds
         raise UserError(f"{path} can't be read as a PNG file: {reason(error)}") from error
@@ -95,7 +96,7 @@ def a1111_text(parameters: dict[str, Any]) -> str:
         "CFG scale": f"{parameters['guidance_scale']:g}",
         "Seed": parameters["seed"],
         "Size": f"{parameters['width']}x{parameters['height']}",
-        "Model": epath.Path(parameters["model"]).name,
+        "Model": PurePosixPath(parameters["model"]).name,
     }
     lines = [parameters["prompt"]]
     if negative:

@@ -20,7 +20,7 @@ from etils import epath
 
 from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import in_object_store, reason
+from mrti_jax.files import in_object_store, reason, to_path
 from mrti_jax.parallel.mesh import fetch
 from mrti_jax.parallel.processes import gather, is_writer
 
@@ -116,7 +116,7 @@ def load_concept(out: epath.PathLike) -> Concept:
 
     Warns of newer ones that are damaged. Raises UserError if there is none that is whole.
     """
-    folder = _absolute(epath.Path(out))
+    folder = _absolute(to_path(out))
     folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
     if not folder.is_dir() or not any(path.name.isdigit() for path in folder.iterdir()):
         raise UserError(f"'{out}' holds no checkpoint: is it a training folder?")

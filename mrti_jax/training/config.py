@@ -9,6 +9,7 @@ from typing import Any, Literal
 from etils import epath
 
 from mrti_jax.errors import UserError
+from mrti_jax.files import to_path
 from mrti_jax.models.stored.model import ModelSource
 from mrti_jax.training.yaml import from_mapping, read_yaml
 
@@ -183,7 +184,7 @@ def read_config(path: epath.PathLike) -> Config:
     Raises UserError for a missing or malformed file, an unknown key (naming the nearest known one)
     and a value of the wrong type.
     """
-    return from_mapping(Config, read_yaml(epath.Path(path)), str(path))
+    return from_mapping(Config, read_yaml(to_path(path)), str(path))
 
 
 def resolve(config: Config) -> Config:

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import is_regular
+from mrti_jax.files import is_regular, to_path
 from mrti_jax.parallel.processes import map_in_parts
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -46,7 +46,7 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
     `caption_word`, each line of `photo.txt` is a caption of `photo.png`; `<caption_word>` or `{}`
     is the word's place. Raises UserError if the folder is missing or no picture is left.
     """
-    folder = epath.Path(path)
+    folder = to_path(path)
     if not folder.exists():
         raise UserError(f"there is no folder of images '{folder}'")
     if folder.is_dir():

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from etils import epath
 
 from mrti_jax.errors import UserError
+from mrti_jax.files import to_path
 from mrti_jax.training.config import SAMPLE, ConceptOverrides, Config, ListedConcept, resolve
 from mrti_jax.training.yaml import from_mapping, read_yaml
 
@@ -48,7 +49,7 @@ def _in_folders(path: str) -> list[tuple[ListedConcept, str]]:
     """The concepts of a folder that holds folders and no files; none, if it is no such folder."""
     if path == SAMPLE or path.startswith("tfds:"):
         return []
-    root = epath.Path(path)
+    root = to_path(path)
     if not root.is_dir():
         return []
     inside = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
@@ -70,7 +71,7 @@ def _read(folder: epath.Path) -> ConceptOverrides:
 
 
 def _resolve_one(config: Config, concept: ListedConcept, place: str) -> Config:
-    name = concept.name or epath.Path(concept.path).name
+    name = concept.name or to_path(concept.path).name
     initializer = concept.initializer or config.concept.initializer
     if not initializer:
         raise UserError(
@@ -84,5 +85,5 @@ def _resolve_one(config: Config, concept: ListedConcept, place: str) -> Config:
         captions=config.data.captions if concept.captions is None else concept.captions,
     )
     word = replace(config.concept, name=name, initializer=initializer)
-    out = str(epath.Path(config.out or "runs") / name)
+    out = str(to_path(config.out or "runs") / name)
     return replace(config, data=data, concept=word, out=out)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from etils import epath
 from jaxtyping import Float32
 
 import mrti_jax
@@ -17,6 +16,7 @@ from mrti_jax.concept.prompt import check_name
 from mrti_jax.concept.table import FILE_NAME
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.errors import UserError, warn
+from mrti_jax.files import to_path
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import fetch, place, replicated
 from mrti_jax.parallel.processes import is_writer
@@ -69,7 +69,7 @@ class Run:
         self._size = size
         check_name(subject.name)
         self._start = _initial_concept(sd, self.config)
-        self._folder = None if subject.out is None else writable(epath.Path(subject.out))
+        self._folder = None if subject.out is None else writable(to_path(subject.out))
         photos = read_photos(subject, size, self.config.data)
         self._shown = np.stack([photo.pixels for photo in photos])
         crops = [crop for photo in photos for crop in spread(photo, data.crops)]

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from mrti_jax.errors import UserError, warn
+from mrti_jax.files import to_path
 from mrti_jax.training.images import Photo, decode
 
 PREFIX = "tfds:"
@@ -76,9 +77,8 @@ def _builder(name: str, data_dir: str | None) -> Any:
 
 def _prepared_folder(folder: str) -> str | None:
     """The folder with dataset_info.json: this one, or that of its newest version."""
-    from etils import epath
 
-    path = epath.Path(folder)
+    path = to_path(folder)
     if (path / "dataset_info.json").exists():
         return str(path)
     if not path.is_dir():

@@ -28,8 +28,8 @@ def primitives(jaxpr: core.Jaxpr) -> Iterator[str]:
 
 
 def test_only_what_the_text_states_reach_is_differentiated(monkeypatch: pytest.MonkeyPatch):
-    """One convolution backward for each forward: none for a weight, and none for the four below
-    the first cross-attention (the first one, those of the first residual block, the projection).
+    """One convolution backward for each forward: none for a weight, and none for the three below
+    the first cross-attention (the first one and those of the first residual block).
     """
     monkeypatch.setattr(layers, "FEW_POSITIONS", 0)
     config = unet_config("sd1")
@@ -50,4 +50,4 @@ def test_only_what_the_text_states_reach_is_differentiated(monkeypatch: pytest.M
         traced = jax.jit(function).trace(params, context)  # type: ignore[call-overload]
         return list(primitives(traced.jaxpr.jaxpr)).count("conv_general_dilated")
 
-    assert convolutions(both) == 2 * convolutions(forward) - 4
+    assert convolutions(both) == 2 * convolutions(forward) - 3

@@ -241,6 +241,7 @@ NAMES = [
     "a\\b",
     "C:\\x",
     "NUL",
+    "ftp://x",
     "/dev/null",
     "~",
     "a\0b",

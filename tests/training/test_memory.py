@@ -40,9 +40,10 @@ def test_as_many_concepts_as_fit(tiny_sd: StableDiffusion, make_config: Callable
 
 
 def test_kept_bytes_grow_with_the_picture(tiny_sd: StableDiffusion):
-    """Four times the positions keep four times as much, and attention's logits sixteen times."""
+    """Four times the positions keep four times as much, beside the prompt's keys, and nothing keeps
+    attention's logits, which are sixteen times as many."""
     ratio = kept_bytes(tiny_sd, (16, 16, 4)) / kept_bytes(tiny_sd, (8, 8, 4))
-    assert 4 < ratio < 16
+    assert 3 < ratio <= 4
 
 
 def test_remat_changes_nothing_but_rounding(

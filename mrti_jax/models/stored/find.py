@@ -6,11 +6,14 @@ import dataclasses
 from etils import epath
 
 from mrti_jax.errors import UserError
+from mrti_jax.files import to_path
 from mrti_jax.models.stored.folder import open_folder
 from mrti_jax.models.stored.hub import fetch_model, fetch_tokenizer, is_hub_id
 from mrti_jax.models.stored.model import MINI, ModelSource, StoredModel, StoredTokenizer
 from mrti_jax.models.stored.refuse import image_conditioned
 from mrti_jax.models.stored.single_file import open_file
+
+HUB_PAGES = "https://huggingface.co/"
 
 
 def open_model(source: ModelSource) -> StoredModel:
@@ -36,7 +39,10 @@ def open_model(source: ModelSource) -> StoredModel:
 
 
 def _open(source: ModelSource) -> StoredModel:
-    path = mini_folder() if source.path == MINI else epath.Path(source.path)
+    if source.path.startswith(HUB_PAGES):
+        hub_id = "/".join(source.path.removeprefix(HUB_PAGES).split("/")[:2])
+        raise UserError(f"model '{source.path}' is a web page: give its Hub id, '{hub_id}'")
+    path = mini_folder() if source.path == MINI else to_path(source.path)
     on_hub = not path.exists() and is_hub_id(source.path)
     if source.revision is not None and not on_hub:
         raise UserError(

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention block by block (Rabe & Staats 2021, arXiv 2112.05682), in plain JAX.
+
+The gradient keeps no weights of the softmax: from one sum for each query it computes them again
+(Dao et al. 2022, arXiv 2205.14135, section 3.1), which takes less time than to read them.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def blockwise_attention(
+    query: Float[Array, "b t h d"],
+    key: Float[Array, "b s h d"],
+    value: Float[Array, "b s h d"],
+    max_logits: int,
+) -> Float[Array, "b t h d"]:
+    """Scaled dot-product attention, of which no more than `max_logits` logits exist at a time.
+
+    Blocks are of heads first, then of a head's queries; one query of one head is the least.
+    """
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    batch, num_heads, length, _ = query.shape
+    blocks = -(-batch * num_heads * length * key.shape[2] // max_logits)
+    of_heads = _divisor(num_heads, blocks)
+    of_queries = _divisor(length, -(-blocks // of_heads))
+
+    def heads(query: Array, key: Array, value: Array) -> Array:
+        def queries(query: Array) -> Array:
+            return _attention(query, key, value)
+
+        return _in_blocks(queries, of_queries, 2, query)
+
+    return _in_blocks(heads, of_heads, 1, query, key, value).swapaxes(1, 2)
+
+
+def _divisor(length: int, least: int) -> int:
+    """The smallest divisor of `length` that is no less, or `length`."""
+    return next((n for n in range(least, length) if length % n == 0), length)
+
+
+def _in_blocks(function, blocks: int, axis: int, *arrays: Array) -> Array:  # type: ignore[no-untyped-def]
+    """`function` of equal parts of the arrays along `axis`, one part after the other."""
+    if blocks == 1:
+        return function(*arrays)
+
+    def split(x: Array) -> Array:
+        shape = (*x.shape[:axis], blocks, x.shape[axis] // blocks, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x.reshape(shape), axis, 0)
+
+    out = jax.lax.map(lambda parts: function(*parts), tuple(map(split, arrays)))
+    return jnp.moveaxis(out, 0, axis).reshape(arrays[0].shape)
+
+
+def _logits(
+    query: Float[Array, "b h t d"], key: Float[Array, "b h s d"]
+) -> Float[Array, "b h t s"]:
+    return _product("bhtd,bhsd->bhts", query, key) * query.shape[-1] ** -0.5
+
+
+def _product(equation: str, left: Array, right: Array) -> Array:
+    return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _attention(
+    query: Float[Array, "b h t d"], key: Float[Array, "b h s d"], value: Float[Array, "b h s d"]
+) -> Float[Array, "b h t d"]:
+    return _forward(query, key, value)[0]
+
+
+def _forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, ...]]:
+    logits = _logits(query, key)
+    largest = logits.max(axis=-1, keepdims=True)
+    weights = jnp.exp(logits - largest)
+    total = weights.sum(axis=-1, keepdims=True)
+    # Divided here, where there are fewest numbers.
+    out = _product("bhts,bhsd->bhtd", weights.astype(value.dtype), value) / total
+    out = out.astype(query.dtype)
+    return out, (query, key, value, out, largest + jnp.log(total))
+
+
+def _backward(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+    query, key, value, out, log_total = kept
+    weights = jnp.exp(_logits(query, key) - log_total)
+    of_value = _product("bhts,bhtd->bhsd", weights.astype(value.dtype), gradient)
+    of_weights = _product("bhtd,bhsd->bhts", gradient, value)
+    mean = _product("bhtd,bhtd->bht", gradient, out)[..., None]
+    of_logits = (weights * (of_weights - mean)).astype(query.dtype)
+    scale = query.shape[-1] ** -0.5
+    of_query = _product("bhts,bhsd->bhtd", of_logits, key) * scale
+    of_key = _product("bhts,bhtd->bhsd", of_logits, query) * scale
+    return of_query.astype(query.dtype), of_key.astype(key.dtype), of_value.astype(value.dtype)
+
+
+_attention.defvjp(_forward, _backward)
