@@ -135,8 +135,8 @@ def main(flags: Flags) -> None:
         report.table(header, rows)
     report.line()
     report.line(
-        f"target for ours: a peak of at most {MOST_MEMORY} x the loaded size, and no more of the "
-        "processor than reading and casting"
+        f"target for ours: a peak of at most {MOST_MEMORY} x the loaded size, and no more "
+        "seconds than reading and casting"
     )
     report.end(flags.out)
 

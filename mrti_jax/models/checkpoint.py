@@ -5,7 +5,9 @@ A module's attribute path is the tensor's name in the checkpoint; only the leaf 
 `scale`, `embedding` are all `weight`), and kernels are transposed (OIHW -> HWIO, out-in -> in-out).
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -24,6 +26,8 @@ from mrti_jax.parallel.mesh import weight_sharded
 
 LEAF = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 KERNEL_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
+# Threads that read: each may hold a tensor twice.
+READERS = min(8, os.cpu_count() or 1)
 
 
 def tensor_name(path: tuple[Any, ...]) -> str:
@@ -41,8 +45,8 @@ def load_module(
 ) -> Frozen:
     """Reads a module's weights straight onto the devices of `mesh`, split over its axis `fsdp`.
 
-    One tensor after the other is read and cast to the dtype that `build` asks for, so that no more
-    than one is held in the dtype of the file.
+    A few tensors at a time are read and cast to the dtype that `build` asks for, each by a thread,
+    so that no more than these are held beside the weights.
 
     Raises:
         UserError: a tensor can't be read, is missing, left over or of another shape.
@@ -51,10 +55,15 @@ def load_module(
     problems = mismatches(weights, stored.tensors)
     if problems:
         raise UserError(f"{stored.where}: {problems[0]}")
-    params = {
-        keys: _read(stored.tensors[tensor_name(keys)], keys, want, weight_sharded(mesh, want.shape))
-        for keys, want in weights
-    }
+
+    def read(keys: tuple[Any, ...], want: jax.ShapeDtypeStruct) -> jax.Array:
+        tensor = stored.tensors[tensor_name(keys)]
+        return _read(tensor, keys, want, weight_sharded(mesh, want.shape))
+
+    # Reading, casting and transposing hold no lock of Python's.
+    with ThreadPoolExecutor(READERS) as threads:
+        arrays = threads.map(read, *zip(*weights, strict=True))
+        params = dict(zip((keys for keys, _ in weights), arrays, strict=True))
     return Frozen(config, graphdef, nnx.traversals.unflatten_mapping(params))
 
 
