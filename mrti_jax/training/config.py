@@ -113,10 +113,11 @@ class OptimizerConfig:
     """Added to the root of the mean squared gradient."""
     dense: bool = False
     """Update every row at every step, as PyTorch's AdamW does: rows without an example then move by
-    their old momentum and shrink by weight decay. Without it they stand still."""
-    shared: bool = False
+    their old momentum and shrink by weight decay. Without it they stand still, or follow the shared base.
+    """
+    shared: bool = True
     """Learn a base that all rows share and an offset of each from it: every example then moves all
-    rows."""
+    rows. Without it an example moves the row of its bucket alone, as in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
