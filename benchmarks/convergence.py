@@ -10,7 +10,6 @@ of the others.
 """
 
 import dataclasses
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import tyro
 
 from benchmarks.chart import draw_chart
 from benchmarks.held_out import PER_SLOT, Grid, grid, held_out_loss
-from benchmarks.learned import checksum, chosen, concept_photos
+from benchmarks.learned import checksum, chosen, concept_photos, settings_checksum
 from benchmarks.report import Report
 from mrti_jax.commands import use_compilation_cache
 from mrti_jax.concept import Concept
@@ -131,8 +130,7 @@ def tables(
     sd: StableDiffusion, appearance: Appearance, recipe: Config, cache: Path
 ) -> dict[int, Concept]:
     """What was learned after so many examples, at each checkpoint of the recipe."""
-    settings = repr((recipe.concept, recipe.optimizer, recipe.train)).encode()
-    folder = cache / f"{appearance.name}-{checksum(sd)}-{zlib.crc32(settings):08x}"
+    folder = cache / f"{appearance.name}-{checksum(sd)}-{settings_checksum(recipe)}"
     saved = folder / "checkpoints"
     if not (saved / str(recipe.train.steps)).exists():
         learn(

@@ -76,6 +76,12 @@ def checksum(sd: StableDiffusion) -> str:
     )
 
 
+def settings_checksum(config: Config) -> str:
+    """Of the settings that a table depends on."""
+    settings = repr((config.concept, config.optimizer, config.train))
+    return f"{zlib.crc32(settings.encode()):08x}"
+
+
 def learning_config(sd: StableDiffusion, num_buckets: int, learning: Learning) -> Config:
     """The settings for a table of `num_buckets` rows, with their learning rate."""
     config = Config(
@@ -91,12 +97,12 @@ def learned(
 ) -> Concept:
     """The table of `num_buckets` rows learned from `concept_photos`, initialised by its shape.
 
-    A checksum of the weights is part of the file's name: a model trained anew is learned anew.
+    Checksums of the weights and of the settings are the file's name: a model trained anew or a
+    recipe that changed is learned anew.
     """
     config = learning_config(sd, num_buckets, learning)
-    model = f"{Path(sd.name).name}-{checksum(sd)}"
-    recipe = f"{learning.updates}x{learning.batch_size}-{config.optimizer.learning_rate:g}"
-    path = Path(learning.cache) / f"{appearance.name}-{model}-n{num_buckets}-{recipe}.safetensors"
+    name = f"{appearance.name}-{checksum(sd)}-{settings_checksum(config)}.safetensors"
+    path = Path(learning.cache) / name
     if path.exists():
         return Concept.load(path)
     concept = learn(

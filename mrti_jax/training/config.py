@@ -113,8 +113,8 @@ class OptimizerConfig:
     """Added to the root of the mean squared gradient."""
     dense: bool = False
     """Update every row at every step, as PyTorch's AdamW does: rows without an example then move by
-    their old momentum and shrink by weight decay. Without it they stand still, or follow the shared base.
-    """
+    their old momentum and shrink by weight decay. Without it nothing moves them but what is
+    shared."""
     shared: bool = True
     """Learn a base that all rows share and an offset of each from it: every example then moves all
     rows. Without it an example moves the row of its bucket alone, as in the paper."""

@@ -35,9 +35,10 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def initial_optimizer(config: OptimizerConfig, table: Float[Array, "n v d"]) -> dict[str, Any]:
-    """The optimizer's state: of each row (first axis N), and of the base, if it is shared."""
+    """The optimizer's state: of each row (first axis N), and of the base, if several share one."""
     state = {"rows": jax.vmap(_adam(config).init)(table)}
-    return state | {"base": _adam(config).init(table[0])} if config.shared else state
+    has_base = config.shared and len(table) > 1
+    return state | {"base": _adam(config).init(table[0])} if has_base else state
 
 
 def update_table(
@@ -53,7 +54,8 @@ def update_table(
     config is `dense`, which is PyTorch's AdamW on the whole table, or `shared`.
 
     `shared`: row n is base + offset n, and Adam moves base and offsets by their own gradients; the
-    base's is the sum of all rows'. Only the table is kept, since both moves are moves of it.
+    base's is the sum of all rows'. Only the table is kept, since both moves are moves of it. A
+    table of one row has no base: it would move twice.
     """
     if config.dense:
         trained = jnp.ones_like(trained)
@@ -64,7 +66,7 @@ def update_table(
     directions, rows = jax.vmap(_adam(config).update)(gradient, state["rows"])
     moves = keep(directions + config.weight_decay * table, jnp.zeros_like(table))
     new_state = {"rows": jax.tree.map(keep, rows, state["rows"])}
-    if config.shared:
+    if "base" in state:
         direction, new_state["base"] = _adam(config).update(gradient.sum(0), state["base"])
         moves += direction
     return table - learning_rate(config, steps)(step) * moves, new_state

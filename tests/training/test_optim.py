@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """AdamW on the table: rows without a gradient stand still; dense, it is PyTorch's."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -27,8 +29,13 @@ def run(config: OptimizerConfig, trained: np.ndarray, gradients: np.ndarray = GR
 
 
 def constant(**values) -> OptimizerConfig:
-    settings = {"schedule": "constant", "warmup_steps": 0, "weight_decay": 0.1} | values
+    settings = {"schedule": "constant", "warmup_steps": 0, "weight_decay": 0.1, "shared": False}
+    settings |= values
     return OptimizerConfig(**{"learning_rate": 4e-2} | settings)
+
+
+def with_base() -> OptimizerConfig:
+    return constant(weight_decay=0.0, learning_rate=0.05, shared=True)
 
 
 def test_rows_without_an_example_stand_still_to_the_bit():
@@ -58,8 +65,7 @@ def test_dense_rows_go_on_moving_by_momentum_and_decay():
 
 def test_shared_rows_are_a_base_and_an_offset_with_an_optimizer_each():
     trained = RNG.random((12, 3)) < 0.6
-    config = OptimizerConfig(schedule="constant", warmup_steps=0, learning_rate=0.05, shared=True)
-    tables = run(config, trained)
+    tables = run(with_base(), trained)
     gradients = GRADIENTS * trained[:, :, None, None]
     adam = optax.adam(0.05)
     base = alone(adam, gradients.sum(1))
@@ -70,6 +76,18 @@ def test_shared_rows_are_a_base_and_an_offset_with_an_optimizer_each():
             offset[step + 1 :] = value
         # float32, twelve updates of about 0.05
         np.testing.assert_allclose(tables[:, row], START[row] + base + offset, rtol=0, atol=2e-6)
+
+
+def test_a_single_row_has_no_base():
+    table, gradient = jnp.asarray(START[:1]), jnp.asarray(GRADIENTS[0, :1])
+    trained = jnp.ones(1, bool)
+
+    def updated(config: OptimizerConfig):
+        state = initial_optimizer(config, table)
+        return update_table(config, 1, jnp.int32(0), table, gradient, state, trained)[0]
+
+    plain = dataclasses.replace(with_base(), shared=False)
+    np.testing.assert_array_equal(updated(with_base()), updated(plain))
 
 
 def alone(adam: optax.GradientTransformation, gradients: np.ndarray) -> np.ndarray:
