@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError, warn
@@ -34,8 +35,12 @@ class Checkpoints:
     """The checkpoints of an output folder; a context manager, which waits for the last write."""
 
     def __init__(self, out: epath.Path, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self.folder = _absolute(out) / FOLDER
+        # Folders that are written at a time must not meet at the same barriers of the processes.
+        own_barriers = MultiprocessingOptions(barrier_sync_key_prefix=str(self.folder))
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, cleanup_tmp_directories=True, multiprocessing_options=own_barriers
+        )
         with _writing(self.folder):
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
 

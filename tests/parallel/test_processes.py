@@ -134,7 +134,7 @@ def test_many_concepts_in_two_processes(at_once: int, tiny_folder: Path, tmp_pat
     for processes in (1, 2):
         out = tmp_path / f"{processes}"
         command = ["mrti_jax.train", *training(tiny_folder, out, steps=3), *shared]
-        ended = launch.finish(launch.start(command, processes), timeout=600)
+        ended = launch.finish(launch.start(command, processes))
         assert [status for status, *_ in ended] == [0] * processes, ended
     for name in colours:
         one, two = (Concept.load(tmp_path / number / name) for number in ("1", "2"))
