@@ -124,7 +124,7 @@ class OptimizerConfig:
 class TrainConfig:
     """How long and how to train."""
 
-    steps: int = 400
+    steps: int = 200
     """Updates of the table."""
     batch_size: int = 8
     """Examples of one update, over all devices. Every example trains one row."""
