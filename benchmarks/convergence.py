@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 import tyro
+import yaml
+from etils import epath
 
 from benchmarks.chart import draw_chart
 from benchmarks.held_out import PER_SLOT, Grid, grid, held_out_loss
@@ -25,8 +27,9 @@ from mrti_jax.commands import use_compilation_cache
 from mrti_jax.concept import Concept
 from mrti_jax.mini.concepts import Appearance, best_caption
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.training import Config, learn, read_config
+from mrti_jax.training import Config, learn
 from mrti_jax.training.learning_rate import with_learning_rate
+from mrti_jax.training.yaml import from_mapping, read_yaml
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,11 +38,11 @@ class Flags:
     """How many of the world's concepts."""
     recipes: tuple[str, ...] = (
         "configs/paper.yaml",
-        "configs/paper.yaml@1.4e-2",
         "configs/mini.yaml",
+        "configs/mini.yaml@train.steps=400",
     )
     """Files of settings, of which those of the word, the optimizer and the training count;
-    FILE@RATE has another learning rate."""
+    FILE@SECTION.KEY=VALUE has another value of one of them."""
     every: int = 400
     """Examples between points of a curve; the recipes' batches must divide it."""
     cache: str = "runs/benchmark_curves"
@@ -153,11 +156,13 @@ def tables(
 def _recipe(named: str, every: int) -> Config:
     """What decides how a table is learned, on the embedded model, with a checkpoint for each point
     of the curve."""
-    path, _, rate = named.partition("@")
-    recipe = read_config(path)
-    if rate:
-        optimizer = dataclasses.replace(recipe.optimizer, learning_rate=float(rate))
-        recipe = dataclasses.replace(recipe, optimizer=optimizer)
+    path, _, change = named.partition("@")
+    settings = read_yaml(epath.Path(path))
+    if change:
+        key, value = change.split("=")
+        section, name = key.split(".")
+        settings[section][name] = yaml.safe_load(value)
+    recipe = from_mapping(Config, settings, path)
     if every % recipe.train.batch_size:
         raise ValueError(f"--every {every} is no multiple of {path}'s {recipe.train.batch_size}")
     train = dataclasses.replace(

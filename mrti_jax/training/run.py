@@ -258,8 +258,9 @@ def _warn_of_idle_rows(state: State, start: Concept) -> None:
         ("did not move", still),
     ):
         if len(which):
+            plural, own = ("s", "their") if len(which) > 1 else ("", "its")
             warn(
-                f"WARNING: row{'s' if len(which) > 1 else ''} {', '.join(map(str, which))} of "
-                f"<{start.name}> {kind} and learned nothing: train longer, or with a "
-                "larger batch or fewer buckets"
+                f"WARNING: row{plural} {', '.join(map(str, which))} of <{start.name}> {kind} and "
+                f"learned nothing of {own} own: train longer, or with a larger batch or fewer "
+                "buckets"
             )

@@ -74,7 +74,7 @@ def test_accumulation_and_devices_change_nothing_but_rounding(
 def test_rows_without_examples_stand_still(
     tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable
 ):
-    config = make_config(train={"steps": 1}, optimizer={"weight_decay": 0.1})
+    config = make_config(train={"steps": 1}, optimizer={"weight_decay": 0.1, "shared": False})
     state = run(tiny_sd, config, pictures)
     idle = state["examples"] == 0
     start = start_table(tiny_sd, config)
