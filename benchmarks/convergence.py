@@ -161,7 +161,7 @@ def _recipe(named: str, every: int) -> Config:
     if change:
         key, value = change.split("=")
         section, name = key.split(".")
-        settings[section][name] = yaml.safe_load(value)
+        settings.setdefault(section, {})[name] = yaml.safe_load(value)
     recipe = from_mapping(Config, settings, path)
     if every % recipe.train.batch_size:
         raise ValueError(f"--every {every} is no multiple of {path}'s {recipe.train.batch_size}")

@@ -19,6 +19,7 @@ OWN = ["--concept.name", "rex", "--concept.initializer", "heart"]
         (train.main, ["--data.path", "ftp://x/a", *OWN]),
         (train.main, ["--model.path", "ftp://x/a"]),
         (sample.main, ["a star", "--model", "ftp://x/a"]),
+        (sample.main, ["a star", "--tokenizer", "ftp://x/a"]),
         (sample.main, ["a star", "--concept", "ftp://x/a"]),
         (sample.main, ["a star", "--out", "ftp://x/a"]),
         (sample.main, ["--prompts-file", "ftp://x/a"]),

@@ -5,6 +5,8 @@ The gradient keeps no weights of the softmax: from one sum for each query it com
 (Dao et al. 2022, arXiv 2205.14135, section 3.1), which takes less time than to read them.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -40,7 +42,7 @@ def _divisor(length: int, least: int) -> int:
     return next((n for n in range(least, length) if length % n == 0), length)
 
 
-def _in_blocks(function, blocks: int, axis: int, *arrays: Array) -> Array:  # type: ignore[no-untyped-def]
+def _in_blocks(function: Callable[..., Array], blocks: int, axis: int, *arrays: Array) -> Array:
     """`function` of equal parts of the arrays along `axis`, one part after the other."""
     if blocks == 1:
         return function(*arrays)

@@ -31,7 +31,7 @@ FINAL_PROMPTS = {**PROMPTS, "object": "a photo of a {} on a white background"}
 def draw_progress(
     sd: StableDiffusion, concept: Concept, step: int, size: int, out: epath.Path, config: Config
 ) -> None:
-    """Writes `out/pictures/step_XXXXXX.png`: the word at some resolutions, always two seeds."""
+    """Writes `out/pictures/step_000100.png`: the word at some resolutions, always two seeds."""
     prompt = PROMPTS[config.data.learnable_property]
     prompts = [prompt.format(f"<{concept.name}[{value}]>") for value in RESOLUTIONS]
     pictures = generate(

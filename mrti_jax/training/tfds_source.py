@@ -77,7 +77,6 @@ def _builder(name: str, data_dir: str | None) -> Any:
 
 def _prepared_folder(folder: str) -> str | None:
     """The folder with dataset_info.json: this one, or that of its newest version."""
-
     path = to_path(folder)
     if (path / "dataset_info.json").exists():
         return str(path)

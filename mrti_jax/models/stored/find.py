@@ -70,7 +70,7 @@ def tokenizer_folder(stored: StoredTokenizer) -> epath.Path:
     Raises:
         UserError: there is none.
     """
-    folder = epath.Path(stored.where)
+    folder = to_path(stored.where)
     if folder.is_dir() or not is_hub_id(stored.where):
         return folder
     try:
