@@ -9,12 +9,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from mrti_jax.models.checkpoint import mismatches
-from mrti_jax.models.frozen import abstract
-from mrti_jax.models.memory import DTYPES, sampling_bytes, training_bytes
+from mrti_jax.models.frozen import abstract, without_weights
+from mrti_jax.models.memory import DTYPES, kept_bytes, sampling_bytes, training_bytes
 from mrti_jax.models.parts import build_part, read_part_config
 from mrti_jax.models.stored.model import StoredModel, StoredModule
-from mrti_jax.models.unet import UNetConfig
-from mrti_jax.models.vae import VAEConfig
 
 _FAMILIES = {
     768: "Stable Diffusion 1.x",
@@ -48,7 +46,7 @@ def describe(name: str, stored: StoredModel) -> list[str]:
     lines += [f"note: {note}" for note in stored.notes]
     lines += ["", *_table(modules), ""]
     lines += _problems(stored, configs)
-    lines += ["", *_memory(modules, unet, vae, side)]
+    lines += ["", *_memory(modules, configs, side)]
     return lines
 
 
@@ -79,15 +77,22 @@ def _problems(stored: StoredModel, configs: Mapping[str, Any]) -> list[str]:
 
 
 def _memory(
-    modules: Mapping[str, StoredModule], unet: UNetConfig, vae: VAEConfig, side: int
+    modules: Mapping[str, StoredModule], configs: Mapping[str, Any], side: int
 ) -> list[str]:
     parameters = {part: _parameters(module) for part, module in modules.items()}
     trained_through = sum(parameters.values()) - parameters["vae"]
+    unet, text_length = configs["unet"], configs["text_encoder"].max_position_embeddings
     rows = [("memory on the device, estimated", *DTYPES)]
     sample, train = [f"to draw a picture of {side} px"], [f"to train, an example of {side} px"]
+    build = partial(build_part, "unet", unet, jnp.float32)
+    latent_shape = (unet.sample_size, unet.sample_size, unet.in_channels)
+    kept = kept_bytes(without_weights(unet, build), latent_shape, text_length)
     for itemsize in DTYPES.values():
-        in_sample = sampling_bytes(unet, vae, sum(parameters.values()) * itemsize, itemsize)
-        in_train = training_bytes(unet, trained_through * itemsize, itemsize)
+        in_sample = sampling_bytes(
+            unet, configs["vae"], sum(parameters.values()) * itemsize, itemsize
+        )
+        # Half as much in half the precision, which needs no second trace.
+        in_train = training_bytes(kept * itemsize // DTYPES["float32"], trained_through * itemsize)
         sample.append(f"{in_sample / _GB:.1f} GB")
         train.append(f"{in_train / _GB:.1f} GB")
     rows += [tuple(sample), tuple(train)]

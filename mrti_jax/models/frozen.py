@@ -57,6 +57,12 @@ def abstract(build: Callable[[], Module]) -> tuple[nnx.GraphDef[Module], Weights
     return graphdef, [(path, var.get_value()) for path, var in nnx.to_flat_state(state)]
 
 
+def without_weights(config: Any, build: Callable[[], Module]) -> Frozen[Module]:
+    """The module of `build()` with shapes in place of its weights."""
+    graphdef, weights = abstract(build)
+    return Frozen(config, graphdef, nnx.traversals.unflatten_mapping(dict(weights)))
+
+
 def initialise(config: Any, build: Callable[[nnx.Rngs], Module], seed: int) -> Frozen[Module]:
     """A module with freshly drawn weights."""
 

@@ -1,56 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory a model needs on a device, estimated from its configs without compiling it.
+"""How much memory a model needs on a device, estimated without compiling it.
 
-An estimate, not a measurement: weights, plus the arrays that are alive at the worst moment, as if
-attention writes out its matrix and nothing is recomputed in the backward pass. Tuned attention
-needs less; programs also need working space that is not counted.
+An estimate, not a measurement: weights, plus the arrays that are alive at the worst moment, with
+attention in blocks (`models.blockwise`) and nothing else recomputed in the backward pass. A flash
+kernel needs less; programs also need working space that is not counted.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from typing import Any
 
-from mrti_jax.models.unet import UNetConfig
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from mrti_jax.models.attention import LOGITS
+from mrti_jax.models.frozen import Frozen, Params
+from mrti_jax.models.text_encoder import TextStates
+from mrti_jax.models.unet import NUM_SIZES, UNet2DConditionModel, UNetConfig
 from mrti_jax.models.vae import VAEConfig
 
-# Numbers per position and channel that a transformer block keeps for its backward pass: norms,
-# queries, keys, values and outputs of two attentions (10), the feed-forward's gated layer (12).
-_TRANSFORMER_KEEPS = 22
-# The same of a residual block: norms and convolutions, before and after each activation.
-_RESNET_KEEPS = 6
 # Whole activations alive at once where nothing is kept: input, output, shortcut, one in between.
 _ALIVE = 4
 # Softmax is in float32 whatever the dtype.
 _LOGIT_BYTES = 4
+# Of a block of attention in the backward pass: weights, their gradient, the logits' gradient.
+_LOGITS_ALIVE = 3
 # Text states with and without the prompt (classifier-free guidance).
 _GUIDED = 2
-
-
-@dataclass(frozen=True)
-class Level:
-    """A level of the U-Net: its tokens (latents), channels, heads, transformers and their depth."""
-
-    tokens: int
-    channels: int
-    heads: int
-    transformers: int
-    depth: int
-    resnets: int
-
-
-def levels(unet: UNetConfig) -> Iterator[Level]:
-    """Each level's blocks, down and up together."""
-    depths = getattr(unet, "transformer_layers_per_block", 1)
-    for i, channels in enumerate(unet.block_out_channels):
-        attends = unet.down_block_types[i].startswith("CrossAttn")
-        per_level = 2 * unet.layers_per_block + 1
-        yield Level(
-            tokens=(unet.sample_size // 2**i) ** 2,
-            channels=channels,
-            heads=unet.num_heads[i],
-            transformers=per_level if attends else 0,
-            depth=depths[i] if isinstance(depths, tuple) else depths,
-            resnets=per_level,
-        )
 
 
 def sampling_bytes(unet: UNetConfig, vae: VAEConfig, weights: int, itemsize: int) -> int:
@@ -60,15 +37,17 @@ def sampling_bytes(unet: UNetConfig, vae: VAEConfig, weights: int, itemsize: int
         weights: bytes of all weights.
         itemsize: bytes of a number.
     """
-    denoising = 0
-    for level in levels(unet):
-        attention = level.heads * level.tokens**2 if level.transformers else 0
-        activation = level.tokens * level.channels * itemsize
-        denoising = max(denoising, attention * _LOGIT_BYTES + _ALIVE * activation)
-    skips = sum(level.resnets * level.tokens * level.channels for level in levels(unet)) * itemsize
+    denoising = skips = 0
+    for level, channels in enumerate(unet.block_out_channels):
+        tokens = (unet.sample_size // 2**level) ** 2
+        activation = _GUIDED * tokens * channels * itemsize
+        logits = 0
+        if unet.down_block_types[level].startswith("CrossAttn"):
+            logits = min(_GUIDED * unet.num_heads[level] * tokens**2, LOGITS)
+        denoising = max(denoising, logits * _LOGIT_BYTES + _ALIVE * activation)
+        skips += (unet.layers_per_block + 1) * activation
     side = unet.sample_size * vae.downscale
-    decoding = decoding_bytes(vae, side, side, itemsize)
-    return weights + max(_GUIDED * (denoising + skips), decoding)
+    return weights + max(denoising + skips, decoding_bytes(vae, side, side, itemsize))
 
 
 def decoding_bytes(vae: VAEConfig, height: int, width: int, itemsize: int) -> int:
@@ -84,23 +63,57 @@ def decoding_bytes(vae: VAEConfig, height: int, width: int, itemsize: int) -> in
     return max(_ALIVE * pixels * widest * itemsize, mid_attention)
 
 
-def training_bytes(unet: UNetConfig, weights: int, itemsize: int) -> int:
-    """To train on one example at a time, at the model's size; the table itself is negligible.
+def training_bytes(kept: int, weights: int) -> int:
+    """To train on one example at a time; the table itself is negligible.
 
     Args:
+        kept: what the gradient keeps for it, see `kept_bytes`.
         weights: bytes of the weights of the text encoder and the U-Net.
-        itemsize: bytes of a number.
     """
-    kept = 0
-    for level in levels(unet):
-        blocks = level.transformers * level.depth
-        kept += blocks * level.heads * level.tokens**2
-        keeps = blocks * _TRANSFORMER_KEEPS + level.resnets * _RESNET_KEEPS
-        kept += keeps * level.tokens * level.channels
-    logits = max(
-        level.heads * level.tokens**2 if level.transformers else 0 for level in levels(unet)
-    )
-    return weights + kept * itemsize + logits * _LOGIT_BYTES
+    return weights + kept + _LOGITS_ALIVE * LOGITS * _LOGIT_BYTES
+
+
+def kept_bytes(
+    unet: Frozen[UNet2DConditionModel],
+    latent_shape: tuple[int, int, int],
+    text_length: int,
+    num_devices: int = 1,
+) -> int:
+    """Bytes that the gradient in the text states keeps on a device for one more example.
+
+    The difference between two examples on each device and one, so that weights don't count.
+
+    Args:
+        unet: with weights or with their shapes alone.
+        latent_shape: (h, w, c) of one example.
+        text_length: tokens of a prompt.
+        num_devices: that share a batch.
+    """
+
+    def kept(batch: int) -> int:
+        def gradient(
+            params: Params, latents: Array, timesteps: Array, states: TextStates, sizes: Array
+        ) -> object:
+            module = unet.bind(params)
+
+            def predict(states: TextStates) -> Array:
+                return module(latents, timesteps, states.hidden, states.pooled, sizes)
+
+            return jax.vjp(predict, states)[1]
+
+        def floats(*shape: int) -> Any:
+            return jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+
+        pooled = None if unet.config.pooled_dim is None else floats(unet.config.pooled_dim)
+        states = TextStates(floats(text_length, unet.config.cross_attention_dim), pooled)
+        leaves = jax.tree.leaves(
+            jax.eval_shape(
+                gradient, unet.params, floats(*latent_shape), floats(), states, floats(NUM_SIZES)
+            )
+        )
+        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+
+    return (kept(2 * num_devices) - kept(num_devices)) // num_devices
 
 
 DTYPES: Mapping[str, int] = {"bfloat16": 2, "float32": 4}

@@ -6,13 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh
 
 from mrti_jax.errors import UserError
 from mrti_jax.models.attention import Kernel, with_kernel
 from mrti_jax.models.clip import CLIPTextConfig
-from mrti_jax.models.frozen import Frozen, abstract
+from mrti_jax.models.frozen import Frozen, without_weights
 from mrti_jax.models.parts import TEXT_PARTS, build_part
 from mrti_jax.models.stable_diffusion import StableDiffusion, load_tokenizer
 from mrti_jax.models.stored.find import mini_folder
@@ -115,16 +114,14 @@ def shapes_only(
 
     def module(part: str, config: Any) -> Frozen:
         part_dtype = jnp.float32 if getattr(config, "force_upcast", False) else dtype
-        graphdef, weights = abstract(
-            lambda: with_kernel(build_part(part, config, part_dtype), kernel)
+        shapes = without_weights(
+            config, lambda: with_kernel(build_part(part, config, part_dtype), kernel)
         )
-        params = {
-            path: jax.ShapeDtypeStruct(
-                want.shape, want.dtype, sharding=weight_sharded(mesh, want.shape)
-            )
-            for path, want in weights
-        }
-        return Frozen(config, graphdef, nnx.traversals.unflatten_mapping(params))
+
+        def on_mesh(want: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return want.update(sharding=weight_sharded(mesh, want.shape))
+
+        return dataclasses.replace(shapes, params=jax.tree.map(on_mesh, shapes.params))
 
     # Any tokenizer: no text is read.
     tokenizer = load_tokenizer(mini_folder() / "tokenizer")

@@ -1,16 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a train step fits in the devices' memory as it is, or must compute blocks again."""
 
-import math
-
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array
-
-from mrti_jax.models.frozen import Params
+from mrti_jax.models.memory import kept_bytes
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.models.text_encoder import TextStates
-from mrti_jax.models.unet import NUM_SIZES
 from mrti_jax.parallel.mesh import bytes_on_each
 from mrti_jax.training.config import Config
 
@@ -53,38 +45,8 @@ def fitting_concepts(
     return max(1, int(examples // part))
 
 
-def kept_bytes(sd: StableDiffusion, latent_shape: tuple[int, int, int]) -> int:
-    """Bytes that the U-Net's gradient in the text states keeps for one more example.
-
-    The difference between two examples on each device and one, so that weights don't count.
-    """
-    text = sd.text_encoder.config
-
-    def kept(batch: int) -> int:
-        def gradient(
-            params: Params, latents: Array, timesteps: Array, states: TextStates, sizes: Array
-        ) -> object:
-            module = sd.unet.bind(params)
-
-            def predict(states: TextStates) -> Array:
-                return module(latents, timesteps, states.hidden, states.pooled, sizes)
-
-            return jax.vjp(predict, states)[1]
-
-        def floats(*shape: int) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
-
-        pooled = None if text.pooled_dim is None else floats(text.pooled_dim)
-        states = TextStates(floats(text.max_position_embeddings, text.hidden_size), pooled)  # type: ignore[arg-type]
-        kept = jax.eval_shape(
-            gradient, sd.unet.params, floats(*latent_shape), floats(), states, floats(NUM_SIZES)
-        )
-        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
-
-    devices = sd.mesh.size
-    return (kept(2 * devices) - kept(devices)) // devices
-
-
 def _fitting_examples(sd: StableDiffusion, latent_shape: tuple[int, int, int], limit: int) -> float:
     """On each device."""
-    return (limit - bytes_on_each(sd.params)) / (SLACK * kept_bytes(sd, latent_shape))
+    text_length = sd.text_encoder.config.max_position_embeddings
+    kept = kept_bytes(sd.unet, latent_shape, text_length, sd.mesh.size)
+    return (limit - bytes_on_each(sd.params)) / (SLACK * kept)

@@ -4,6 +4,7 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mrti_jax.models.__main__ import main
-from mrti_jax.models.memory import sampling_bytes, training_bytes
+from mrti_jax.models.frozen import without_weights
+from mrti_jax.models.memory import kept_bytes, sampling_bytes, training_bytes
+from mrti_jax.models.parts import build_part
 from mrti_jax.models.stored.find import open_model
 from mrti_jax.models.stored.model import ModelSource
 from mrti_jax.models.unet import UNetConfig
@@ -87,14 +90,18 @@ def test_folders_of_other_models(
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("itemsize", [2, 4])
-def test_memory_of_stable_diffusion_15(itemsize: int) -> None:
-    """One logit matrix of 8 heads over 4096 latents is 0.54 GB in float32, and guidance has two;
-    the five layers of that level keep 8 * 4096**2 probabilities each for the backward pass."""
-    logits = 8 * 4096**2 * 4
+@pytest.mark.parametrize(("dtype", "itemsize"), [("bfloat16", 2), ("float32", 4)])
+def test_memory_of_stable_diffusion_15(dtype: str, itemsize: int) -> None:
+    """Of the logits of 8 heads over 4096 latents and two prompts, 2 GiB in float32, half a GiB
+    exists at a time. The gradient keeps of each of the five transformer blocks at 64 x 64 latents
+    at least queries, keys, values, the output and the feed-forward's gated layer: 12 times as many
+    numbers as it has channels."""
+    block = 4 * 128 * 2**20
     drawing = sampling_bytes(SD15, VAEConfig(), 0, itemsize)
-    assert 2 * logits < drawing < 3 * logits
-    training = training_bytes(SD15, 0, itemsize)
-    kept = 5 * 8 * 4096**2 * itemsize
-    assert kept + logits < training < 2 * (kept + logits)
+    assert block < drawing < 3 * block
     assert sampling_bytes(SD15, VAEConfig(), 100, itemsize) == drawing + 100
+    unet = without_weights(SD15, partial(build_part, "unet", SD15, dtype))
+    kept = kept_bytes(unet, (64, 64, 4), 77)
+    least = 5 * 12 * 4096 * 320 * itemsize
+    assert least < kept < 5 * least
+    assert training_bytes(kept, 100) == 100 + kept + 3 * block

@@ -7,9 +7,14 @@ import jax
 import numpy as np
 import pytest
 
+from mrti_jax.models.memory import kept_bytes
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training.learning import learn
-from mrti_jax.training.memory import fitting_concepts, kept_bytes, needs_remat
+from mrti_jax.training.memory import fitting_concepts, needs_remat
+
+
+def kept(sd: StableDiffusion, latent_shape: tuple[int, int, int]) -> int:
+    return kept_bytes(sd.unet, latent_shape, 77, sd.mesh.size)
 
 
 def test_a_step_that_would_not_fit_computes_blocks_again(
@@ -18,7 +23,7 @@ def test_a_step_that_would_not_fit_computes_blocks_again(
     shape = (8, 8, 4)
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(tiny_sd.params))
     # Each of two devices has half of the 4 examples.
-    needed = weights + 2 * kept_bytes(tiny_sd, shape)
+    needed = weights + 2 * kept(tiny_sd, shape)
 
     def decided(remat: str, limit: int | None) -> bool:
         return needs_remat(tiny_sd, make_config(train={"remat": remat}), shape, limit)
@@ -30,7 +35,7 @@ def test_a_step_that_would_not_fit_computes_blocks_again(
 def test_as_many_concepts_as_fit(tiny_sd: StableDiffusion, make_config: Callable):
     shape = (8, 8, 4)
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(tiny_sd.params))
-    limit = weights + int(1.25 * 10.9 * kept_bytes(tiny_sd, shape))  # 10 examples, with the slack
+    limit = weights + int(1.25 * 10.9 * kept(tiny_sd, shape))  # 10 examples, with the slack
     config = make_config()
     # On two devices 20 examples, of which each concept has 4.
     assert fitting_concepts(tiny_sd, config, shape, limit) == 5
@@ -42,7 +47,7 @@ def test_as_many_concepts_as_fit(tiny_sd: StableDiffusion, make_config: Callable
 def test_kept_bytes_grow_with_the_picture(tiny_sd: StableDiffusion):
     """Four times the positions keep four times as much, beside the prompt's keys, and nothing keeps
     attention's logits, which are sixteen times as many."""
-    ratio = kept_bytes(tiny_sd, (16, 16, 4)) / kept_bytes(tiny_sd, (8, 8, 4))
+    ratio = kept(tiny_sd, (16, 16, 4)) / kept(tiny_sd, (8, 8, 4))
     assert 3 < ratio <= 4
 
 
