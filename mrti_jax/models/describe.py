@@ -9,10 +9,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from mrti_jax.models.checkpoint import mismatches
-from mrti_jax.models.frozen import abstract, without_weights
+from mrti_jax.models.frozen import OneKey, abstract, without_weights
 from mrti_jax.models.memory import DTYPES, kept_bytes, sampling_bytes, training_bytes
 from mrti_jax.models.parts import build_part, read_part_config
 from mrti_jax.models.stored.model import StoredModel, StoredModule
+from mrti_jax.models.unet import UNet2DConditionModel
 
 _FAMILIES = {
     768: "Stable Diffusion 1.x",
@@ -84,7 +85,7 @@ def _memory(
     unet, text_length = configs["unet"], configs["text_encoder"].max_position_embeddings
     rows = [("memory on the device, estimated", *DTYPES)]
     sample, train = [f"to draw a picture of {side} px"], [f"to train, an example of {side} px"]
-    build = partial(build_part, "unet", unet, jnp.float32)
+    build = partial(UNet2DConditionModel, unet, dtype=jnp.float32, rngs=OneKey())
     latent_shape = (unet.sample_size, unet.sample_size, unet.in_channels)
     kept = kept_bytes(without_weights(unet, build), latent_shape, text_length)
     for itemsize in DTYPES.values():
@@ -92,11 +93,17 @@ def _memory(
             unet, configs["vae"], sum(parameters.values()) * itemsize, itemsize
         )
         # Half as much in half the precision, which needs no second trace.
-        in_train = training_bytes(kept * itemsize // DTYPES["float32"], trained_through * itemsize)
-        sample.append(f"{in_sample / _GB:.1f} GB")
-        train.append(f"{in_train / _GB:.1f} GB")
+        in_train = training_bytes(
+            unet, kept * itemsize // DTYPES["float32"], trained_through * itemsize
+        )
+        sample.append(_size(in_sample))
+        train.append(_size(in_train))
     rows += [tuple(sample), tuple(train)]
     return [f"{first:34}" + "".join(f"{cell:>12}" for cell in rest) for first, *rest in rows]
+
+
+def _size(count: int) -> str:
+    return f"{count / _GB:.1f} GB" if count >= _GB else f"{count / 1e6:.0f} MB"
 
 
 def _parameters(module: StoredModule) -> int:

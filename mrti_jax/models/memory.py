@@ -39,12 +39,9 @@ def sampling_bytes(unet: UNetConfig, vae: VAEConfig, weights: int, itemsize: int
     """
     denoising = skips = 0
     for level, channels in enumerate(unet.block_out_channels):
-        tokens = (unet.sample_size // 2**level) ** 2
-        activation = _GUIDED * tokens * channels * itemsize
-        logits = 0
-        if unet.down_block_types[level].startswith("CrossAttn"):
-            logits = min(_GUIDED * unet.num_heads[level] * tokens**2, LOGITS)
-        denoising = max(denoising, logits * _LOGIT_BYTES + _ALIVE * activation)
+        activation = _GUIDED * _tokens(unet, level) * channels * itemsize
+        logits = _logit_bytes(unet, level, _GUIDED)
+        denoising = max(denoising, logits + _ALIVE * activation)
         skips += (unet.layers_per_block + 1) * activation
     side = unet.sample_size * vae.downscale
     return weights + max(denoising + skips, decoding_bytes(vae, side, side, itemsize))
@@ -63,14 +60,15 @@ def decoding_bytes(vae: VAEConfig, height: int, width: int, itemsize: int) -> in
     return max(_ALIVE * pixels * widest * itemsize, mid_attention)
 
 
-def training_bytes(kept: int, weights: int) -> int:
-    """To train on one example at a time; the table itself is negligible.
+def training_bytes(unet: UNetConfig, kept: int, weights: int) -> int:
+    """To train on one example at a time, at the model's size; the table itself is negligible.
 
     Args:
         kept: what the gradient keeps for it, see `kept_bytes`.
         weights: bytes of the weights of the text encoder and the U-Net.
     """
-    return weights + kept + _LOGITS_ALIVE * LOGITS * _LOGIT_BYTES
+    logits = max(_logit_bytes(unet, level, 1) for level in range(len(unet.block_out_channels)))
+    return weights + kept + _LOGITS_ALIVE * logits
 
 
 def kept_bytes(
@@ -114,6 +112,18 @@ def kept_bytes(
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
     return (kept(2 * num_devices) - kept(num_devices)) // num_devices
+
+
+def _tokens(unet: UNetConfig, level: int) -> int:
+    return (unet.sample_size // 2**level) ** 2
+
+
+def _logit_bytes(unet: UNetConfig, level: int, batch: int) -> int:
+    """Of the block of attention that is computed at a time; 0 at a level that has none."""
+    if not unet.down_block_types[level].startswith("CrossAttn"):
+        return 0
+    logits = batch * unet.num_heads[level] * _tokens(unet, level) ** 2
+    return min(logits, LOGITS) * _LOGIT_BYTES
 
 
 DTYPES: Mapping[str, int] = {"bfloat16": 2, "float32": 4}

@@ -104,4 +104,4 @@ def test_memory_of_stable_diffusion_15(dtype: str, itemsize: int) -> None:
     kept = kept_bytes(unet, (64, 64, 4), 77)
     least = 5 * 12 * 4096 * 320 * itemsize
     assert least < kept < 5 * least
-    assert training_bytes(kept, 100) == 100 + kept + 3 * block
+    assert training_bytes(SD15, kept, 100) == 100 + kept + 3 * block
