@@ -65,6 +65,8 @@ class Flags:
     """Examples or pictures on each chip."""
     cache: str = "runs/tpu_table"
     """Folder in which the result of each compilation is kept."""
+    cached: bool = False
+    """Report what earlier runs have compiled, and compile nothing."""
     readme: str | None = None
     """A text file whose table, between the two comments about it, is replaced by this one."""
     out: str | None = None
@@ -86,13 +88,13 @@ def main(flags: Flags) -> None:
         for name in flags.slices
         for per_chip in flags.per_chip
     ]
-    known = sum(result_file(case, flags.cache).exists() for case in cases)
-    report.line(f"of {len(cases)} programs, {known} were compiled by earlier runs")
+    known = [case for case in cases if result_file(case, flags.cache).exists()]
+    report.line(f"of {len(cases)} programs, {len(known)} were compiled by earlier runs")
     report.line()
     lines = [line(HEADER), line([":-"] * 3 + ["-:"] * (len(HEADER) - 3))]
     for text in lines:
         report.line(text)
-    for case in cases:
+    for case in known if flags.cached else cases:
         lines.append(line(row(case, kept(case, flags.cache))))
         report.line(lines[-1])
     if flags.readme is not None:
