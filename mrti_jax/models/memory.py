@@ -61,10 +61,10 @@ def decoding_bytes(vae: VAEConfig, height: int, width: int, itemsize: int) -> in
 
 
 def training_bytes(unet: UNetConfig, kept: int, weights: int) -> int:
-    """To train on one example at a time, at the model's size; the table itself is negligible.
+    """Bytes to train on one example at a time, at the model's size; the table itself is negligible.
 
     Args:
-        kept: what the gradient keeps for it, see `kept_bytes`.
+        kept: bytes that the gradient keeps for it, see `kept_bytes`.
         weights: bytes of the weights of the text encoder and the U-Net.
     """
     logits = max(_logit_bytes(unet, level, 1) for level in range(len(unet.block_out_channels)))

@@ -92,7 +92,7 @@ def test_folders_of_other_models(
 
 @pytest.mark.parametrize(("dtype", "itemsize"), [("bfloat16", 2), ("float32", 4)])
 def test_memory_of_stable_diffusion_15(dtype: str, itemsize: int) -> None:
-    """Of the logits of 8 heads over 4096 latents and two prompts, 2 GiB in float32, half a GiB
+    """Of the logits of 8 heads over 4096 latents and two prompts, 1 GiB in float32, half a GiB
     exists at a time. The gradient keeps of each of the five transformer blocks at 64 x 64 latents
     at least queries, keys, values, the output and the feed-forward's gated layer: 12 times as many
     numbers as it has channels."""
