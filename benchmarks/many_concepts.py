@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from benchmarks.report import Report
-from mrti_jax.concept import initializer_row
+from mrti_jax.concept import initial_vectors
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training.config import Config, TrainConfig
 from mrti_jax.training.images import from_arrays
@@ -47,11 +47,12 @@ class Side:
         shape = (NUM_PHOTOS, flags.size, flags.size, 3)
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         photos = from_arrays(list(pixels), flags.size)
-        prompts = tokenize_captions(photos, "object", 1, sd.tokenizers, captions=False)
+        num_vectors = config.concept.num_vectors
+        prompts = tokenize_captions(photos, "object", num_vectors, sd.tokenizers, captions=False)
         moments = encode_moments(sd.vae, pixels, sd.mesh, flip=False)
         sizes = np.asarray([photo.sizes for photo in photos], np.int32)
-        row = np.asarray(initializer_row("star", sd.tokenizers, sd.text_encoder))
-        table = np.tile(row, (config.concept.num_buckets, 1, 1))
+        vectors = initial_vectors("star", num_vectors, sd.tokenizers, sd.text_encoder)
+        table = np.tile(np.asarray(vectors), (config.concept.num_buckets, 1, 1))
 
         self._frozen = frozen_params(sd)
         self._data: Any = fill(

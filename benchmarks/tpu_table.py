@@ -153,14 +153,16 @@ def measured(model: Model, program: Program, name: str, per_chip: int) -> dict[s
     """The plan of a program, or the bytes that it would need where it does not fit."""
     from mrti_jax.parallel.aot import DoesNotFit
     from mrti_jax.planning import Target, plan_sampling, plan_training
-    from mrti_jax.training.config import Config, TrainConfig
+    from mrti_jax.training.config import ConceptConfig, Config, TrainConfig
 
     chip, chips = SLICES[name]
     target = Target(model, chip, chips, "bfloat16", "auto")
     batch_size = chips * per_chip
     try:
         if program == "train":
-            config = Config(train=TrainConfig(batch_size=batch_size))
+            config = Config(
+                concept=ConceptConfig(num_vectors=1), train=TrainConfig(batch_size=batch_size)
+            )
             return dataclasses.asdict(plan_training(target, config, None))
         return dataclasses.asdict(plan_sampling(target, None, batch_size, NUM_STEPS))
     except DoesNotFit as error:

@@ -13,11 +13,11 @@ import tyro
 from benchmarks.processes import Side, by_turns, peak_memory
 from benchmarks.random_model import model_folder
 from benchmarks.report import Report
-from mrti_jax.concept import initializer_row
+from mrti_jax.concept import initial_vectors
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.compiler import compile_ahead
 from mrti_jax.parallel.mesh import memory_limit
-from mrti_jax.training.config import Config, TrainConfig
+from mrti_jax.training.config import ConceptConfig, Config, TrainConfig
 from mrti_jax.training.images import from_arrays
 from mrti_jax.training.latents import encode_moments
 from mrti_jax.training.learning_rate import with_learning_rate
@@ -76,7 +76,9 @@ def train(flags: Flags) -> list[tuple[float, float]]:
     """Wall and processor seconds of each update but the first."""
     assert flags.model is not None
     sd = StableDiffusion.load(flags.model, dtype=flags.dtype)
-    config = Config(train=TrainConfig(batch_size=flags.batch_size))
+    config = Config(
+        concept=ConceptConfig(num_vectors=1), train=TrainConfig(batch_size=flags.batch_size)
+    )
     config = with_learning_rate(config, sd.text_encoder)
     noise = np.random.default_rng(0).integers(0, 256, (flags.size, flags.size, 3), np.uint8)
     photos = from_arrays([noise], flags.size)
@@ -88,8 +90,8 @@ def train(flags: Flags) -> list[tuple[float, float]]:
     limit = memory_limit(sd.mesh.local_devices[0])
     remat = needs_remat(sd, config, (height, width, channels // 2), limit)
     step = make_train_step(sd, config, remat=remat)
-    row = np.asarray(initializer_row("red", sd.tokenizers, sd.text_encoder))
-    table = np.tile(row, (config.concept.num_buckets, 1, 1))
+    vectors = np.asarray(initial_vectors("red", 1, sd.tokenizers, sd.text_encoder))
+    table = np.tile(vectors, (config.concept.num_buckets, 1, 1))
     state, frozen = fill(initial_state(table, config.optimizer), 1, sd.mesh), frozen_params(sd)
     compile_ahead(step, state, frozen, data)
     seconds = []

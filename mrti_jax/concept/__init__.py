@@ -10,7 +10,8 @@ from mrti_jax.concept.buckets import (
     equal_boundaries,
     resolution_to_bucket,
 )
-from mrti_jax.concept.encode import encode_prompts, initializer_row, slot_boundaries, splice
+from mrti_jax.concept.encode import encode_prompts, slot_boundaries, splice
+from mrti_jax.concept.initial import initial_vectors
 from mrti_jax.concept.prompt import Prompt, Scheme, Word, parse
 from mrti_jax.concept.schemes import read_prompt, rows, word_bucket
 from mrti_jax.concept.table import Concept, by_name
@@ -31,7 +32,7 @@ __all__ = [
     "by_name",
     "encode_prompts",
     "equal_boundaries",
-    "initializer_row",
+    "initial_vectors",
     "parse",
     "placeholder_ids",
     "read_prompt",

@@ -172,39 +172,6 @@ def splice(
     return spliced
 
 
-def initializer_row(
-    word: str, tokenizers: Sequence[CLIPTokenizer], text_encoder: Frozen[TextEncoder]
-) -> Float[Array, "d"]:
-    """The token embedding of a one-token word, float32: where training starts.
-
-    Raises UserError if the word is not exactly one token.
-    """
-    ids = [_one_token(word, tokenizer) for tokenizer in tokenizers]
-    return _embed(text_encoder.graphdef, text_encoder.params, np.asarray([ids], np.int32))
-
-
-def _one_token(word: str, tokenizer: CLIPTokenizer) -> list[int]:
-    ids = tokenizer(word, add_special_tokens=False, verbose=False)["input_ids"]
-    if not ids:
-        raise UserError(f"the initializer {word!r} is empty: give one word, such as 'dog'")
-    if len(ids) > 1:
-        tokens = tokenizer.convert_ids_to_tokens(ids)
-        shown = " + ".join(token.removesuffix("</w>") for token in tokens)
-        whole = [token.removesuffix("</w>") for token in tokens if token.endswith("</w>")]
-        advice = f"such as '{whole[-1]}'" if whole and len(whole[-1]) > 2 else "such as 'object'"
-        raise UserError(
-            f"the initializer {word!r} is {len(ids)} tokens ({shown}), it must be one: "
-            f"use a common single word {advice}"
-        )
-    return ids
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _embed(graphdef: nnx.GraphDef, params: Any, ids: Int[Array, "1 e 1"]) -> Float[Array, "d"]:
-    parts = nnx.merge(graphdef, nnx.State(params)).embed(ids)
-    return jnp.concatenate([part[0, 0].astype(jnp.float32) for part in parts])
-
-
 def _check_tokenizers(tokenizers: Sequence[CLIPTokenizer], length: int) -> None:
     for tokenizer in tokenizers:
         if tokenizer.model_max_length > length:

@@ -18,8 +18,8 @@ from mrti_jax.models.text_encoder import TextEncoder
 from mrti_jax.parallel.mesh import fetch
 from mrti_jax.training.config import Config
 
-# Of the embeddings' root mean square. With Stable Diffusion 1.x it gives the paper's 2e-3, with the
-# embedded model 1.4e-2, where three times as much is worse over six concepts together.
+# Of the embeddings' root mean square, shared by the word's vectors, which move it together. With
+# Stable Diffusion 1.x it gives the paper's 2e-3 for one vector.
 _SHARE = 0.15
 
 
@@ -28,7 +28,8 @@ def with_learning_rate(config: Config, text_encoder: Frozen[TextEncoder]) -> Con
     if config.optimizer.learning_rate is not None:
         return config
     # Two digits, so that it is the same number on every platform and number of devices.
-    rate = float(f"{_SHARE * fetch(_root_mean_square(text_encoder)):.1e}")
+    share = _SHARE / config.concept.num_vectors
+    rate = float(f"{share * fetch(_root_mean_square(text_encoder)):.1e}")
     return dataclasses.replace(
         config, optimizer=dataclasses.replace(config.optimizer, learning_rate=rate)
     )

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 import mrti_jax
-from mrti_jax.concept import Concept, equal_boundaries, initializer_row
+from mrti_jax.concept import Concept, equal_boundaries, initial_vectors
 from mrti_jax.concept.prompt import check_name
 from mrti_jax.concept.table import FILE_NAME
 from mrti_jax.diffusion import NoiseSchedule
@@ -216,13 +216,15 @@ class Run:
 
 
 def _initial_concept(sd: StableDiffusion, config: Config) -> Concept:
-    """Every row and vector starts as the initializer's token embedding."""
+    """All rows are the same at the start."""
     wanted = config.concept
     assert wanted.name is not None and wanted.initializer is not None
-    row = fetch(initializer_row(wanted.initializer, sd.tokenizers, sd.text_encoder))
+    vectors = fetch(
+        initial_vectors(wanted.initializer, wanted.num_vectors, sd.tokenizers, sd.text_encoder)
+    )
     schedule = NoiseSchedule.from_config(sd.scheduler_config)
     boundaries = equal_boundaries(wanted.num_buckets, schedule.num_train_timesteps)
-    table: Float32[np.ndarray, "n v d"] = np.tile(row, (wanted.num_buckets, wanted.num_vectors, 1))
+    table: Float32[np.ndarray, "n v d"] = np.tile(vectors, (wanted.num_buckets, 1, 1))
     return Concept(
         wanted.name,
         table,

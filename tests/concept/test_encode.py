@@ -15,7 +15,6 @@ from mrti_jax.concept import (
     by_name,
     encode,
     encode_prompts,
-    initializer_row,
     placeholder_ids,
     slot_boundaries,
     splice,
@@ -214,21 +213,3 @@ def test_splice_and_its_gradient() -> None:
     np.testing.assert_allclose(grad[1, 0], weights[1, 3] + weights[1, 4], rtol=1e-6)
     assert np.array_equal(grad[1, 1], weights[1, 0])
     assert run(embeddings.astype(jnp.bfloat16), table).dtype == jnp.bfloat16
-
-
-def test_initializer(
-    tokenizer: CLIPTokenizer,
-    text_model: Frozen[CLIPTextModel],
-    text_encoder: Frozen[TextEncoder],
-) -> None:
-    row = initializer_row("Dog", [tokenizer], text_encoder)
-    table = text_model.params["embeddings"]["token_embedding"]["embedding"]
-    assert row.dtype == jnp.float32
-    assert np.array_equal(row, table[tokenizer.convert_tokens_to_ids("dog</w>")])
-    for word, problem in (
-        ("red dog", r"2 tokens \(red \+ dog\).*such as 'dog'"),
-        ("ox", r"2 tokens \(o \+ x\).*such as 'object'"),
-        ("  ", "is empty"),
-    ):
-        with pytest.raises(UserError, match=problem):
-            initializer_row(word, [tokenizer], text_encoder)

@@ -10,7 +10,7 @@ from mrti_jax.mini.checker import read
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.stored.find import mini_folder
 from mrti_jax.sampling import generate
-from mrti_jax.training.config import Config
+from mrti_jax.training.config import ConceptConfig, Config
 from mrti_jax.training.learning_rate import with_learning_rate
 
 MEGABYTES = 25
@@ -27,8 +27,10 @@ def test_is_small() -> None:
 
 
 def test_the_learning_rate_that_it_gets(mini: StableDiffusion) -> None:
-    config = with_learning_rate(Config(), mini.text_encoder)
-    assert config.optimizer.learning_rate == 1.4e-2  # 2e-3 for embeddings of 0.095, not 0.014
+    for num_vectors, expected in ((1, 1.4e-2), (2, 7.2e-3)):
+        config = Config(concept=ConceptConfig(num_vectors=num_vectors))
+        rate = with_learning_rate(config, mini.text_encoder).optimizer.learning_rate
+        assert rate == expected  # the paper's 2e-3 for embeddings of 0.095, not 0.014
 
 
 def test_draws_the_colours_of_captions(mini: StableDiffusion) -> None:

@@ -9,14 +9,20 @@ import jax
 import numpy as np
 import pytest
 
-from mrti_jax.concept import Concept, initializer_row
+from mrti_jax.concept import Concept, initial_vectors
 from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training import learn, load_concept, read_config
 from mrti_jax.training.checkpoint import Checkpoints
+from mrti_jax.training.config import ConceptConfig
 
 WORDS = {"name": "jane", "initializer": "star"}
 FEW_ROWS = {"num_buckets": 2}
+
+
+def start_vectors(sd: StableDiffusion) -> np.ndarray:
+    vectors = initial_vectors("star", ConceptConfig.num_vectors, sd.tokenizers, sd.text_encoder)
+    return np.asarray(vectors)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -32,8 +38,8 @@ def test_a_run_trains_the_table_alone_and_writes_what_it_should(
     concept = learn(tiny_sd, photo_folder, **WORDS, out=out, config=config)
 
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, tiny_sd.params))
-    start = np.asarray(initializer_row("star", tiny_sd.tokenizers, tiny_sd.text_encoder))
-    assert concept.embeddings.shape == (2, 1, len(start))
+    start = start_vectors(tiny_sd)
+    assert concept.embeddings.shape == (2, *start.shape)
     assert (concept.embeddings != start).any(axis=(1, 2)).all()
     assert concept.metadata["steps"] == "4" and concept.metadata["initializer"] == "star"
 
@@ -49,7 +55,7 @@ def test_a_run_trains_the_table_alone_and_writes_what_it_should(
     assert sum(last["examples_per_bucket"]) == 8 and last["learning_rate"] == pytest.approx(1e-2)
     rows = concept.embeddings.reshape(2, -1)
     np.testing.assert_allclose(last["norm"], np.linalg.norm(rows, axis=1), rtol=1e-5)
-    np.testing.assert_allclose(last["drift"], np.linalg.norm(rows - start, axis=1), rtol=1e-4)
+    np.testing.assert_allclose(last["drift"], np.linalg.norm(rows - start.ravel(), axis=1), rtol=1e-4)
 
 
 def test_the_loss_falls_on_one_photo(
@@ -115,7 +121,7 @@ def test_a_row_without_an_example_is_a_loud_warning(
     config = make_config(train={"steps": 1}, optimizer={"shared": False})
     with pytest.warns(UserWarning, match=r"WARNING: rows .* had no training example") as caught:
         concept = learn(tiny_sd, pictures, **WORDS, config=config)
-    start = np.asarray(initializer_row("star", tiny_sd.tokenizers, tiny_sd.text_encoder))
+    start = start_vectors(tiny_sd)
     idle = np.flatnonzero((concept.embeddings == start).all(axis=(1, 2)))
     assert f"rows {', '.join(map(str, idle))} of <jane>" in str(caught[0].message)
 

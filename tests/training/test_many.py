@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 
 from mrti_jax import train
-from mrti_jax.concept import Concept, initializer_row
+from mrti_jax.concept import Concept, initial_vectors
 from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import make_mesh
 from mrti_jax.training import Subject, learn, learn_many, load_concept, read_config, run
 from mrti_jax.training.checkpoint import Checkpoints
-from mrti_jax.training.config import TrainConfig
+from mrti_jax.training.config import ConceptConfig, TrainConfig
 from mrti_jax.training.draws import draw
 from mrti_jax.training.slots import count_slots, fill, put, take
 from mrti_jax.training.step import initial_state
@@ -169,7 +169,8 @@ def test_a_fault_of_one_is_told_and_the_others_go_on(
             )
         return state
 
-    heart = np.asarray(initializer_row("heart", tiny_sd.tokenizers, tiny_sd.text_encoder))
+    models = tiny_sd.tokenizers, tiny_sd.text_encoder
+    heart = np.asarray(initial_vectors("heart", ConceptConfig.num_vectors, *models))
     monkeypatch.setattr(run, "initial_state", infinite_for_heart)
     with pytest.warns(UserWarning, match=r"<rex>: .* not finite at step 1.*the other concepts go"):
         jane, rex, tim = learn_many(tiny_sd, subjects(pictures, tmp_path), config=config)

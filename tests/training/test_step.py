@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrti_jax.concept import OBJECT_TEMPLATES, bucket, initializer_row
+from mrti_jax.concept import OBJECT_TEMPLATES, bucket, initial_vectors
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import make_mesh
@@ -26,8 +26,9 @@ SIZE = 16
 
 
 def start_table(sd: StableDiffusion, config: Config) -> np.ndarray:
-    row = np.asarray(initializer_row("star", sd.tokenizers, sd.text_encoder))
-    return np.tile(row, (config.concept.num_buckets, config.concept.num_vectors, 1))
+    wanted = config.concept
+    vectors = initial_vectors("star", wanted.num_vectors, sd.tokenizers, sd.text_encoder)
+    return np.tile(np.asarray(vectors), (wanted.num_buckets, 1, 1))
 
 
 def make_data(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -> Data:
