@@ -55,7 +55,8 @@ def test_a_run_trains_the_table_alone_and_writes_what_it_should(
     assert sum(last["examples_per_bucket"]) == 8 and last["learning_rate"] == pytest.approx(1e-2)
     rows = concept.embeddings.reshape(2, -1)
     np.testing.assert_allclose(last["norm"], np.linalg.norm(rows, axis=1), rtol=1e-5)
-    np.testing.assert_allclose(last["drift"], np.linalg.norm(rows - start.ravel(), axis=1), rtol=1e-4)
+    drift = np.linalg.norm(rows - start.ravel(), axis=1)
+    np.testing.assert_allclose(last["drift"], drift, rtol=1e-4)
 
 
 def test_the_loss_falls_on_one_photo(
