@@ -52,7 +52,7 @@ class Side:
         moments = encode_moments(sd.vae, pixels, sd.mesh, flip=False)
         sizes = np.asarray([photo.sizes for photo in photos], np.int32)
         vectors = initial_vectors("star", num_vectors, sd.tokenizers, sd.text_encoder)
-        table = np.tile(np.asarray(vectors), (config.concept.num_buckets, 1, 1))
+        table = np.tile(vectors, (config.concept.num_buckets, 1, 1))
 
         self._frozen = frozen_params(sd)
         self._data: Any = fill(

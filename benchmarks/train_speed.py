@@ -90,7 +90,7 @@ def train(flags: Flags) -> list[tuple[float, float]]:
     limit = memory_limit(sd.mesh.local_devices[0])
     remat = needs_remat(sd, config, (height, width, channels // 2), limit)
     step = make_train_step(sd, config, remat=remat)
-    vectors = np.asarray(initial_vectors("red", 1, sd.tokenizers, sd.text_encoder))
+    vectors = initial_vectors("red", 1, sd.tokenizers, sd.text_encoder)
     table = np.tile(vectors, (config.concept.num_buckets, 1, 1))
     state, frozen = fill(initial_state(table, config.optimizer), 1, sd.mesh), frozen_params(sd)
     compile_ahead(step, state, frozen, data)

@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vectors that training starts from."""
 
-import functools
 from collections.abc import Sequence
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float32
 from transformers import CLIPTokenizer
 
 from mrti_jax.errors import UserError
 from mrti_jax.models.frozen import Frozen
 from mrti_jax.models.text_encoder import TextEncoder
+from mrti_jax.parallel.mesh import fetch
 
 
 def initial_vectors(
@@ -22,18 +18,22 @@ def initial_vectors(
     num_vectors: int,
     tokenizers: Sequence[CLIPTokenizer],
     text_encoder: Frozen[TextEncoder],
-) -> Float[Array, "v d"]:
+) -> Float32[np.ndarray, "v d"]:
     """The token embedding of a one-token word and, after it, neutral vectors: the mean of all token
-    embeddings. float32.
+    embeddings.
 
     Raises UserError if the word is not exactly one token.
     """
-    ids = np.asarray([[_one_token(word, tokenizer) for tokenizer in tokenizers]], np.int32)
-    initializer, neutral = _embed(text_encoder.graphdef, text_encoder.params, ids)
-    return jnp.stack([initializer] + [neutral] * (num_vectors - 1))
+    ids = [_one_token(word, tokenizer) for tokenizer in tokenizers]
+    models = text_encoder.bind(text_encoder.params).models
+    # On the host, so that the mean is the same to the bit on any number of devices.
+    tables = [np.asarray(fetch(m.embeddings.token_embedding.embedding[...])) for m in models]
+    initializer = np.concatenate([table[i] for i, table in zip(ids, tables, strict=True)])
+    neutral = np.concatenate([table.mean(axis=0, dtype=np.float64) for table in tables])
+    return np.stack([initializer] + [neutral] * (num_vectors - 1)).astype(np.float32)
 
 
-def _one_token(word: str, tokenizer: CLIPTokenizer) -> list[int]:
+def _one_token(word: str, tokenizer: CLIPTokenizer) -> int:
     ids = tokenizer(word, add_special_tokens=False, verbose=False)["input_ids"]
     if not ids:
         raise UserError(f"the initializer {word!r} is empty: give one word, such as 'dog'")
@@ -46,16 +46,4 @@ def _one_token(word: str, tokenizer: CLIPTokenizer) -> list[int]:
             f"the initializer {word!r} is {len(ids)} tokens ({shown}), it must be one: "
             f"use a common single word {advice}"
         )
-    return ids
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _embed(
-    graphdef: nnx.GraphDef, params: Any, ids: Int[Array, "1 e 1"]
-) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
-    """The ids' token embedding and the vocabulary's mean, those of all text models in a row."""
-    encoder = nnx.merge(graphdef, nnx.State(params))
-    one = [part[0, 0].astype(jnp.float32) for part in encoder.embed(ids)]
-    tables = [model.embeddings.token_embedding.embedding[...] for model in encoder.models]
-    mean = [jnp.mean(table, axis=0, dtype=jnp.float32) for table in tables]
-    return jnp.concatenate(one), jnp.concatenate(mean)
+    return ids[0]

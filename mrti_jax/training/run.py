@@ -18,7 +18,7 @@ from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import to_path
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.parallel.mesh import fetch, place, replicated
+from mrti_jax.parallel.mesh import place, replicated
 from mrti_jax.parallel.processes import is_writer
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import Config, flatten
@@ -219,8 +219,8 @@ def _initial_concept(sd: StableDiffusion, config: Config) -> Concept:
     """All rows are the same at the start."""
     wanted = config.concept
     assert wanted.name is not None and wanted.initializer is not None
-    vectors = fetch(
-        initial_vectors(wanted.initializer, wanted.num_vectors, sd.tokenizers, sd.text_encoder)
+    vectors = initial_vectors(
+        wanted.initializer, wanted.num_vectors, sd.tokenizers, sd.text_encoder
     )
     schedule = NoiseSchedule.from_config(sd.scheduler_config)
     boundaries = equal_boundaries(wanted.num_buckets, schedule.num_train_timesteps)

@@ -21,8 +21,7 @@ FEW_ROWS = {"num_buckets": 2}
 
 
 def start_vectors(sd: StableDiffusion) -> np.ndarray:
-    vectors = initial_vectors("star", ConceptConfig.num_vectors, sd.tokenizers, sd.text_encoder)
-    return np.asarray(vectors)
+    return initial_vectors("star", ConceptConfig.num_vectors, sd.tokenizers, sd.text_encoder)
 
 
 def lines(folder: Path) -> list[dict]:

@@ -170,7 +170,7 @@ def test_a_fault_of_one_is_told_and_the_others_go_on(
         return state
 
     models = tiny_sd.tokenizers, tiny_sd.text_encoder
-    heart = np.asarray(initial_vectors("heart", ConceptConfig.num_vectors, *models))
+    heart = initial_vectors("heart", ConceptConfig.num_vectors, *models)
     monkeypatch.setattr(run, "initial_state", infinite_for_heart)
     with pytest.warns(UserWarning, match=r"<rex>: .* not finite at step 1.*the other concepts go"):
         jane, rex, tim = learn_many(tiny_sd, subjects(pictures, tmp_path), config=config)
