@@ -61,8 +61,8 @@ def draw_final(
     *,
     progress: bool,
 ) -> None:
-    """Writes `out/grid.png`: the photos, below them `<name[k]>` over the buckets, for two seeds."""
-    template = FINAL_PROMPTS[config.data.learnable_property].format(f"<{concept.name}[{{k}}]>")
+    """Writes `out/grid.png`: the photos, below them the word over the buckets, a row per scheme."""
+    prompt = FINAL_PROMPTS[config.data.learnable_property]
     columns = min(concept.num_buckets, MAX_COLUMNS)
     values = [str(k * concept.num_buckets // columns) for k in range(columns)]
     size = photos.shape[1]
@@ -74,10 +74,10 @@ def draw_final(
 
         drawn = sweep(
             sd,
-            template,
+            prompt.format(f"<{concept.name}[{{k}}]>"),
             [concept],
+            rows="schemes",
             values=values,
-            seeds=SEEDS,
             num_steps=config.train.picture_steps,
             guidance_scale=config.train.picture_guidance,
             height=size,
@@ -88,7 +88,9 @@ def draw_final(
         list(photos[: max(columns, 4)]),
         *([picture.image for picture in row] for row in drawn.pictures),
     ]
-    title = f"{template} - {config.train.steps} steps, k = 0 keeps everything"
+    title = (
+        f"{prompt.format(f'<{concept.name}>')} - {config.train.steps} steps, k = 0 keeps the most"
+    )
     _save(
         make_grid(cells, ["photos", *drawn.row_labels], drawn.column_labels, title),
         out / FINAL_NAME,
