@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How near a learned word draws its concept to the photos: a table of 10 rows, ordinary Textual
-Inversion (1 row, as many examples), and the best caption in words.
+Inversion (1 row, as many vectors and examples), and the best caption in words.
 
 The concepts' combinations of shape, texture and colours were kept out of the base model's training,
 and their proportions, shades, angles and periods have no words. benchmarks/distances.py defines the

@@ -82,10 +82,15 @@ def settings_checksum(config: Config) -> str:
     return f"{zlib.crc32(settings.encode()):08x}"
 
 
-def learning_config(sd: StableDiffusion, num_buckets: int, learning: Learning) -> Config:
+def learning_config(
+    sd: StableDiffusion,
+    num_buckets: int,
+    learning: Learning,
+    num_vectors: int = ConceptConfig.num_vectors,
+) -> Config:
     """The settings for a table of `num_buckets` rows, with their learning rate."""
     config = Config(
-        concept=ConceptConfig(num_buckets=num_buckets),
+        concept=ConceptConfig(num_buckets=num_buckets, num_vectors=num_vectors),
         optimizer=OptimizerConfig(learning_rate=learning.learning_rate),
         train=TrainConfig(steps=learning.updates, batch_size=learning.batch_size),
     )
@@ -93,14 +98,18 @@ def learning_config(sd: StableDiffusion, num_buckets: int, learning: Learning) -
 
 
 def learned(
-    sd: StableDiffusion, appearance: Appearance, num_buckets: int, learning: Learning
+    sd: StableDiffusion,
+    appearance: Appearance,
+    num_buckets: int,
+    learning: Learning,
+    num_vectors: int = ConceptConfig.num_vectors,
 ) -> Concept:
     """The table of `num_buckets` rows learned from `concept_photos`, initialised by its shape.
 
     Checksums of the weights and of the settings are the file's name: a model trained anew or a
     recipe that changed is learned anew.
     """
-    config = learning_config(sd, num_buckets, learning)
+    config = learning_config(sd, num_buckets, learning, num_vectors)
     name = f"{appearance.name}-{checksum(sd)}-{settings_checksum(config)}.safetensors"
     path = Path(learning.cache) / name
     if path.exists():

@@ -50,7 +50,8 @@ class Report:
 
 def machine() -> str:
     """Processor, cores, accelerator if any, and versions."""
-    parts = [_processor(), f"{len(os.sched_getaffinity(0))} cores"]
+    cores = len(os.sched_getaffinity(0))
+    parts = [_processor(), f"{cores} core{'s' if cores > 1 else ''}"]
     devices = jax.devices()
     if devices[0].platform != "cpu":
         parts.append(f"{len(devices)} x {devices[0].device_kind}")
