@@ -3,15 +3,15 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from mrti_jax.errors import UserError
 from mrti_jax.models.attention import attend
+from mrti_jax.models.config import check_divides, read_config
 from mrti_jax.models.layers import embed, linear
 from mrti_jax.models.norms import LayerNorm
 
@@ -21,7 +21,8 @@ def quick_gelu(x: Array) -> Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+Activation = Literal["quick_gelu", "gelu"]
+ACTIVATIONS: Mapping[Activation, Callable[[Array], Array]] = {
     "quick_gelu": quick_gelu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
 }
@@ -37,20 +38,21 @@ class CLIPTextConfig:
     num_hidden_layers: int = 12
     num_attention_heads: int = 8
     max_position_embeddings: int = 77
-    hidden_act: str = "quick_gelu"
+    hidden_act: Activation = "quick_gelu"
     layer_norm_eps: float = 1e-5
     projection_dim: int = 512
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> "CLIPTextConfig":
-        """From the JSON object of `config.json`; UserError for an unknown activation."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        result = cls(**{key: value for key, value in config.items() if key in known})
-        if result.hidden_act not in ACTIVATIONS:
-            raise UserError(
-                f"text_encoder/config.json: hidden_act '{result.hidden_act}' is not supported; "
-                f"known are {', '.join(ACTIVATIONS)}"
-            )
+    def from_dict(cls, config: Mapping[str, Any], where: str) -> "CLIPTextConfig":
+        """From the JSON object of `config.json`; UserError for what is not supported."""
+        result = read_config(cls, config, where=where, only={"model_type": "clip_text_model"})
+        check_divides(
+            where,
+            "num_attention_heads",
+            result.num_attention_heads,
+            "hidden_size",
+            [result.hidden_size],
+        )
         return result
 
 

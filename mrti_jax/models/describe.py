@@ -15,18 +15,13 @@ from mrti_jax.models.parts import build_part, read_part_config
 from mrti_jax.models.stored.model import StoredModel, StoredModule
 from mrti_jax.models.unet import UNet2DConditionModel
 
+# The release that a model descends from, by the width of its text states.
 _FAMILIES = {
     768: "Stable Diffusion 1.x",
     1024: "Stable Diffusion 2.x",
     2048: "Stable Diffusion XL",
 }
 _GB = 1e9
-
-
-def family(stored: StoredModel) -> str:
-    """The release that a model descends from, by the width of its text states."""
-    own = f"of its own sizes, with {len(stored.tokenizers)} text encoder(s)"
-    return _FAMILIES.get(stored.modules["unet"].config.get("cross_attention_dim", 0), own)
 
 
 def describe(name: str, stored: StoredModel) -> list[str]:
@@ -39,10 +34,12 @@ def describe(name: str, stored: StoredModel) -> list[str]:
     configs = {part: read_part_config(part, m.config) for part, m in modules.items()}
     unet, vae = configs["unet"], configs["vae"]
     side = unet.sample_size * vae.downscale
+    own_sizes = f"of its own sizes, with {len(stored.tokenizers)} text encoder(s)"
+    family = _FAMILIES.get(unet.cross_attention_dim, own_sizes)
     predicts = stored.scheduler_config.get("prediction_type", "epsilon")
     lines = [
         f"{name}: {stored.layout}",
-        f"family: {family(stored)}; predicts {predicts}; made for {side} x {side} px",
+        f"family: {family}; predicts {predicts}; made for {side} x {side} px",
     ]
     lines += [f"note: {note}" for note in stored.notes]
     lines += ["", *_table(modules), ""]

@@ -23,7 +23,7 @@ TEXT_PARTS = ("text_encoder", "text_encoder_2")
 
 def read_part_config(part: str, config: Mapping[str, Any]) -> Any:
     """The config of a part from its JSON object; UserError for what is not supported."""
-    return PARTS[part][0].from_dict(config)
+    return PARTS[part][0].from_dict(config, f"{part}/config.json")
 
 
 def build_part(part: str, config: Any, dtype: jax.typing.DTypeLike) -> nnx.Module:

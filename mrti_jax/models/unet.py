@@ -4,7 +4,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,13 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from mrti_jax.errors import UserError
-from mrti_jax.models.config import read_config
+from mrti_jax.models.config import check_divides, one_for_all, read_config
 from mrti_jax.models.layers import Downsample2D, ResnetBlock2D, Upsample2D, conv, group_norm, linear
 from mrti_jax.models.transformer import Transformer2DModel
 
 NUM_SIZES = 6
+# diffusers also takes a list for these; here all its elements must be the same.
+_ONE_FOR_ALL = {"sample_size", "layers_per_block", "cross_attention_dim"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,9 +40,9 @@ class UNetConfig:
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     flip_sin_to_cos: bool = True
-    freq_shift: int = 0
+    freq_shift: Literal[0, 1] = 0
     # SDXL: "text_time", sines and cosines for each size, and the length of the whole vector.
-    addition_embed_type: str | None = None
+    addition_embed_type: Literal["text_time"] | None = None
     addition_time_embed_dim: int | None = None
     projection_class_embeddings_input_dim: int | None = None
 
@@ -66,14 +68,17 @@ class UNetConfig:
         return value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> "UNetConfig":
+    def from_dict(cls, config: Mapping[str, Any], where: str) -> "UNetConfig":
         """From the JSON object of `config.json`; UserError for what is not supported."""
-        where = "unet/config.json"
+        given = {key: one_for_all(config[key]) for key in _ONE_FOR_ALL & config.keys()}
+        if given.get("sample_size", 0) is None:  # of XL, and of the others
+            given["sample_size"] = 128 if config.get("addition_embed_type") else 64
         result = read_config(
             cls,
-            config,
+            {**config, **given},
             where=where,
             only={
+                "_class_name": "UNet2DConditionModel",
                 "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
                 "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
                 "mid_block_type": "UNetMidBlock2DCrossAttn",
@@ -82,31 +87,54 @@ class UNetConfig:
                 "center_input_sample": False,
                 "only_cross_attention": False,
                 "dual_cross_attention": False,
+                "cross_attention_norm": None,
                 "num_attention_heads": None,
                 "reverse_transformer_layers_per_block": None,
                 "class_embed_type": None,
                 "encoder_hid_dim": None,
                 "num_class_embeds": None,
                 "resnet_time_scale_shift": "default",
+                "resnet_out_scale_factor": 1,
+                "resnet_skip_time_act": False,
+                "mid_block_scale_factor": 1,
                 "time_embedding_type": "positional",
+                "time_embedding_act_fn": None,
+                "timestep_post_act": None,
                 "time_cond_proj_dim": None,
                 "conv_in_kernel": 3,
                 "conv_out_kernel": 3,
                 "attention_type": "default",
             },
         )
-        levels = len(result.block_out_channels)
-        for key in ("down_block_types", "up_block_types", "num_heads", "depths"):
-            if len(getattr(result, key)) != levels:
+        widths = result.block_out_channels
+        for key, levels in {
+            "down_block_types": result.down_block_types,
+            "up_block_types": result.up_block_types,
+            "attention_head_dim": result.num_heads,
+            "transformer_layers_per_block": result.depths,
+        }.items():
+            if len(levels) != len(widths):
                 raise UserError(f"{where}: {key} has another length than block_out_channels")
-        kind = result.addition_embed_type
-        if kind not in (None, "text_time"):
+        check_divides(
+            where, "norm_num_groups", result.norm_num_groups, "block_out_channels", widths
+        )
+        if result.in_channels != result.out_channels:
             raise UserError(
-                f"{where}: addition_embed_type = {kind!r} is not supported (only 'text_time')"
+                f"{where}: in_channels = {result.in_channels}, but out_channels = "
+                f"{result.out_channels}"
             )
+        for width, heads in zip(widths, result.num_heads, strict=True):
+            check_divides(where, "attention_head_dim", heads, "block_out_channels", [width])
+        kind = result.addition_embed_type
         for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
             if kind and not getattr(result, key):
                 raise UserError(f"{where}: addition_embed_type is {kind!r}, but {key} is missing")
+        if result.pooled_dim is not None and result.pooled_dim <= 0:
+            raise UserError(
+                f"{where}: projection_class_embeddings_input_dim = "
+                f"{result.projection_class_embeddings_input_dim} is not more than {NUM_SIZES} "
+                f"times addition_time_embed_dim = {result.addition_time_embed_dim}"
+            )
         return result
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mrti_jax.models.attention import Attention
-from mrti_jax.models.config import read_config
+from mrti_jax.models.config import check_divides, read_config
 from mrti_jax.models.layers import Downsample2D, ResnetBlock2D, Upsample2D, conv, group_norm
 
 EPS = 1e-6
@@ -36,13 +36,14 @@ class VAEConfig:
         return 2 ** (len(self.block_out_channels) - 1)
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> "VAEConfig":
+    def from_dict(cls, config: Mapping[str, Any], where: str) -> "VAEConfig":
         """From the JSON object of `config.json`; UserError for what is not supported."""
-        return read_config(
+        result = read_config(
             cls,
             config,
-            where="vae/config.json",
+            where=where,
             only={
+                "_class_name": "AutoencoderKL",
                 "down_block_types": ["DownEncoderBlock2D"],
                 "up_block_types": ["UpDecoderBlock2D"],
                 "act_fn": "silu",
@@ -54,6 +55,11 @@ class VAEConfig:
                 "mid_block_add_attention": True,
             },
         )
+        widths = result.block_out_channels
+        check_divides(
+            where, "norm_num_groups", result.norm_num_groups, "block_out_channels", widths
+        )
+        return result
 
 
 class VAEAttention(Attention):

@@ -6,6 +6,7 @@ import re
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,7 @@ def test_refused_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path)
             {"model_index.json": {"_class_name": "StableDiffusion3Pipeline"}},
             "is Stable Diffusion 3",
         ),
+        ({"model_index.json": {"_class_name": ["a"]}}, "it holds no unet/"),
         ({"config.json": {"_class_name": "ControlNetModel"}}, "is a ControlNetModel"),
         ({"unet/config.json": {}, "text_encoder_2/config.json": {}}, "is the refiner"),
         ({"unet/config.json": {}}, "text_encoder/config.json is missing"),
@@ -80,7 +82,7 @@ def test_refused_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path)
 def test_folders_of_other_models(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-    files: dict[str, dict[str, str]],
+    files: dict[str, dict[str, Any]],
     said: str,
 ) -> None:
     for name, content in files.items():

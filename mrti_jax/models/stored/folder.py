@@ -55,11 +55,11 @@ def present(parts: tuple[str, ...], names: Collection[str]) -> list[str]:
     return [part for part in parts if part not in _OPTIONAL or part in names]
 
 
-def _what_else(folder: epath.Path, names: set[str], class_name: str | None) -> str:
+def _what_else(folder: epath.Path, names: set[str], class_name: object) -> str:
     """What a folder without a U-Net is."""
     if class_name is None and "config.json" in names:
         class_name = read_json(folder / "config.json").get("_class_name")
-    if class_name is not None:
+    if isinstance(class_name, str):
         return what_pipeline(class_name)
     files = sorted(n for n in names if n.endswith((".safetensors", ".bin", ".ckpt", ".pt")))
     if len(files) == 1:

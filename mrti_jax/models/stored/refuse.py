@@ -65,9 +65,10 @@ def what_pipeline(class_name: str) -> str:
 
 
 def image_conditioned(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> str | None:
-    """The same for a model whose U-Net takes more than latents; None if it doesn't."""
+    """The same for a model whose U-Net takes more than latents; None if it doesn't, or if its
+    configs don't tell."""
     channels, latents = unet_config.get("in_channels", 4), vae_config.get("latent_channels", 4)
-    if channels == latents:
+    if channels == latents or not (isinstance(channels, int) and isinstance(latents, int)):
         return None
     kind = _IMAGE_CONDITIONED.get(channels, "a model that needs more than a prompt")
     return f"is {kind} (its U-Net takes {channels} channels, not {latents}): use its base model"
