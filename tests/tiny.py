@@ -143,7 +143,8 @@ def save_tiny(folder: Path, kind: Kind = "sd1") -> Path:
     tokenizers = [tokenizer_folder]
     models = [random_module(text_config(kind, vocab_size), CLIPTextModel, 1)]
     if kind != "sd1":  # in 2.x the only tokenizer pads with "!", in XL the second one
-        tokenizers[kind == "xl" :] = [pads_with("!", tokenizer_folder, folder / "other_tokenizer")]
+        other = folder.with_name(f"{folder.name}_tokenizer")
+        tokenizers[kind == "xl" :] = [pads_with("!", tokenizer_folder, other)]
     if kind == "xl":
         models = [
             random_module(text_config("sd1", vocab_size, XL_WIDTH), CLIPTextModel, 1),

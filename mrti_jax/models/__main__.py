@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import tyro
 
 from mrti_jax.commands import run_command
+from mrti_jax.errors import UserError
 from mrti_jax.models.stored.model import MINI, ModelSource, SourceOptions
 
 PROG = "python -m mrti_jax.models"
 DESCRIPTION = """Tells what a model is: family, sizes, dtypes, parameters, what its U-Net predicts,
-what is missing or unused in it, and an estimate of the memory that it needs. Reads no weights."""
+what is missing, WRONG or unused in it, and an estimate of the memory that it needs. Reads no
+weights. The exit status is 2 if anything is WRONG."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +35,12 @@ def _run(flags: Flags) -> None:
     source = ModelSource(path=flags.model, **flags.options)
     # First of all: what is no model needs no JAX to be refused.
     stored = open_model(source)
-    from mrti_jax.models.describe import describe
+    from mrti_jax.models.describe import WRONG, describe
 
-    print("\n".join(describe(source.name, stored)))
+    lines = describe(source.name, stored)
+    print("\n".join(lines))
+    if any(line.startswith(WRONG) for line in lines):
+        raise UserError(f"{source.name} can't be used as it is: see the lines {WRONG.strip()}")
 
 
 if __name__ == "__main__":

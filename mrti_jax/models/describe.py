@@ -2,16 +2,21 @@
 """What a stored model is, in words: read from its headers and configs, not from its weights."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 
+from mrti_jax.diffusion.samplers import make_sampler, sampler_from_config
+from mrti_jax.diffusion.schedule import NoiseSchedule
+from mrti_jax.errors import UserError
 from mrti_jax.models.checkpoint import mismatches
 from mrti_jax.models.frozen import OneKey, abstract, without_weights
 from mrti_jax.models.memory import DTYPES, kept_bytes, sampling_bytes, training_bytes
-from mrti_jax.models.parts import build_part, read_part_config
+from mrti_jax.models.parts import build_part, check_widths, read_configs
+from mrti_jax.models.stable_diffusion import load_tokenizer
+from mrti_jax.models.stored.find import is_on_hub, tokenizer_folder
 from mrti_jax.models.stored.model import StoredModel, StoredModule
 from mrti_jax.models.unet import UNet2DConditionModel
 
@@ -22,6 +27,10 @@ _FAMILIES = {
     2048: "Stable Diffusion XL",
 }
 _GB = 1e9
+WRONG = "WRONG: "
+"""Begins a line that tells what keeps a model from being used."""
+# Tensors that are named of each part.
+_SHOWN = 3
 
 
 def describe(name: str, stored: StoredModel) -> list[str]:
@@ -31,7 +40,7 @@ def describe(name: str, stored: StoredModel) -> list[str]:
         UserError: a config asks for what is not supported.
     """
     modules = stored.modules
-    configs = {part: read_part_config(part, m.config) for part, m in modules.items()}
+    configs = read_configs(modules)
     unet, vae = configs["unet"], configs["vae"]
     side = unet.sample_size * vae.downscale
     own_sizes = f"of its own sizes, with {len(stored.tokenizers)} text encoder(s)"
@@ -42,6 +51,11 @@ def describe(name: str, stored: StoredModel) -> list[str]:
         f"family: {family}; predicts {predicts}; made for {side} x {side} px",
     ]
     lines += [f"note: {note}" for note in stored.notes]
+    lines += [
+        f"note: {part}: that of {words.where} on the Hub, which is not looked at"
+        for part, words in stored.tokenizers.items()
+        if is_on_hub(words.where)
+    ]
     lines += ["", *_table(modules), ""]
     lines += _problems(stored, configs)
     lines += ["", *_memory(modules, configs, side)]
@@ -63,15 +77,38 @@ def _table(modules: Mapping[str, StoredModule]) -> list[str]:
 
 
 def _problems(stored: StoredModel, configs: Mapping[str, Any]) -> list[str]:
-    """Tensors that are missing, misshaped or left over."""
+    """Lines on what keeps the model from being used, and on what in it is not used."""
     lines = []
     for part, module in stored.modules.items():
         _, weights = abstract(partial(build_part, part, configs[part], jnp.float32))
-        lines += [f"WRONG: {part}: {problem}" for problem in mismatches(weights, module.tensors)]
+        found = mismatches(weights, module.tensors)
+        lines += [f"{WRONG}{part}: {problem}" for problem in found[:_SHOWN]]
+        if len(found) > _SHOWN:
+            lines.append(f"{WRONG}{part}: {len(found) - _SHOWN} more such tensors")
+    lines += _refused("widths", partial(check_widths, configs))
+    lines += _refused("scheduler", partial(_check_scheduler, stored.scheduler_config))
+    for part, words in stored.tokenizers.items():
+        if not is_on_hub(words.where):
+            lines += _refused(part, partial(load_tokenizer, tokenizer_folder(words)))
     if stored.unused:
-        names = ", ".join(stored.unused[:3])
-        lines.append(f"unused: {len(stored.unused)} tensors that are no part of it: {names}")
+        names = ", ".join(stored.unused[:_SHOWN])
+        lines.append(f"unused: {len(stored.unused)} things that are no part of it: {names}")
     return lines or ["tensors: all there, none unused"]
+
+
+def _refused(what: str, check: Callable[[], object]) -> list[str]:
+    """A line with the error that a check raises; none if it raises none."""
+    try:
+        check()
+    except UserError as error:
+        return [f"{WRONG}{what}: {error}"]
+    return []
+
+
+def _check_scheduler(config: Mapping[str, Any]) -> None:
+    """Raises UserError where no picture would be drawn without a sampler's name."""
+    NoiseSchedule.from_config(config)
+    make_sampler(sampler_from_config(config), config)
 
 
 def _memory(

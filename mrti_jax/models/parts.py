@@ -7,8 +7,10 @@ from typing import Any
 import jax
 from flax import nnx
 
+from mrti_jax.errors import UserError
 from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from mrti_jax.models.frozen import OneKey
+from mrti_jax.models.stored.model import StoredModule
 from mrti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from mrti_jax.models.vae import AutoencoderKL, VAEConfig
 
@@ -24,6 +26,30 @@ TEXT_PARTS = ("text_encoder", "text_encoder_2")
 def read_part_config(part: str, config: Mapping[str, Any]) -> Any:
     """The config of a part from its JSON object; UserError for what is not supported."""
     return PARTS[part][0].from_dict(config, f"{part}/config.json")
+
+
+def read_configs(modules: Mapping[str, StoredModule]) -> dict[str, Any]:
+    """The config of each part of a stored model; UserError for what is not supported."""
+    return {part: read_part_config(part, module.config) for part, module in modules.items()}
+
+
+def check_widths(configs: Mapping[str, Any]) -> None:
+    """Raises UserError unless the U-Net takes what the text encoders give.
+
+    `configs`: of each part of a model.
+    """
+    unet = configs["unet"]
+    width = sum(configs[part].hidden_size for part in TEXT_PARTS if part in configs)
+    last = configs.get("text_encoder_2")
+    for what, given, taken in (
+        ("text states of width", width, unet.cross_attention_dim),
+        ("a pooled text of width", last and last.projection_dim, unet.pooled_dim),
+    ):
+        if given != taken:
+            raise UserError(
+                f"its U-Net takes {what} {taken or 0}, its text encoder gives {given or 0}: the "
+                "parts don't belong together, or this is no base model"
+            )
 
 
 def build_part(part: str, config: Any, dtype: jax.typing.DTypeLike) -> nnx.Module:

@@ -17,7 +17,7 @@ from mrti_jax.models.attention import Kind, choose_kernel, with_kernel
 from mrti_jax.models.checkpoint import load_module
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
-from mrti_jax.models.parts import TEXT_PARTS, build_part, read_part_config
+from mrti_jax.models.parts import TEXT_PARTS, build_part, check_widths, read_configs
 from mrti_jax.models.stored.find import open_model, tokenizer_folder
 from mrti_jax.models.stored.model import MINI, ModelSource, PredictionType
 from mrti_jax.models.text_encoder import TextEncoder, side_by_side
@@ -103,6 +103,11 @@ class StableDiffusion:
             prediction_type=prediction_type,
         )
         stored = open_model(source)
+        configs = read_configs(stored.modules)
+        try:
+            check_widths(configs)
+        except UserError as error:
+            raise UserError(f"model '{source.name}': {error}") from None
         if dtype is None:
             device = mesh.devices.flat[0] if mesh else jax.devices()[0]
             dtype = jnp.float32 if device.platform == "cpu" else jnp.bfloat16
@@ -114,7 +119,7 @@ class StableDiffusion:
         kernel = choose_kernel(attention, mesh, dtype)
 
         def module(part: str) -> Frozen:
-            config = read_part_config(part, stored.modules[part].config)
+            config = configs[part]
             part_dtype = jnp.float32 if getattr(config, "force_upcast", False) else dtype
             build = partial(build_part, part, config, part_dtype)
             return load_module(
@@ -122,7 +127,7 @@ class StableDiffusion:
             )
 
         text_parts = [part for part in TEXT_PARTS if part in stored.modules]
-        sd = cls(
+        return cls(
             source=source,
             tokenizers=tuple(
                 load_tokenizer(tokenizer_folder(words), words.pad_token)
@@ -136,22 +141,6 @@ class StableDiffusion:
             dtype=jnp.dtype(dtype),
             mesh=mesh,
         )
-        _check_widths(sd)
-        return sd
-
-
-def _check_widths(sd: StableDiffusion) -> None:
-    """Raises UserError unless the U-Net takes what the text encoder gives."""
-    text, unet = sd.text_encoder.config, sd.unet.config
-    for what, given, taken in (
-        ("text states of width", text.hidden_size, unet.cross_attention_dim),
-        ("a pooled text of width", text.pooled_dim, unet.pooled_dim),
-    ):
-        if given != taken:
-            raise UserError(
-                f"model '{sd.name}': its U-Net takes {what} {taken or 0}, its text encoder gives "
-                f"{given or 0}: the parts don't belong together, or this is no base model"
-            )
 
 
 def load_tokenizer(folder: epath.Path, pad_token: str | None = None) -> CLIPTokenizer:
@@ -159,10 +148,17 @@ def load_tokenizer(folder: epath.Path, pad_token: str | None = None) -> CLIPToke
 
     Args:
         pad_token: in place of the folder's own, if given.
+
+    Raises:
+        UserError: a file of it is missing or damaged.
     """
-    if not (folder / "vocab.json").exists() and not (folder / "tokenizer.json").exists():
-        raise UserError(f"{folder} holds no tokenizer (vocab.json and merges.txt)")
-    tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).exists()]
+    if missing and not (folder / "tokenizer.json").exists():
+        raise UserError(f"{folder} holds no tokenizer: {' and '.join(missing)} missing")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # damaged files raise anything
+        raise UserError(f"the tokenizer in {folder} can't be read: {error}") from None
     if pad_token is not None:
         tokenizer.pad_token = pad_token
     return tokenizer

@@ -4,6 +4,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,14 @@ from mrti_jax.models.vae import VAEConfig
 SD15 = UNetConfig(cross_attention_dim=768)
 
 
-def told(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    assert main(argv) == 0
+def told(capsys: pytest.CaptureFixture[str], *argv: str, status: int = 0) -> str:
+    assert main(argv) == status
     return capsys.readouterr().out
+
+
+@pytest.fixture
+def copy(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
 
 
 def test_a_whole_model(capsys: pytest.CaptureFixture[str], tiny_v_folder: Path) -> None:
@@ -39,22 +45,85 @@ def test_a_whole_model(capsys: pytest.CaptureFixture[str], tiny_v_folder: Path) 
         assert re.search(rf"^{part} +{size / 1e6:.1f} M .* float32$", text, re.MULTILINE)
 
 
-def test_what_is_wrong_with_a_model(
-    capsys: pytest.CaptureFixture[str], tiny_folder: Path, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
-    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+def test_what_is_wrong_with_a_model(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
+    path = copy / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
     tensors["extra.weight"] = np.zeros(3, np.float32)
     del tensors["conv_in.bias"]
     tensors["conv_out.bias"] = np.zeros(5, np.float16)
     save_file(tensors, path)
-    text = told(capsys, str(folder), "--prediction-type", "v_prediction")
+    text = told(capsys, str(copy), "--prediction-type", "v_prediction", status=2)
     assert "predicts v_prediction" in text
     assert "WRONG: unet: tensor 'conv_in.bias' is missing" in text
     assert "WRONG: unet: tensor 'conv_out.bias' has shape [5], but the config asks for [4]" in text
     assert "WRONG: unet: 1 tensors are not part of this module: extra.weight" in text
     assert "float32, float16" in text
+
+
+def test_no_more_than_three_lines_on_a_part(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
+    path = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    save_file({name: t for name, t in tensors.items() if "decoder" not in name}, path)
+    wrong = [line for line in told(capsys, str(copy), status=2).splitlines() if "WRONG" in line]
+    missing = sum("decoder" in name for name in tensors)
+    assert len(wrong) == 4 and wrong[3] == f"WRONG: vae: {missing - 3} more such tensors"
+
+
+def edit_json(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda f: (f / "tokenizer/merges.txt").unlink(), "tokenizer: .*: merges.txt missing"),
+        (lambda f: (f / "tokenizer/vocab.json").write_text("{"), "tokenizer: .* can't be read"),
+        (
+            lambda f: edit_json(f / "scheduler/scheduler_config.json", prediction_type="x0"),
+            "scheduler: scheduler config: prediction_type is 'x0'",
+        ),
+        (
+            lambda f: edit_json(f / "scheduler/scheduler_config.json", _class_name="X"),
+            "scheduler: scheduler config: _class_name is 'X'",
+        ),
+    ],
+    ids=["merges", "vocab", "prediction-type", "scheduler"],
+)
+def test_what_beside_the_weights_is_wrong(
+    capsys: pytest.CaptureFixture[str], copy: Path, damage: Callable[[Path], object], said: str
+) -> None:
+    damage(copy)
+    assert re.search(f"^WRONG: {said}", told(capsys, str(copy), status=2), re.MULTILINE)
+
+
+def test_a_tokenizer_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], tiny_folder: Path
+) -> None:
+    text = told(capsys, str(tiny_folder), "--tokenizer", "/nowhere/x", status=2)
+    assert "WRONG: tokenizer: /nowhere/x holds no tokenizer" in text
+
+
+def test_parts_of_different_models(
+    capsys: pytest.CaptureFixture[str], tiny_xl_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_xl_folder, tmp_path / "copy"))
+    for part in ("text_encoder_2", "tokenizer_2"):
+        shutil.rmtree(folder / part)
+    text = told(capsys, str(folder), status=2)
+    assert (
+        "WRONG: widths: its U-Net takes text states of width 56, its text encoder gives 24" in text
+    )
+
+
+def test_leftovers_are_unused(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
+    path = copy / "text_encoder" / "model.safetensors"
+    left = {"text_projection.weight": np.ones((3, 3)), "logit_scale": np.ones(())}
+    save_file(load_file(path) | left, path)
+    (copy / "safety_checker").mkdir()
+    assert (
+        "unused: 3 things that are no part of it: safety_checker/, text_encoder: logit_scale, "
+        "text_encoder: text_projection.weight" in told(capsys, str(copy))
+    )
 
 
 def test_refused_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

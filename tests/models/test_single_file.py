@@ -160,6 +160,36 @@ def test_leftovers_of_training_and_old_names(
     assert stored.notes == ()
 
 
+@pytest.mark.parametrize(
+    ("family", "encoder"), [("sd1", "cond_stage_model"), ("sdxl", "conditioner.embedders.0")]
+)
+def test_leftovers_of_clip(
+    tmp_path: Path,
+    states: dict[Family, States],
+    files: dict[Family, dict[str, Any]],
+    family: Family,
+    encoder: str,
+) -> None:
+    left = f"{encoder}.transformer.text_projection.weight"
+    extra = {left: torch.ones(3, 3), f"{encoder}.logit_scale": torch.ones(())}
+    stored = open_model(ModelSource(path=write(tmp_path / "a.ckpt", files[family] | extra)))
+    assert_same(stored, states[family])
+    assert stored.unused == (left,)
+
+
+def test_autoencoder_with_attention_as_in_diffusers(
+    tmp_path: Path, states: dict[Family, States], files: dict[Family, dict[str, Any]]
+) -> None:
+    names = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+    renamed = {}
+    for name, tensor in files["sd1"].items():
+        for old, new in names.items():
+            name = name.replace(f".attn_1.{old}.", f".attn_1.{new}.")
+        renamed[name] = tensor
+    assert renamed.keys() != files["sd1"].keys()
+    assert_same(open_model(ModelSource(path=write(tmp_path / "a.ckpt", renamed))), states["sd1"])
+
+
 def test_ema_copy_is_preferred_and_told(
     tmp_path: Path, states: dict[Family, States], files: dict[Family, dict[str, Any]]
 ) -> None:

@@ -43,7 +43,7 @@ def _open(source: ModelSource) -> StoredModel:
         hub_id = "/".join(source.path.removeprefix(HUB_PAGES).split("/")[:2])
         raise UserError(f"model '{source.path}' is a web page: give its Hub id, '{hub_id}'")
     path = mini_folder() if source.path == MINI else to_path(source.path)
-    on_hub = not path.exists() and is_hub_id(source.path)
+    on_hub = is_on_hub(source.path)
     if source.revision is not None and not on_hub:
         raise UserError(
             f"'{source.path}' is not on the Hub: --revision '{source.revision}' has no use"
@@ -64,15 +64,19 @@ def _open(source: ModelSource) -> StoredModel:
     return open_file(path, source.prediction_type)
 
 
+def is_on_hub(name: str) -> bool:
+    """Whether a name is a Hub id, and of nothing that is here."""
+    return is_hub_id(name) and not to_path(name).exists()
+
+
 def tokenizer_folder(stored: StoredTokenizer) -> epath.Path:
     """The folder of a tokenizer, from the Hub if it is not here.
 
     Raises:
         UserError: there is none.
     """
-    folder = to_path(stored.where)
-    if folder.is_dir() or not is_hub_id(stored.where):
-        return folder
+    if not is_on_hub(stored.where):
+        return to_path(stored.where)
     try:
         return fetch_tokenizer(stored.where)
     except UserError as error:

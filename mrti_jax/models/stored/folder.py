@@ -7,7 +7,7 @@ from etils import epath
 
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stored.model import StoredModel, StoredModule, StoredTokenizer
-from mrti_jax.models.stored.names import current_names
+from mrti_jax.models.stored.names import current_names, leftovers
 from mrti_jax.models.stored.refuse import REFINER, what_else, what_pipeline
 from mrti_jax.models.stored.weights import (
     file_names,
@@ -41,18 +41,40 @@ def open_folder(folder: epath.Path, variant: str | None) -> StoredModel:
     if plain:
         warn(f"{folder}: {', '.join(plain)} without variant '{variant}': taking the plain weights")
     modules = {}
+    unused = _unused_folders(folder)
     for part in parts:
         config = read_json(folder / part / "config.json")
-        path, tensors = read_weights(folder / part, chosen[part])
-        modules[part] = StoredModule(str(path), config, current_names(tensors))
+        path, stored = read_weights(folder / part, chosen[part])
+        tensors = current_names(stored)
+        left = leftovers(part, tensors)
+        unused += [f"{part}: {name}" for name in sorted(left)]
+        used = {name: tensor for name, tensor in tensors.items() if name not in left}
+        modules[part] = StoredModule(str(path), config, used)
     tokenizers = {part: StoredTokenizer(str(folder / part)) for part in present(TOKENIZERS, names)}
     scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
-    return StoredModel(modules, tokenizers, scheduler_config, index, layout="diffusers folder")
+    return StoredModel(
+        modules,
+        tokenizers,
+        scheduler_config,
+        index,
+        layout="diffusers folder",
+        unused=tuple(unused),
+    )
 
 
 def present(parts: tuple[str, ...], names: Collection[str]) -> list[str]:
     """Of a model's parts, those that it must have, and those of XL that are among its folders."""
     return [part for part in parts if part not in _OPTIONAL or part in names]
+
+
+def _unused_folders(folder: epath.Path) -> list[str]:
+    """Those that hold no part of a model here, such as the safety checker."""
+    used = (*MODULES, *TOKENIZERS, "scheduler")
+    return [
+        f"{path.name}/"
+        for path in sorted(folder.iterdir())
+        if path.name not in used and not path.name.startswith(".") and path.is_dir()
+    ]
 
 
 def _what_else(folder: epath.Path, names: set[str], class_name: object) -> str:

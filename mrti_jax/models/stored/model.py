@@ -82,7 +82,7 @@ class StoredModel:
         index: the JSON object of `model_index.json`; empty without this file.
         layout: what it was found in, in words.
         notes: what was chosen among several possibilities, a line each.
-        unused: names of tensors that belong to none of the modules.
+        unused: names of tensors and folders (with a `/` at the end) that are no part of it.
     """
 
     modules: Mapping[str, StoredModule]

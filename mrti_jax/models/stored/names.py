@@ -10,6 +10,16 @@ _BUFFERS = re.compile(r"(?:.*\.)?position_ids")
 # diffusers before 0.15, in the autoencoder.
 _ATTENTION = re.compile(r"(.*\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 _ATTENTION_NOW = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# Of the whole CLIP that a text encoder comes from: some tools save them along.
+_LEFTOVERS = {
+    "text_encoder": {"text_projection.weight", "logit_scale"},
+    "text_encoder_2": {"logit_scale"},
+}
+
+
+def leftovers(part: str, tensors: Tensors) -> set[str]:
+    """The names of those tensors of a model's part that it has no use for."""
+    return _LEFTOVERS.get(part, set()) & tensors.keys()
 
 
 def current_names(tensors: Tensors) -> dict[str, StoredTensor]:

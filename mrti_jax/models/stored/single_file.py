@@ -84,6 +84,10 @@ _LEFTOVERS = re.compile(
     r"|sqrt_recip(m1)?_alphas_cumprod|posterior_.*|lvlb_weights|denoiser\..*|v_pred|ztsnr"
     r"|cond_stage_model\.model\.(text_projection|transformer\.resblocks\.23\..*)"
 )
+# Of the whole CLIP that the text encoder comes from: some tools save it along.
+_UNUSED = re.compile(
+    r"(cond_stage_model|conditioner\.embedders\.0)\.transformer\.text_projection\.weight"
+)
 # Updates after which Stable Diffusion 2.0 base, which predicts epsilon, was published.
 _SD2_BASE_STEPS = 875_000
 
@@ -156,7 +160,8 @@ def open_file(path: epath.Path, prediction_type: PredictionType | None) -> Store
         unused=tuple(
             name
             for name in tensors
-            if not name.startswith(prefixes) and not _LEFTOVERS.fullmatch(name)
+            if (_UNUSED.fullmatch(name) or not name.startswith(prefixes))
+            and not _LEFTOVERS.fullmatch(name)
         ),
     )
 
@@ -178,7 +183,9 @@ def _under(prefix: str, tensors: Tensors) -> dict[str, StoredTensor]:
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
-        if name.startswith(prefix) and not _LEFTOVERS.fullmatch(name)
+        if name.startswith(prefix)
+        and not _LEFTOVERS.fullmatch(name)
+        and not _UNUSED.fullmatch(name)
     }
 
 
