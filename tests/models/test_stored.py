@@ -14,13 +14,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 from etils import epath
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from mrti_jax.errors import UserError
 from mrti_jax.models.stored import tensor as tensor_module
 from mrti_jax.models.stored.find import open_model
 from mrti_jax.models.stored.model import ModelSource, StoredModel
 from mrti_jax.models.stored.safetensors_file import read_safetensors
+from mrti_jax.models.stored.tensor_file import read_tensor_file
 from mrti_jax.models.stored.torch_file import read_torch_file
 
 WEIGHTS = {
@@ -327,6 +328,18 @@ def test_other_files_are_not_unpickled(tmp_path: Path, content: bytes, told: str
     path.write_bytes(content)
     with pytest.raises(UserError, match=told):
         read_torch_file(epath.Path(path))
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors", "A.SAFETENSORS", "a"])
+def test_a_file_is_what_it_holds_not_what_it_is_called(tmp_path: Path, name: str) -> None:
+    path = epath.Path(tmp_path / name)
+    path.write_bytes(save({"a": np.arange(3.0)}))
+    assert read_tensor_file(path)[0]["a"].read().tolist() == [0, 1, 2]
+    write_torch_zip(Path(path), pickle.dumps({"global_step": 5}, 2))
+    assert read_tensor_file(path) == ({}, {"global_step": 5})
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(UserError, match="is a pointer of Git LFS"):
+        read_tensor_file(path)
 
 
 def test_damaged_pytorch_files(tmp_path: Path) -> None:

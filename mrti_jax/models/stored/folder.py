@@ -9,10 +9,10 @@ from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stored.model import StoredModel, StoredModule, StoredTokenizer
 from mrti_jax.models.stored.names import current_names, leftovers
 from mrti_jax.models.stored.refuse import REFINER, what_else, what_pipeline
+from mrti_jax.models.stored.tensor_file import read_tensor_file
 from mrti_jax.models.stored.weights import (
     file_names,
     read_json,
-    read_tensors,
     read_weights,
     variant_of_parts,
 )
@@ -20,6 +20,7 @@ from mrti_jax.models.stored.weights import (
 INDEX = "model_index.json"
 MODULES = ("text_encoder", "text_encoder_2", "unet", "vae")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
+_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt")
 _OPTIONAL = ("text_encoder_2", "tokenizer_2")
 
 
@@ -83,8 +84,8 @@ def _what_else(folder: epath.Path, names: set[str], class_name: object) -> str:
         class_name = read_json(folder / "config.json").get("_class_name")
     if isinstance(class_name, str):
         return what_pipeline(class_name)
-    files = sorted(n for n in names if n.endswith((".safetensors", ".bin", ".ckpt", ".pt")))
+    files = sorted(n for n in names if n.lower().endswith(_SUFFIXES))
     if len(files) == 1:
-        kind = what_else(read_tensors(folder / files[0]), ())
+        kind = what_else(*read_tensor_file(folder / files[0]))
         return f"is no diffusers folder, and {files[0]} in it {kind}"
     return "is no diffusers folder: it holds no unet/"

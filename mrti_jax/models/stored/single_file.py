@@ -18,9 +18,8 @@ from mrti_jax.models.stored.model import (
 )
 from mrti_jax.models.stored.names import current_names
 from mrti_jax.models.stored.refuse import what_else
-from mrti_jax.models.stored.safetensors_file import read_safetensors
 from mrti_jax.models.stored.tensor import StoredTensor, Tensors
-from mrti_jax.models.stored.torch_file import read_torch_file
+from mrti_jax.models.stored.tensor_file import read_tensor_file
 
 # Whose tokenizer all of them use; a single file has none.
 TOKENIZER = "openai/clip-vit-large-patch14"
@@ -102,7 +101,7 @@ def open_file(path: epath.Path, prediction_type: PredictionType | None) -> Store
     Raises:
         UserError: the file is damaged, or is not a whole Stable Diffusion.
     """
-    tensors, facts = _read(path)
+    tensors, facts = read_tensor_file(path)
     family = _recognise(path, tensors, facts)
     parts = {prefix: _under(prefix, tensors) for prefix in (*family.text, ldm_vae.PREFIX)}
     lacking = [prefix for prefix, part in parts.items() if not part]
@@ -164,11 +163,6 @@ def open_file(path: epath.Path, prediction_type: PredictionType | None) -> Store
             and not _LEFTOVERS.fullmatch(name)
         ),
     )
-
-
-def _read(path: epath.Path) -> tuple[Tensors, Mapping[str, Any]]:
-    """The tensors, and what else the file tells (metadata, numbers of the training)."""
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
 
 
 def _recognise(path: epath.Path, tensors: Tensors, facts: Mapping[str, Any]) -> Family:

@@ -13,9 +13,8 @@ from typing import Any
 from etils import epath
 
 from mrti_jax.errors import UserError
-from mrti_jax.models.stored.safetensors_file import read_safetensors
 from mrti_jax.models.stored.tensor import StoredTensor
-from mrti_jax.models.stored.torch_file import read_torch_file
+from mrti_jax.models.stored.tensor_file import read_tensor_file
 
 # Safetensors before pickles.
 FORMATS = ("safetensors", "bin")
@@ -102,7 +101,7 @@ def read_weights(
         raise no_weights(str(folder), names, variant)
     path = folder / found[0]
     if not path.name.endswith(".json"):
-        return path, read_tensors(path)
+        return path, read_tensor_file(path)[0]
     shards = read_json(path).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise UserError(f"{path} has no weight_map from tensors to files")
@@ -111,17 +110,11 @@ def read_weights(
         # A plain name: an index does not lead out of its folder.
         if name not in names:
             raise UserError(f"{path} names the shard {name}, which is missing: download it again")
-        tensors |= read_tensors(folder / name)
+        tensors |= read_tensor_file(folder / name)[0]
     lacking = sorted(shards.keys() - tensors.keys())
     if lacking:
         raise UserError(f"{path} names {lacking[0]}, which {shards[lacking[0]]} does not hold")
     return path, tensors
-
-
-def read_tensors(path: epath.Path) -> dict[str, StoredTensor]:
-    """The tensors of a safetensors or PyTorch file, unread."""
-    reader = read_safetensors if path.suffix == ".safetensors" else read_torch_file
-    return reader(path)[0]
 
 
 def _variant(match: re.Match[str]) -> str | None:

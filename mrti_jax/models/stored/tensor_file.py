@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A file of tensors, read as what it is, whatever its name says."""
+
+from typing import Any
+
+from etils import epath
+
+from mrti_jax.errors import UserError
+from mrti_jax.models.stored.safetensors_file import read_safetensors
+from mrti_jax.models.stored.tensor import StoredTensor
+from mrti_jax.models.stored.torch_file import read_torch_file
+
+_ZIP = b"PK\x03\x04"
+_GIT_LFS = b"version https://git-lfs"
+
+
+def read_tensor_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
+    """The tensors of a safetensors or PyTorch file by name, unread, and what else the file tells
+    (metadata, numbers of the training).
+
+    Raises:
+        UserError: the file is missing, damaged or not to be trusted.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_GIT_LFS))
+    except (OSError, ImportError) as error:
+        raise UserError(f"{path} can't be read: {getattr(error, 'strerror', error)}") from None
+    if head == _GIT_LFS:
+        raise UserError(
+            f"{path} is a pointer of Git LFS, not the file: `git lfs pull` in its repository "
+            "fetches it"
+        )
+    # The JSON header of safetensors begins behind its length, 8 bytes.
+    is_safetensors = head[8:9] == b"{" or path.suffix.lower() == ".safetensors"
+    if is_safetensors and not head.startswith(_ZIP):
+        return read_safetensors(path)
+    return read_torch_file(path)
