@@ -144,6 +144,26 @@ def test_refused_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path)
         ),
         ({"model_index.json": {"_class_name": ["a"]}}, "it holds no unet/"),
         ({"config.json": {"_class_name": "ControlNetModel"}}, "is a ControlNetModel"),
+        (
+            {"model_index.json": {"_class_name": "StableDiffusionXLPipeline"}},
+            "lacks its unet/: download or copy it again",
+        ),
+        (
+            {"transformer/config.json": {"_class_name": "SD3Transformer2DModel"}},
+            "is Stable Diffusion 3",
+        ),
+        (
+            {"unet/config.json": {"_class_name": "UNetSpatioTemporalConditionModel"}},
+            "is Stable Video Diffusion",
+        ),
+        (
+            {
+                "unet/config.json": {"class_embed_type": "projection"},
+                "text_encoder/config.json": {},
+                "vae/config.json": {},
+            },
+            "is an unCLIP model",
+        ),
         ({"unet/config.json": {}, "text_encoder_2/config.json": {}}, "is the refiner"),
         ({"unet/config.json": {}}, "text_encoder/config.json is missing"),
     ],

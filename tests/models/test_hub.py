@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models on the Hub: what is fetched, what works offline, what is told. The Hub is never asked."""
 
+import errno
+import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -28,20 +33,27 @@ class FakeHub:
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder, self.cache = folder, cache
         self.error: Exception | None = None
+        self.disk_error: OSError | None = None
         self.fetched: set[str] = set()
 
-    def list_repo_files(self, repo_id: str, *, revision: str | None = None) -> list[str]:
-        if self.error is not None:
-            raise self.error
+    @property
+    def names(self) -> list[str]:
         found = [path for path in self.folder.rglob("*") if path.is_file()]
         return [path.relative_to(self.folder).as_posix() for path in found]
+
+    def model_info(self, repo_id: str, *, revision: str | None, timeout: float) -> Any:
+        if self.error is not None:
+            raise self.error
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in self.names])
 
     def snapshot_download(
         self, repo_id: str, *, revision: str | None = None, allow_patterns: list[str]
     ) -> str:
         store = self.cache / f"models--{repo_id.replace('/', '--')}"
         snapshot = store / "snapshots" / COMMIT
-        for name in self.list_repo_files(repo_id):
+        if self.disk_error is not None:
+            raise self.disk_error
+        for name in self.names:
             if any(fnmatch(name, pattern) for pattern in allow_patterns):
                 self.fetched.add(name)
                 (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +79,7 @@ def hub(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> F
     fake = FakeHub(folder, tmp_path / "cache")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(fake.cache))
     monkeypatch.setattr(
-        huggingface_hub.HfApi, "list_repo_files", lambda _, *a, **k: fake.list_repo_files(*a, **k)
+        huggingface_hub.HfApi, "model_info", lambda _, *a, **k: fake.model_info(*a, **k)
     )
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
     return fake
@@ -134,17 +146,83 @@ def test_what_keeps_from_the_hub_is_told(
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_other_repositories_are_told(hub: FakeHub) -> None:
-    def told(**options: Any) -> str:
-        with pytest.raises(UserError) as caught:
-            open_model(ModelSource(path=REPO, **options))
-        return str(caught.value)
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(errno.ENOSPC, "No space left on device"), (errno.EACCES, "Permission denied")],
+)
+def test_a_cache_that_is_full_or_not_ours(hub: FakeHub, number: int, told: str) -> None:
+    hub.disk_error = OSError(number, os.strerror(number))
+    with pytest.raises(UserError, match=f"can't be written to the Hub's cache, .*: {told}"):
+        open_model(ModelSource(path=REPO))
 
-    assert "unet holds no variant 'fp8' of the weights; there is the variant fp16" in told(
-        variant="fp8"
-    ).replace("text_encoder", "unet")
-    (hub.folder / "model_index.json").unlink()
-    assert "is no diffusers model (no model_index.json)" in told()
+
+def test_without_a_network_there_is_no_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The library itself, at an address where nobody answers."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"the Hub can't be reached .ConnectError."):
+        open_model(ModelSource(path=REPO))
+    assert time.monotonic() - start < 3
+    assert not caplog.records
+
+
+def refusal(**options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        open_model(ModelSource(path=REPO, **options))
+    return str(caught.value)
+
+
+def test_a_variant_that_is_not_there(hub: FakeHub) -> None:
+    told = refusal(variant="fp8")
+    assert "text_encoder holds no variant 'fp8' of the weights; there is the variant fp16" in told
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({}, "is no diffusers model (no model_index.json)"),
+        ({"pytorch_lora_weights.safetensors": {}}, "is a LoRA"),
+        ({"adapter_config.json": {}}, "is a LoRA"),
+        ({"config.json": {"_class_name": "ControlNetModel"}}, "is a ControlNetModel"),
+        ({"model_index.json": {"_class_name": "FluxPipeline"}}, "is Flux"),
+        ({"transformer/config.json": {"_class_name": "SD3Transformer2DModel"}}, "Diffusion 3"),
+        (
+            {
+                "model_index.json": {"_class_name": "StableDiffusionXLImg2ImgPipeline"},
+                "unet/config.json": {},
+                "text_encoder_2/config.json": {},
+            },
+            "is the refiner",
+        ),
+        (
+            {
+                "model_index.json": {},
+                "unet/config.json": {"in_channels": 9},
+                "vae/config.json": {},
+                "text_encoder/config.json": {},
+            },
+            "is an inpainting model",
+        ),
+    ],
+)
+def test_of_other_models_no_weights_are_fetched(
+    hub: FakeHub, tmp_path: Path, files: dict[str, Any], told: str
+) -> None:
+    hub.folder = tmp_path / "other"
+    for name in ("README.md", "unet/diffusion_pytorch_model.safetensors"):
+        files = {name: None, **files}
+    for name, content in files.items():
+        (hub.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (hub.folder / name).write_text(json.dumps(content))
+    message = refusal()
+    assert told in message and f"{REPO} on the Hub" in message
+    assert hub.fetched <= {name for name in files if name.endswith("config.json")} | {
+        "model_index.json"
+    }
 
 
 @pytest.mark.parametrize("path", ["nowhere", "a/b/c", "../model", "owner/model name"])

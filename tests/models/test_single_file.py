@@ -190,6 +190,22 @@ def test_autoencoder_with_attention_as_in_diffusers(
     assert_same(open_model(ModelSource(path=write(tmp_path / "a.ckpt", renamed))), states["sd1"])
 
 
+def test_attention_of_the_autoencoder_that_is_no_linear_map(
+    tmp_path: Path, files: dict[Family, dict[str, Any]]
+) -> None:
+    name = "first_stage_model.encoder.mid.attn_1.q.weight"
+    path = write(tmp_path / "a.ckpt", files["sd1"] | {name: torch.ones(64, 64, 3, 3)})
+    told = "\n".join(describe("a", open_model(ModelSource(path=path))))
+    assert "to_q.weight' has shape [64, 64, 3, 3], but the config asks for [64, 64]" in told
+
+
+def test_a_folder_that_holds_a_single_file(
+    tmp_path: Path, files: dict[Family, dict[str, Any]]
+) -> None:
+    path = write(tmp_path / "a.safetensors", files["sd1"])
+    assert f"holds a model in a single file: give {path}" in error_of(tmp_path)
+
+
 def test_ema_copy_is_preferred_and_told(
     tmp_path: Path, states: dict[Family, States], files: dict[Family, dict[str, Any]]
 ) -> None:
@@ -276,6 +292,39 @@ ONE = torch.ones(3, 4)
     [
         (lambda t: widened(t["sd1"], 9), "is an inpainting model"),
         (lambda t: widened(t["sdxl"], 8), "is an InstructPix2Pix model"),
+        (
+            lambda t: widened(without("cond_stage_model.", t["sd1"]), 9),
+            "is an inpainting model, which edits pictures: a whole",
+        ),
+        (
+            lambda t: t["sd2"] | {"model.diffusion_model.label_emb.0.0.weight": ONE},
+            "is an unCLIP model",
+        ),
+        (lambda t: t["sdxl"] | {"edm_vpred.sigma_max": ONE}, "has the noise levels of EDM"),
+        (lambda t: t["sdxl"] | {"edm_mean": ONE}, "has the noise levels of EDM"),
+        (
+            lambda t: {
+                k.replace("model.diffusion_model.", "model_ema.diffusion_model"): v
+                for k, v in t["sd1"].items()
+            },
+            "is a U-Net of which there is only the EMA copy",
+        ),
+        (lambda _: {"encoder.block.0.layer.0.SelfAttention.q.weight": ONE}, "is T5"),
+        (
+            lambda _: {
+                "model.diffusion_model.input_blocks.0.0.weight": torch.ones(3, 8, 3, 3),
+                "conditioner.embedders.0.open_clip.model.visual.proj": ONE,
+            },
+            "is Stable Video Diffusion",
+        ),
+        (
+            lambda t: t["sd1"] | {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(9)},
+            "has some of other shapes",
+        ),
+        (
+            lambda t: t["sd1"] | {"model.diffusion_model.middle_block.x": ONE},
+            "has some of other shapes",
+        ),
         (lambda t: without("first_stage_model.", t["sd1"]), "but no first_stage_model."),
         (lambda t: without("cond_stage_model.", t["sd1"]), "is a U-Net without a text encoder"),
         (lambda t: without("conditioner.embedders.1.", t["sdxl"]), "without a text encoder"),

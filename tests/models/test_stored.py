@@ -342,6 +342,15 @@ def test_a_file_is_what_it_holds_not_what_it_is_called(tmp_path: Path, name: str
         read_tensor_file(path)
 
 
+def test_encrypted_pytorch_file(tmp_path: Path) -> None:
+    path = write_torch_zip(tmp_path / "a.ckpt", pickle.dumps({}, 2))
+    content = bytearray(path.read_bytes())
+    content[content.find(b"PK\x01\x02") + 8] |= 1  # the flags in the zip's directory
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="compressed or encrypted"):
+        read_torch_file(epath.Path(path))
+
+
 def test_damaged_pytorch_files(tmp_path: Path) -> None:
     def tensor(size: tuple[int, ...]) -> bytes:
         # ('storage', torch.FloatStorage, '0', 'cpu', 4), as a persistent id, in a tensor.

@@ -10,7 +10,6 @@ from mrti_jax.files import to_path
 from mrti_jax.models.stored.folder import open_folder
 from mrti_jax.models.stored.hub import fetch_model, fetch_tokenizer, is_hub_id
 from mrti_jax.models.stored.model import MINI, ModelSource, StoredModel, StoredTokenizer
-from mrti_jax.models.stored.refuse import image_conditioned
 from mrti_jax.models.stored.single_file import open_file
 
 HUB_PAGES = "https://huggingface.co/"
@@ -23,9 +22,6 @@ def open_model(source: ModelSource) -> StoredModel:
         UserError: there is none, or it is not a Stable Diffusion that can be used here.
     """
     stored = _open(source)
-    kind = image_conditioned(stored.modules["unet"].config, stored.modules["vae"].config)
-    if kind is not None:
-        raise UserError(f"{source.name} {kind}")
     if source.tokenizer is not None:
         tokenizers = {
             part: dataclasses.replace(tokenizer, where=source.tokenizer)

@@ -2,13 +2,22 @@
 """A diffusers folder: a sub-folder for each part, with a `config.json` and weights."""
 
 from collections.abc import Collection
+from typing import Any
 
 from etils import epath
 
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stored.model import StoredModel, StoredModule, StoredTokenizer
 from mrti_jax.models.stored.names import current_names, leftovers
-from mrti_jax.models.stored.refuse import REFINER, what_else, what_pipeline
+from mrti_jax.models.stored.refuse import (
+    LORA,
+    REFINER,
+    foreign,
+    image_conditioned,
+    what_class,
+    what_else,
+)
+from mrti_jax.models.stored.single_file import family_of
 from mrti_jax.models.stored.tensor_file import read_tensor_file
 from mrti_jax.models.stored.weights import (
     file_names,
@@ -21,6 +30,7 @@ INDEX = "model_index.json"
 MODULES = ("text_encoder", "text_encoder_2", "unet", "vae")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 _SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt")
+_LORA = "pytorch_lora_weights."
 _OPTIONAL = ("text_encoder_2", "tokenizer_2")
 
 
@@ -30,12 +40,8 @@ def open_folder(folder: epath.Path, variant: str | None) -> StoredModel:
     Raises:
         UserError: a file is missing or damaged, or it is another kind of model.
     """
+    index = check_kind(str(folder), folder)
     names = file_names(folder)
-    index = read_json(folder / INDEX) if INDEX in names else {}
-    if "unet" not in names:
-        raise UserError(f"{folder} {_what_else(folder, names, index.get('_class_name'))}")
-    if "text_encoder" not in names and "text_encoder_2" in names:
-        raise UserError(f"{folder} {REFINER}")
     parts = {part: file_names(folder / part) for part in present(MODULES, names)}
     chosen = variant_of_parts(parts, variant)
     plain = [part for part in parts if chosen[part] != variant]
@@ -63,6 +69,53 @@ def open_folder(folder: epath.Path, variant: str | None) -> StoredModel:
     )
 
 
+def check_kind(what: str, folder: epath.Path) -> dict[str, Any]:
+    """The JSON object of `model_index.json`; empty without this file.
+
+    Reads no weights.
+
+    Args:
+        what: the folder, for the error.
+
+    Raises:
+        UserError: a description is missing or damaged, or it is another kind of model.
+    """
+    names = file_names(folder)
+    if "unet" not in names:
+        kind = kind_by_names(names) or kind_by_class(folder) or _kind_by_file(folder, names)
+        raise UserError(f"{what} {kind or 'is no diffusers folder: it holds no unet/'}")
+    index = read_json(folder / INDEX) if INDEX in names else {}
+    unet_config = read_json(folder / "unet" / "config.json")
+    kind = foreign(index) or foreign(unet_config)
+    if kind is None and "text_encoder" not in names and "text_encoder_2" in names:
+        kind = REFINER
+    if kind is None:
+        configs = {
+            part: read_json(folder / part / "config.json") for part in present(MODULES, names)
+        }
+        kind = image_conditioned(unet_config, configs["vae"])
+    if kind is not None:
+        raise UserError(f"{what} {kind}")
+    return index
+
+
+def kind_by_names(names: Collection[str]) -> str | None:
+    """What a folder without a U-Net is, as in `what_else`, by the names in it; None if they don't
+    tell."""
+    is_lora = "adapter_config.json" in names or any(name.startswith(_LORA) for name in names)
+    return LORA if is_lora else None
+
+
+def kind_by_class(folder: epath.Path) -> str | None:
+    """The same by its descriptions."""
+    for name in (INDEX, "config.json", "transformer/config.json"):
+        if (folder / name).exists():
+            config = read_json(folder / name)
+            if isinstance(config.get("_class_name"), str):
+                return foreign(config) or what_class(config["_class_name"])
+    return None
+
+
 def present(parts: tuple[str, ...], names: Collection[str]) -> list[str]:
     """Of a model's parts, those that it must have, and those of XL that are among its folders."""
     return [part for part in parts if part not in _OPTIONAL or part in names]
@@ -78,14 +131,14 @@ def _unused_folders(folder: epath.Path) -> list[str]:
     ]
 
 
-def _what_else(folder: epath.Path, names: set[str], class_name: object) -> str:
-    """What a folder without a U-Net is."""
-    if class_name is None and "config.json" in names:
-        class_name = read_json(folder / "config.json").get("_class_name")
-    if isinstance(class_name, str):
-        return what_pipeline(class_name)
-    files = sorted(n for n in names if n.lower().endswith(_SUFFIXES))
-    if len(files) == 1:
-        kind = what_else(*read_tensor_file(folder / files[0]))
-        return f"is no diffusers folder, and {files[0]} in it {kind}"
-    return "is no diffusers folder: it holds no unet/"
+def _kind_by_file(folder: epath.Path, names: Collection[str]) -> str | None:
+    """The same by the only file of tensors in it."""
+    files = [name for name in names if name.lower().endswith(_SUFFIXES)]
+    if len(files) != 1:
+        return None
+    tensors, facts = read_tensor_file(folder / files[0])
+    if family_of(tensors) is not None:
+        return (
+            f"is no diffusers folder, but holds a model in a single file: give {folder / files[0]}"
+        )
+    return f"is no diffusers folder, and {files[0]} in it {what_else(tensors, facts)}"

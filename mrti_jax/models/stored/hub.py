@@ -1,14 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models on the Hugging Face Hub: the files that are needed, through its cache."""
 
+import errno
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TypeAlias
 
 from etils import epath
 
 from mrti_jax.errors import UserError, warn
-from mrti_jax.models.stored.folder import INDEX, MODULES, TOKENIZERS, present
+from mrti_jax.models.stored.folder import (
+    INDEX,
+    MODULES,
+    TOKENIZERS,
+    check_kind,
+    kind_by_class,
+    kind_by_names,
+    present,
+)
 from mrti_jax.models.stored.weights import no_weights, variant_of_parts, weight_files
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -19,6 +29,16 @@ _TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
+# What tells what a model is.
+_DESCRIPTION = re.compile(
+    rf"{re.escape(INDEX)}|(\w+/)?config\.json|scheduler/scheduler_config\.json"
+)
+# Seconds to wait for the Hub's first answer.
+_PATIENCE = 5
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+Download: TypeAlias = Callable[[list[str]], epath.Path]
+"""Brings files of a repository into a folder, and gives this folder, with those fetched before."""
 
 
 def is_hub_id(name: str) -> bool:
@@ -29,52 +49,64 @@ def is_hub_id(name: str) -> bool:
 def fetch_model(repo: str, revision: str | None, variant: str | None) -> epath.Path:
     """A diffusers folder with what is needed of a model on the Hub.
 
+    Its descriptions come first, and nothing more if it is another kind of model.
+
     Raises:
-        UserError: there is no such model, no access, or neither a connection nor a cached copy.
+        UserError: there is no such model, no access, or neither a connection nor a cached copy; it
+            is another kind of model.
     """
 
-    def needed(names: Collection[str]) -> list[str]:
+    def fetch(names: Collection[str], download: Download) -> epath.Path:
+        what = f"{repo} on the Hub"
+        tops = {name.partition("/")[0] for name in names}
+        descriptions = [name for name in names if _DESCRIPTION.fullmatch(name)]
         if INDEX not in names:
-            raise UserError(
-                f"{repo} on the Hub is no diffusers model (no {INDEX}): if it holds a single file, "
-                "download that, and give its path"
-            )
-        folders = {name.partition("/")[0] for name in names if "/" in name}
-        parts = {part: _inside(part, names) for part in present(MODULES, folders)}
+            raise UserError(f"{what} {_what_else(tops, descriptions, download)}")
+        check_kind(what, download(descriptions))
+        parts = {part: _inside(part, names) for part in present(MODULES, tops)}
         chosen = variant_of_parts(parts, variant)
-        files = [INDEX, "scheduler/scheduler_config.json"]
+        files = []
         for part, inside in parts.items():
             weights = weight_files(inside, chosen[part])
-            if not weights and "unet" in folders:
-                raise no_weights(f"{repo} on the Hub: {part}", inside, variant)
-            files += [f"{part}/{name}" for name in ("config.json", *weights)]
-        for part in present(TOKENIZERS, folders):
+            if not weights:
+                raise no_weights(f"{what}: {part}", inside, variant)
+            files += [f"{part}/{name}" for name in weights]
+        for part in present(TOKENIZERS, tops):
             files += [f"{part}/{name}" for name in _TOKENIZER_FILES]
-        return [name for name in files if name in names]
+        return download([name for name in files if name in names])
 
-    return _fetch(repo, revision, needed, mark=INDEX)
+    return _fetch(repo, revision, fetch, mark=INDEX)
 
 
 def fetch_tokenizer(repo: str) -> epath.Path:
     """A folder with the tokenizer of a model on the Hub. Raises UserError as `fetch_model`."""
 
-    def needed(names: Collection[str]) -> list[str]:
-        return [name for name in _TOKENIZER_FILES if name in names]
+    def fetch(names: Collection[str], download: Download) -> epath.Path:
+        return download([name for name in _TOKENIZER_FILES if name in names])
 
-    return _fetch(repo, None, needed, mark="vocab.json")
+    return _fetch(repo, None, fetch, mark="vocab.json")
 
 
 def _fetch(
-    repo: str, revision: str | None, needed: Callable[[Collection[str]], list[str]], mark: str
+    repo: str,
+    revision: str | None,
+    fetch: Callable[[Collection[str], Download], epath.Path],
+    mark: str,
 ) -> epath.Path:
-    """`mark`: a file that is in the cache if the repository is."""
-    from huggingface_hub import HfApi, errors, snapshot_download, try_to_load_from_cache
+    """What `fetch(names of all files, download)` gives.
+
+    `mark`: a file that is in the cache if the repository is.
+    """
+    from huggingface_hub import HfApi, constants, errors, snapshot_download, try_to_load_from_cache
+
+    def download(files: list[str]) -> epath.Path:
+        return epath.Path(snapshot_download(repo, revision=revision, allow_patterns=files))
 
     at = "" if revision is None else f" at revision '{revision}'"
     try:
-        names = HfApi().list_repo_files(repo, revision=revision)
-        files = needed(names)
-        return epath.Path(snapshot_download(repo, revision=revision, allow_patterns=files))
+        # Unlike a listing of its files, this is not tried again and again without a connection.
+        info = HfApi().model_info(repo, revision=revision, timeout=_PATIENCE)
+        return fetch([file.rfilename for file in info.siblings or ()], download)
     except errors.GatedRepoError:
         raise UserError(
             f"{repo} is gated: accept its terms on https://huggingface.co/{repo}, then "
@@ -90,6 +122,11 @@ def _fetch(
     except errors.HFValidationError:
         raise UserError(f"'{repo}' is neither a folder, a file nor a Hub id") from None
     except (errors.HTTPError, OSError) as error:  # no connection, told to be offline, Hub is down
+        if isinstance(error, OSError) and error.errno in _NOT_WRITTEN:
+            raise UserError(
+                f"{repo} can't be written to the Hub's cache, {constants.HF_HUB_CACHE} "
+                f"(HF_HUB_CACHE sets another): {error.strerror}"
+            ) from None
         cached = try_to_load_from_cache(repo, mark, revision=revision)
         if not isinstance(cached, str):
             raise UserError(
@@ -99,6 +136,17 @@ def _fetch(
         if not isinstance(error, errors.OfflineModeIsEnabled):
             warn(f"the Hub can't be reached ({type(error).__name__}): using the cached {repo}{at}")
         return epath.Path(Path(cached).parent)
+
+
+def _what_else(names: Collection[str], descriptions: list[str], download: Download) -> str:
+    """What a repository without a `model_index.json` is, as in `refuse.what_else`."""
+    kind = kind_by_names(names)
+    if kind is None and descriptions:
+        kind = kind_by_class(download(descriptions))
+    return kind or (
+        f"is no diffusers model (no {INDEX}): if it holds a single file, download that, and give "
+        "its path"
+    )
 
 
 def _inside(folder: str, names: Collection[str]) -> list[str]:

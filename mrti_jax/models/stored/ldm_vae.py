@@ -26,7 +26,7 @@ def vae_tensors(tensors: Tensors) -> dict[str, StoredTensor]:
     for name, tensor in tensors.items():
         if (match := _ATTENTION_NAME.fullmatch(name)) and match[2] in _ATTENTION:
             name = f"{match[1]}_block.attentions.0.{_ATTENTION[match[2]]}.{match[3]}"
-            if len(tensor.shape) == 4:
+            if tensor.shape[2:] == (1, 1):
                 tensor = tensor.squeezed()  # 1x1 convolutions there, linear maps here
         result[_rename(name, last)] = tensor
     return result

@@ -9,6 +9,17 @@ from mrti_jax.models.stored.tensor import Tensors
 
 _WHOLE = "a whole Stable Diffusion 1.x, 2.x or XL is needed"
 REFINER = f"is the refiner of Stable Diffusion XL: {_WHOLE}"
+LORA = f"is a LoRA, a change of a model: {_WHOLE}"
+UNCLIP = f"is an unCLIP model, which draws from the embedding of a picture: {_WHOLE}"
+_VIDEO = "Stable Video Diffusion, which draws from a picture"
+_IMAGE_CONDITIONED = {
+    9: "an inpainting model, which edits pictures",
+    8: "an InstructPix2Pix model, which edits pictures",
+    7: "an upscaler",
+    5: "a depth-to-image model",
+}
+# Where the U-Net takes the latents, in single files and in folders.
+_CONV_IN = ("model.diffusion_model.input_blocks.0.0.weight", "conv_in.weight")
 # In this order: the first whose pattern is found in a tensor's name.
 _KINDS = (
     (r"lora[_.]|\.lora_?[AB]\.|(^|\.)(hada|lokr|oft|diff)_", "a LoRA, a change of a model"),
@@ -16,26 +27,29 @@ _KINDS = (
     (r"(^|\.)joint_blocks\.", "Stable Diffusion 3, which has no U-Net"),
     (r"(^|\.)double_blocks\.|(^|\.)single_transformer_blocks\.", "Flux, which has no U-Net"),
     (r"(^|\.)motion_modules\.", "an AnimateDiff motion module"),
+    (r"^conditioner\.embedders\.\d+\.open_clip\.|\.time_stack\.", _VIDEO),
     (r"^conditioner\.embedders\.0\.model\.", "the refiner of Stable Diffusion XL"),
     (r"^string_to_param|^emb_params$|^emp_params$|^clip_[lg]$", "an embedding, a learned word"),
+    *((f"^in_channels={channels}$", kind) for channels, kind in _IMAGE_CONDITIONED.items()),
     (r"^model\.diffusion_model\.input_blocks\.", "a U-Net without a text encoder"),
     (r"^down_blocks\.\d+\.resnets\.", "a U-Net alone, as in the folder of a model"),
     (r"^(text_model|encoder\.layers)\.", "a text encoder alone, as in the folder of a model"),
-    (r"^(first_stage_model\.)?(encoder|decoder)\.", "an autoencoder (VAE) alone"),
+    (r"^encoder\.block\.\d+\.", "T5, a text encoder alone"),
+    (r"^model_ema\.diffusion_model", "a U-Net of which there is only the EMA copy"),
+    (r"^(first_stage_model\.)?(en|de)coder\.(down|mid|conv_in)", "an autoencoder (VAE) alone"),
     (r"(^|\.)transformer_blocks\.\d+\.attn\.", "Stable Diffusion 3 or a kin, without a U-Net"),
 )
-_IMAGE_CONDITIONED = {
-    9: "an inpainting model, which edits pictures",
-    8: "an InstructPix2Pix model, which edits pictures",
-    7: "an upscaler",
-    5: "a depth-to-image model",
-}
-_PIPELINES = {
+# By how the name of a pipeline or module begins.
+_CLASSES = {
     "StableDiffusion3": "Stable Diffusion 3, which has no U-Net",
+    "SD3Transformer": "Stable Diffusion 3, which has no U-Net",
     "Flux": "Flux, which has no U-Net",
     "PixArt": "PixArt, which has no U-Net",
     "StableCascade": "Stable Cascade",
+    "StableVideoDiffusion": _VIDEO,
+    "UNetSpatioTemporal": _VIDEO,
 }
+_OURS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 
 def what_else(tensors: Tensors, facts: Iterable[str]) -> str:
@@ -44,7 +58,8 @@ def what_else(tensors: Tensors, facts: Iterable[str]) -> str:
     Args:
         facts: other names in the file.
     """
-    names = [*tensors, *facts]
+    inputs = [tensors[name].shape[1:2] for name in _CONV_IN if name in tensors]
+    names = [*tensors, *facts, *(f"in_channels={n}" for (n,) in filter(None, inputs))]
     if {"embeddings", "boundaries"} <= set(names):
         return f"is a concept, a learned word (--concept): {_WHOLE} here"
     for pattern, kind in _KINDS:
@@ -56,17 +71,28 @@ def what_else(tensors: Tensors, facts: Iterable[str]) -> str:
     return f"is no model that is known here{known}: {_WHOLE}"
 
 
-def what_pipeline(class_name: str) -> str:
+def what_class(class_name: str) -> str:
     """The same for a folder without a U-Net, by the class that it names."""
-    for start, kind in _PIPELINES.items():
-        if class_name.startswith(start):
-            return f"is {kind}: {_WHOLE}"
+    if class_name in _OURS:
+        return "lacks its unet/: download or copy it again"
     return f"is a {class_name}: {_WHOLE}"
+
+
+def foreign(config: Mapping[str, Any]) -> str | None:
+    """The same by the class in a `config.json` or `model_index.json`; None if it is none of the
+    known ones."""
+    class_name = config.get("_class_name")
+    for start, kind in _CLASSES.items():
+        if isinstance(class_name, str) and class_name.startswith(start):
+            return f"is {kind}: {_WHOLE}"
+    return None
 
 
 def image_conditioned(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> str | None:
     """The same for a model whose U-Net takes more than latents; None if it doesn't, or if its
     configs don't tell."""
+    if unet_config.get("class_embed_type") == "projection":
+        return UNCLIP
     channels, latents = unet_config.get("in_channels", 4), vae_config.get("latent_channels", 4)
     if channels == latents or not (isinstance(channels, int) and isinstance(latents, int)):
         return None

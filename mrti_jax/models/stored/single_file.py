@@ -17,7 +17,7 @@ from mrti_jax.models.stored.model import (
     StoredTokenizer,
 )
 from mrti_jax.models.stored.names import current_names
-from mrti_jax.models.stored.refuse import what_else
+from mrti_jax.models.stored.refuse import UNCLIP, image_conditioned, what_else
 from mrti_jax.models.stored.tensor import StoredTensor, Tensors
 from mrti_jax.models.stored.tensor_file import read_tensor_file
 
@@ -87,6 +87,8 @@ _LEFTOVERS = re.compile(
 _UNUSED = re.compile(
     r"(cond_stage_model|conditioner\.embedders\.0)\.transformer\.text_projection\.weight"
 )
+# What models say of themselves that were trained as in Karras et al. 2022.
+_EDM = re.compile(r"edm_vpred\.sigma_(max|min)|edm_(mean|std)")
 # Updates after which Stable Diffusion 2.0 base, which predicts epsilon, was published.
 _SD2_BASE_STEPS = 875_000
 
@@ -102,7 +104,11 @@ def open_file(path: epath.Path, prediction_type: PredictionType | None) -> Store
         UserError: the file is damaged, or is not a whole Stable Diffusion.
     """
     tensors, facts = read_tensor_file(path)
-    family = _recognise(path, tensors, facts)
+    family = family_of(tensors)
+    if family is None:
+        raise UserError(f"{path} {what_else(tensors, facts)}")
+    if unsupported := _unsupported(family, tensors):
+        raise UserError(f"{path} {unsupported}")
     parts = {prefix: _under(prefix, tensors) for prefix in (*family.text, ldm_vae.PREFIX)}
     lacking = [prefix for prefix, part in parts.items() if not part]
     if lacking:
@@ -110,10 +116,10 @@ def open_file(path: epath.Path, prediction_type: PredictionType | None) -> Store
             f"{path} is no whole model: it holds a U-Net, but no {lacking[0]}* (text encoder or "
             "autoencoder)"
         )
-    unet, notes = _unet(tensors)
     predicts = prediction_type or _prediction_type(path, family, tensors, facts)
     sample_size = family.sample_size[predicts]
     try:
+        unet, notes = _unet(tensors)
         text = _text_encoders(family, parts)
         vae = ldm_vae.vae_tensors(parts[ldm_vae.PREFIX])
         configs = {part: config for part, (config, _) in text.items()} | {
@@ -131,8 +137,13 @@ def open_file(path: epath.Path, prediction_type: PredictionType | None) -> Store
                 force_upcast=family is SDXL,
             ),
         }
-    except (KeyError, StopIteration, ValueError) as error:
-        raise UserError(f"{path} looks like {family.name}, but lacks tensors: {error}") from None
+    except (LookupError, StopIteration, ValueError) as error:
+        raise UserError(
+            f"{path} looks like {family.name}, but lacks tensors, or has some of other shapes: "
+            f"{error}"
+        ) from None
+    if kind := image_conditioned(configs["unet"], configs["vae"]):
+        raise UserError(f"{path} {kind}")
     found = {part: part_tensors for part, (_, part_tensors) in text.items()}
     found |= {"unet": unet, "vae": vae}
     prefixes = (ldm_unet.PREFIX, *parts)
@@ -165,12 +176,23 @@ def open_file(path: epath.Path, prediction_type: PredictionType | None) -> Store
     )
 
 
-def _recognise(path: epath.Path, tensors: Tensors, facts: Mapping[str, Any]) -> Family:
+def family_of(tensors: Tensors) -> Family | None:
+    """The family of a whole model, by the names of its tensors; None if it is none."""
     if ldm_unet.PREFIX + "input_blocks.0.0.weight" in tensors:
         for family in (SDXL, SD2, SD1):
             if any(name.startswith(family.text[-1]) for name in tensors):
                 return family
-    raise UserError(f"{path} {what_else(tensors, facts)}")
+    return None
+
+
+def _unsupported(family: Family, tensors: Tensors) -> str | None:
+    """What keeps a whole model from being used, as in `what_else`; None if nothing does."""
+    if family is not SDXL and any(
+        name.startswith(ldm_unet.PREFIX + "label_emb.") for name in tensors
+    ):
+        return UNCLIP
+    edm = next(filter(_EDM.fullmatch, tensors), None)
+    return edm and f"has the noise levels of EDM (it holds {edm}), which are not supported"
 
 
 def _under(prefix: str, tensors: Tensors) -> dict[str, StoredTensor]:

@@ -44,6 +44,8 @@ _IGNORED = {
     ("torch", "bfloat16"),
 }
 _LOCAL_HEADER_BYTES = 30
+# Flags of a zip's entry: encrypted, a patch, strongly encrypted.
+_ENCODED = 0x61
 
 
 class _Refused(Exception):
@@ -113,8 +115,11 @@ def _unpickle(path: epath.Path, file: BinaryIO) -> Any:
         if len(names) != 1:
             raise UserError(f"{path} is a zip file, but not one of PyTorch: it holds no data.pkl")
         root = names[0].removesuffix("data.pkl")
-        if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
-            raise UserError(f"{path} is compressed, which PyTorch's files never are")
+        if any(
+            info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCODED
+            for info in entries.values()
+        ):
+            raise UserError(f"{path} is compressed or encrypted, as PyTorch's files never are")
         if root + "byteorder" in entries and archive.read(root + "byteorder") == b"big":
             raise UserError(f"{path} was written on a big-endian machine: convert it there")
         with archive.open(names[0]) as pickled:
