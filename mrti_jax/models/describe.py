@@ -14,7 +14,7 @@ from mrti_jax.errors import UserError
 from mrti_jax.models.checkpoint import mismatches
 from mrti_jax.models.frozen import OneKey, abstract, without_weights
 from mrti_jax.models.memory import DTYPES, kept_bytes, sampling_bytes, training_bytes
-from mrti_jax.models.parts import build_part, check_widths, read_configs
+from mrti_jax.models.parts import build_part, check_widths, part_dtype, read_configs
 from mrti_jax.models.stable_diffusion import load_tokenizer
 from mrti_jax.models.stored.find import is_on_hub, tokenizer_folder
 from mrti_jax.models.stored.model import StoredModel, StoredModule
@@ -114,24 +114,21 @@ def _check_scheduler(config: Mapping[str, Any]) -> None:
 def _memory(
     modules: Mapping[str, StoredModule], configs: Mapping[str, Any], side: int
 ) -> list[str]:
-    parameters = {part: _parameters(module) for part, module in modules.items()}
-    trained_through = sum(parameters.values()) - parameters["vae"]
     unet, text_length = configs["unet"], configs["text_encoder"].max_position_embeddings
-    rows = [("memory on the device, estimated", *DTYPES)]
+    rows: list[tuple[str, ...]] = [("memory on the device, estimated", *DTYPES)]
     sample, train = [f"to draw a picture of {side} px"], [f"to train, an example of {side} px"]
     build = partial(UNet2DConditionModel, unet, dtype=jnp.float32, rngs=OneKey())
     latent_shape = (unet.sample_size, unet.sample_size, unet.in_channels)
     kept = kept_bytes(without_weights(unet, build), latent_shape, text_length)
-    for itemsize in DTYPES.values():
-        in_sample = sampling_bytes(
-            unet, configs["vae"], sum(parameters.values()) * itemsize, itemsize
-        )
+    for dtype in DTYPES:
+        itemsizes = {part: part_dtype(config, dtype).itemsize for part, config in configs.items()}
+        weights = {part: _parameters(modules[part]) * size for part, size in itemsizes.items()}
+        itemsize, everything = itemsizes["unet"], sum(weights.values())
+        in_sample = sampling_bytes(unet, configs["vae"], everything, itemsize, itemsizes["vae"])
         # Half as much in half the precision, which needs no second trace.
-        in_train = training_bytes(
-            unet, kept * itemsize // DTYPES["float32"], trained_through * itemsize
-        )
+        kept_now = kept * itemsize // jnp.dtype(jnp.float32).itemsize
         sample.append(_size(in_sample))
-        train.append(_size(in_train))
+        train.append(_size(training_bytes(unet, kept_now, everything - weights["vae"])))
     rows += [tuple(sample), tuple(train)]
     return [f"{first:34}" + "".join(f"{cell:>12}" for cell in rest) for first, *rest in rows]
 

@@ -7,7 +7,6 @@ kernel needs less; programs also need working space that is not counted.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -30,12 +29,15 @@ _LOGITS_ALIVE = 3
 _GUIDED = 2
 
 
-def sampling_bytes(unet: UNetConfig, vae: VAEConfig, weights: int, itemsize: int) -> int:
+def sampling_bytes(
+    unet: UNetConfig, vae: VAEConfig, weights: int, itemsize: int, vae_itemsize: int
+) -> int:
     """To draw one picture of the model's size with guidance.
 
     Args:
         weights: bytes of all weights.
-        itemsize: bytes of a number.
+        itemsize: bytes of a number of the U-Net.
+        vae_itemsize: bytes of a number of the autoencoder.
     """
     denoising = skips = 0
     for level, channels in enumerate(unet.block_out_channels):
@@ -44,7 +46,7 @@ def sampling_bytes(unet: UNetConfig, vae: VAEConfig, weights: int, itemsize: int
         denoising = max(denoising, logits + _ALIVE * activation)
         skips += (unet.layers_per_block + 1) * activation
     side = unet.sample_size * vae.downscale
-    return weights + max(denoising + skips, decoding_bytes(vae, side, side, itemsize))
+    return weights + max(denoising + skips, decoding_bytes(vae, side, side, vae_itemsize))
 
 
 def decoding_bytes(vae: VAEConfig, height: int, width: int, itemsize: int) -> int:
@@ -126,5 +128,5 @@ def _logit_bytes(unet: UNetConfig, level: int, batch: int) -> int:
     return min(logits, LOGITS) * _LOGIT_BYTES
 
 
-DTYPES: Mapping[str, int] = {"bfloat16": 2, "float32": 4}
-"""Bytes of a number in the dtypes that a model can be loaded in."""
+DTYPES = ("bfloat16", "float32")
+"""What a model can be loaded in."""

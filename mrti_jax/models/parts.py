@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from mrti_jax.errors import UserError
@@ -50,6 +51,12 @@ def check_widths(configs: Mapping[str, Any]) -> None:
                 f"its U-Net takes {what} {taken or 0}, its text encoder gives {given or 0}: the "
                 "parts don't belong together, or this is no base model"
             )
+
+
+def part_dtype(config: Any, dtype: jax.typing.DTypeLike) -> jnp.dtype:
+    """What a part's weights are in when the model is loaded in `dtype`: a VAE that overflows in 16
+    bits is in float32."""
+    return jnp.dtype(jnp.float32 if getattr(config, "force_upcast", False) else dtype)
 
 
 def build_part(part: str, config: Any, dtype: jax.typing.DTypeLike) -> nnx.Module:

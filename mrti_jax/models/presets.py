@@ -12,7 +12,7 @@ from mrti_jax.errors import UserError
 from mrti_jax.models.attention import Kernel, with_kernel
 from mrti_jax.models.clip import CLIPTextConfig
 from mrti_jax.models.frozen import Frozen, without_weights
-from mrti_jax.models.parts import TEXT_PARTS, build_part
+from mrti_jax.models.parts import TEXT_PARTS, build_part, part_dtype
 from mrti_jax.models.stable_diffusion import StableDiffusion, load_tokenizer
 from mrti_jax.models.stored.find import mini_folder
 from mrti_jax.models.stored.model import ModelSource
@@ -113,9 +113,9 @@ def shapes_only(
     """A model whose weights are shapes: programs can be lowered and compiled with it, not run."""
 
     def module(part: str, config: Any) -> Frozen:
-        part_dtype = jnp.float32 if getattr(config, "force_upcast", False) else dtype
         shapes = without_weights(
-            config, lambda: with_kernel(build_part(part, config, part_dtype), kernel)
+            config,
+            lambda: with_kernel(build_part(part, config, part_dtype(config, dtype)), kernel),
         )
 
         def on_mesh(want: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -17,7 +17,7 @@ from mrti_jax.models.attention import Kind, choose_kernel, with_kernel
 from mrti_jax.models.checkpoint import load_module
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
-from mrti_jax.models.parts import TEXT_PARTS, build_part, check_widths, read_configs
+from mrti_jax.models.parts import TEXT_PARTS, build_part, check_widths, part_dtype, read_configs
 from mrti_jax.models.stored.find import open_model, tokenizer_folder
 from mrti_jax.models.stored.model import MINI, ModelSource, PredictionType
 from mrti_jax.models.text_encoder import TextEncoder, side_by_side
@@ -120,8 +120,7 @@ class StableDiffusion:
 
         def module(part: str) -> Frozen:
             config = configs[part]
-            part_dtype = jnp.float32 if getattr(config, "force_upcast", False) else dtype
-            build = partial(build_part, part, config, part_dtype)
+            build = partial(build_part, part, config, part_dtype(config, dtype))
             return load_module(
                 config, lambda: with_kernel(build(), kernel), stored.modules[part], mesh
             )
