@@ -27,9 +27,15 @@ def betas_from_config(scheduler_config: Mapping[str, Any]) -> Float32[np.ndarray
     if not isinstance(count, int) or count < 1:
         raise UserError(f"scheduler config: num_train_timesteps is {count!r}, not a count >= 1.")
     check_choice("beta_schedule", name, BETA_SCHEDULES)
+    for key, value in (("beta_start", start), ("beta_end", end)):
+        if not isinstance(value, int | float) or value < 0:
+            raise UserError(f"scheduler config: {key} is {value!r}, not a number between 0 and 1.")
 
     if config.get("trained_betas") is not None:
-        betas = np.asarray(config["trained_betas"], np.float32)
+        try:
+            betas = np.asarray(config["trained_betas"], np.float32)
+        except (TypeError, ValueError):
+            raise UserError("scheduler config: trained_betas is not a list of numbers.") from None
     elif name == "linear":
         betas = np.linspace(start, end, count).astype(np.float32)
     elif name == "scaled_linear":

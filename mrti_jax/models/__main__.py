@@ -40,7 +40,7 @@ def _run(flags: Flags) -> None:
     lines = describe(source.name, stored)
     print("\n".join(lines))
     if any(line.startswith(WRONG) for line in lines):
-        raise UserError(f"{source.name} can't be used as it is: see the lines {WRONG.strip()}")
+        raise UserError(f"{source.name} can't be used: see above what is WRONG")
 
 
 if __name__ == "__main__":

@@ -96,5 +96,5 @@ def _words(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, args))
     if origin is tuple:
-        return f"a list of such: {_words(args[0])}"
+        return f"a list, not empty, each {_words(args[0])}"
     return _WORDS[kind]

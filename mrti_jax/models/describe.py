@@ -91,8 +91,9 @@ def _problems(stored: StoredModel, configs: Mapping[str, Any]) -> list[str]:
         if not is_on_hub(words.where):
             lines += _refused(part, partial(load_tokenizer, tokenizer_folder(words)))
     if stored.unused:
-        names = ", ".join(stored.unused[:_SHOWN])
-        lines.append(f"unused: {len(stored.unused)} things that are no part of it: {names}")
+        more = len(stored.unused) - _SHOWN
+        rest = f" and {more} more" if more > 0 else ""
+        lines.append(f"unused: {', '.join(stored.unused[:_SHOWN])}{rest}")
     return lines or ["tensors: all there, none unused"]
 
 

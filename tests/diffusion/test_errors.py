@@ -19,6 +19,9 @@ from .reference import SD15, SD21
         ({"prediction_type": "flow_prediction"}, "prediction_type is 'flow_prediction', known are"),
         ({"num_train_timesteps": 0}, "num_train_timesteps is 0"),
         ({"trained_betas": [0.1, 0.2]}, r"trained_betas has shape \[2\]"),
+        ({"trained_betas": ["a"]}, "trained_betas is not a list of numbers"),
+        ({"beta_start": None}, "beta_start is None, not a number between 0 and 1"),
+        ({"beta_end": "x"}, "beta_end is 'x', not a number between 0 and 1"),
         ({"beta_end": 1.5}, "betas must lie between 0 and 1"),
     ],
 )
@@ -94,5 +97,7 @@ def test_scheduler_classes():
     assert sampler_from_config(karras) == "dpmpp_2m_karras"
     with pytest.raises(UserError, match="_class_name is 'LCMScheduler', known are DDIM"):
         sampler_from_config({"_class_name": "LCMScheduler"})
+    with pytest.raises(UserError, match=r"_class_name is \['DDIMScheduler'\]"):
+        sampler_from_config({"_class_name": ["DDIMScheduler"]})
     with pytest.raises(UserError, match="_class_name is None"):
         sampler_from_config({})

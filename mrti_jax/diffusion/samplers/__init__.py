@@ -52,7 +52,7 @@ def sampler_from_config(scheduler_config: Mapping[str, Any]) -> str:
     Raises UserError where its `_class_name` is missing or is no scheduler known here.
     """
     class_name = scheduler_config.get("_class_name")
-    if class_name not in SCHEDULER_CLASSES:
+    if not isinstance(class_name, str) or class_name not in SCHEDULER_CLASSES:
         raise UserError(
             f"scheduler config: _class_name is {class_name!r}, known are "
             f"{', '.join(SCHEDULER_CLASSES)}; name a sampler yourself: {', '.join(SAMPLERS)}."
