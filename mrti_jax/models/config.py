@@ -18,6 +18,8 @@ _WORDS = {
     str: "a string",
     NoneType: "null",
 }
+# No count or width is larger; as a shape it would overflow.
+_MOST = 2**31
 
 
 def read_config(
@@ -86,7 +88,7 @@ def _fits(value: Any, kind: Any) -> bool:
         )
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value) and value > 0
-    return type(value) is kind and (kind is not int or value > 0)
+    return type(value) is kind and (kind is not int or 0 < value < _MOST)
 
 
 def _words(kind: Any) -> str:

@@ -46,6 +46,7 @@ def test_what_diffusers_allows(given: dict[str, Any], meant: dict[str, Any]) -> 
         ("unet", {"sample_size": True}),
         ("unet", {"layers_per_block": [1, 2]}),
         ("unet", {"layers_per_block": -1}),
+        ("unet", {"layers_per_block": 10**30}),
         ("unet", {"block_out_channels": "abc"}),
         ("unet", {"block_out_channels": []}),
         ("unet", {"block_out_channels": None}),

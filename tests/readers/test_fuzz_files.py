@@ -4,6 +4,7 @@
 More than 50,000 files with `FUZZ=full`.
 """
 
+import dataclasses
 import io
 import json
 import os
@@ -28,6 +29,7 @@ from tiny import tiny_concept
 
 from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError
+from mrti_jax.models.parts import PARTS, read_part_config
 from mrti_jax.models.stored.safetensors_file import read_safetensors
 from mrti_jax.models.stored.weights import read_json
 from mrti_jax.sampling import Picture
@@ -201,6 +203,20 @@ def test_json_of_models(place: Path, content: bytes) -> None:
     file = epath.Path(place / "config.json")
     file.write_bytes(content)
     assert isinstance(result(lambda: read_json(file)), dict | None)
+
+
+WORDS = ["silu", "text_time", "quick_gelu", "DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D"]
+ATOMS = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(WORDS)
+VALUES = st.sampled_from([8, 32, 320]) | ATOMS | st.lists(ATOMS, max_size=4) | st.just([[1]])
+
+
+@cases(st.sampled_from(list(PARTS)), st.data(), quick=150, full=6_000)
+def test_configs_of_models(part: str, data: st.DataObject) -> None:
+    fields = [field.name for field in dataclasses.fields(PARTS[part][0])]
+    keys = st.sampled_from([*fields, "_class_name", "act_fn", "shift_factor"])
+    config = data.draw(st.dictionaries(keys, VALUES, max_size=4))
+    read = result(lambda: read_part_config(part, config))
+    assert isinstance(read, PARTS[part][0] | None)
 
 
 @pytest.fixture(scope="module")
