@@ -88,6 +88,10 @@ def edit_json(path: Path, **values: Any) -> None:
         (lambda f: (f / "tokenizer/merges.txt").unlink(), "tokenizer: .*: merges.txt missing"),
         (lambda f: (f / "tokenizer/vocab.json").write_text("{"), "tokenizer: .* can't be read"),
         (
+            lambda f: shutil.copytree(f / "text_encoder", f / "text_encoder_2"),
+            "tokenizer_2: .* holds no tokenizer: vocab.json and merges.txt missing",
+        ),
+        (
             lambda f: edit_json(f / "scheduler/scheduler_config.json", prediction_type="x0"),
             "scheduler: scheduler config: prediction_type is 'x0'",
         ),
@@ -96,7 +100,7 @@ def edit_json(path: Path, **values: Any) -> None:
             "scheduler: scheduler config: _class_name is 'X'",
         ),
     ],
-    ids=["merges", "vocab", "prediction-type", "scheduler"],
+    ids=["merges", "vocab", "tokenizer-2", "prediction-type", "scheduler"],
 )
 @pytest.mark.usefixtures("no_gradient")
 def test_what_beside_the_weights_is_wrong(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A diffusers folder: a sub-folder for each part, with a `config.json` and weights."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from etils import epath
@@ -28,10 +28,10 @@ from mrti_jax.models.stored.weights import (
 
 INDEX = "model_index.json"
 MODULES = ("text_encoder", "text_encoder_2", "unet", "vae")
-TOKENIZERS = ("tokenizer", "tokenizer_2")
+# By the text encoder whose texts they split.
+TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 _SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt")
 _LORA = "pytorch_lora_weights."
-_OPTIONAL = ("text_encoder_2", "tokenizer_2")
 
 
 def open_folder(folder: epath.Path, variant: str | None) -> StoredModel:
@@ -42,7 +42,7 @@ def open_folder(folder: epath.Path, variant: str | None) -> StoredModel:
     """
     index = check_kind(str(folder), folder)
     names = file_names(folder)
-    parts = {part: file_names(folder / part) for part in present(MODULES, names)}
+    parts = {part: file_names(folder / part) for part in present(names)}
     chosen = variant_of_parts(parts, variant)
     plain = [part for part in parts if chosen[part] != variant]
     if plain:
@@ -57,7 +57,7 @@ def open_folder(folder: epath.Path, variant: str | None) -> StoredModel:
         unused += [f"{part}: {name}" for name in sorted(left)]
         used = {name: tensor for name, tensor in tensors.items() if name not in left}
         modules[part] = StoredModule(str(path), config, used)
-    tokenizers = {part: StoredTokenizer(str(folder / part)) for part in present(TOKENIZERS, names)}
+    tokenizers = {name: StoredTokenizer(str(folder / name)) for name in tokenizers_of(parts)}
     scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
     return StoredModel(
         modules,
@@ -90,9 +90,7 @@ def check_kind(what: str, folder: epath.Path) -> dict[str, Any]:
     if kind is None and "text_encoder" not in names and "text_encoder_2" in names:
         kind = REFINER
     if kind is None:
-        configs = {
-            part: read_json(folder / part / "config.json") for part in present(MODULES, names)
-        }
+        configs = {part: read_json(folder / part / "config.json") for part in present(names)}
         kind = image_conditioned(unet_config, configs["vae"])
     if kind is not None:
         raise UserError(f"{what} {kind}")
@@ -116,14 +114,19 @@ def kind_by_class(folder: epath.Path) -> str | None:
     return None
 
 
-def present(parts: tuple[str, ...], names: Collection[str]) -> list[str]:
-    """Of a model's parts, those that it must have, and those of XL that are among its folders."""
-    return [part for part in parts if part not in _OPTIONAL or part in names]
+def present(names: Collection[str]) -> list[str]:
+    """The parts that a model must have, and the one of XL if it is among its folders."""
+    return [part for part in MODULES if part != "text_encoder_2" or part in names]
+
+
+def tokenizers_of(parts: Iterable[str]) -> list[str]:
+    """The folders of the tokenizers that a model of these parts needs."""
+    return [TOKENIZERS[part] for part in parts if part in TOKENIZERS]
 
 
 def _unused_folders(folder: epath.Path) -> list[str]:
     """Those that hold no part of a model here, such as the safety checker."""
-    used = (*MODULES, *TOKENIZERS, "scheduler")
+    used = (*MODULES, *TOKENIZERS.values(), "scheduler")
     return [
         f"{path.name}/"
         for path in sorted(folder.iterdir())

@@ -12,12 +12,11 @@ from etils import epath
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stored.folder import (
     INDEX,
-    MODULES,
-    TOKENIZERS,
     check_kind,
     kind_by_class,
     kind_by_names,
     present,
+    tokenizers_of,
 )
 from mrti_jax.models.stored.weights import no_weights, variant_of_parts, weight_files
 
@@ -63,7 +62,7 @@ def fetch_model(repo: str, revision: str | None, variant: str | None) -> epath.P
         if INDEX not in names:
             raise UserError(f"{what} {_what_else(tops, descriptions, download)}")
         check_kind(what, download(descriptions))
-        parts = {part: _inside(part, names) for part in present(MODULES, tops)}
+        parts = {part: _inside(part, names) for part in present(tops)}
         chosen = variant_of_parts(parts, variant)
         files = []
         for part, inside in parts.items():
@@ -71,8 +70,8 @@ def fetch_model(repo: str, revision: str | None, variant: str | None) -> epath.P
             if not weights:
                 raise no_weights(f"{what}: {part}", inside, variant)
             files += [f"{part}/{name}" for name in weights]
-        for part in present(TOKENIZERS, tops):
-            files += [f"{part}/{name}" for name in _TOKENIZER_FILES]
+        for folder in tokenizers_of(parts):
+            files += [f"{folder}/{name}" for name in _TOKENIZER_FILES]
         return download([name for name in files if name in names])
 
     return _fetch(repo, revision, fetch, mark=INDEX)
