@@ -164,7 +164,7 @@ def test_without_a_network_there_is_no_waiting(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()
-    with pytest.raises(UserError, match=r"the Hub can't be reached .ConnectError."):
+    with pytest.raises(UserError, match="and the Hub can't be reached"):
         open_model(ModelSource(path=REPO))
     assert time.monotonic() - start < 3
     assert not caplog.records
