@@ -121,7 +121,8 @@ def _run(flags: Flags) -> None:
     mesh = None if flags.fsdp is None else make_mesh(fsdp=flags.fsdp)
     sd = StableDiffusion.load(flags.model, **flags.options, dtype=flags.dtype, mesh=mesh)
     if is_writer():
-        print(describe(sd.mesh, sd.dtype, pictures_at_once(sd.mesh, flags.batch_size)))
+        pictures = pictures_at_once(sd.mesh, flags.batch_size)
+        print(describe(sd.mesh, sd.dtype, pictures, -(-pictures // sd.mesh.size)))
     if prompts:
         _draw_prompts(flags, sd, concepts, prompts)
     if flags.grid is not None:

@@ -64,6 +64,7 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
     from mrti_jax.parallel.mesh import make_mesh
     from mrti_jax.parallel.processes import is_writer
     from mrti_jax.training.learning import learn_many, plan_slots
+    from mrti_jax.training.slots import padded
     from mrti_jax.training.subject import Subject
 
     dtype = None if config.model.dtype == "auto" else config.model.dtype
@@ -77,7 +78,9 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
     )
     if is_writer():
         part = config.train.batch_size // config.train.accumulation
-        print(describe(sd.mesh, sd.dtype, plan_slots(sd, config, len(runs)) * part))
+        slots = plan_slots(sd, config, len(runs))
+        each = slots * padded(part, slots, sd.mesh.size) // sd.mesh.size
+        print(describe(sd.mesh, sd.dtype, slots * part, each))
     subjects = [
         Subject(
             images=run.data.path,

@@ -7,15 +7,16 @@ import jax
 from jax.sharding import Mesh
 
 
-def describe(mesh: Mesh, dtype: jax.typing.DTypeLike, at_a_time: int) -> str:
-    """Devices, mesh, dtype of the weights, and the batch that is worked on at a time."""
+def describe(mesh: Mesh, dtype: jax.typing.DTypeLike, at_a_time: int, each: int) -> str:
+    """Devices, mesh, dtype of the weights, the batch that is worked on at a time, and how many of
+    it each device has at most."""
     kinds = collections.Counter(device.device_kind for device in mesh.devices.flat)
     devices = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
     count = jax.process_count()
     processes = f" in {count} processes" if count > 1 else ""
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    each = -(-at_a_time // mesh.size)
+    most = "up to " if each * mesh.size > at_a_time else ""
     return (
         f"devices: {devices} ({mesh.devices.flat[0].platform}){processes} | mesh: {axes} | "
-        f"weights: {jax.numpy.dtype(dtype).name} | batch: {at_a_time}, {each} per device"
+        f"weights: {jax.numpy.dtype(dtype).name} | batch: {at_a_time}, {most}{each} per device"
     )

@@ -256,18 +256,6 @@ def check(config: Config) -> None:
         )
 
 
-def check_devices(config: Config, num_slots: int, num_devices: int) -> None:
-    """Raises UserError unless each part of the batches in all slots divides over the devices."""
-    part = config.train.batch_size // config.train.accumulation
-    if num_slots * part % num_devices:
-        batch = -(-part // num_devices) * num_devices * config.train.accumulation
-        concepts = f" of each of {num_slots} concepts" if num_slots > 1 else ""
-        raise UserError(
-            f"{part} examples at a time (train.batch_size / train.accumulation){concepts} don't "
-            f"divide over {num_devices} devices: use --train.batch-size {batch}, or fewer devices"
-        )
-
-
 def flatten(config: Config) -> dict[str, object]:
     """Dotted names and values of all settings of one concept's run."""
     flat: dict[str, object] = {}

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from etils import epath
 
 from mrti_jax.concept import Concept
-from mrti_jax.errors import UserError
+from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import memory_limit
-from mrti_jax.training.config import Config, check, check_devices
+from mrti_jax.parallel.processes import is_writer
+from mrti_jax.training.config import Config, check
 from mrti_jax.training.learning_rate import with_learning_rate
 from mrti_jax.training.loop import Result, train
 from mrti_jax.training.memory import fitting_concepts, needs_remat
 from mrti_jax.training.run import Run
-from mrti_jax.training.slots import count_slots
+from mrti_jax.training.slots import count_slots, padded
 from mrti_jax.training.step import frozen_params, make_train_step
 from mrti_jax.training.subject import Images, Subject
 
@@ -85,7 +86,8 @@ def learn_many(
         raise UserError(f"each concept needs a name of its own, given are {', '.join(names)}")
     config = with_learning_rate(config, sd.text_encoder)
     slots = plan_slots(sd, config, len(subjects))
-    check_devices(config, slots, sd.mesh.size)
+    if is_writer():
+        _warn_of_empty_places(config, slots, sd.mesh.size)
     size = _training_size(sd, config.data.size)
     runs = [_prepare(sd, subject, config, size, alone=len(subjects) == 1) for subject in subjects]
     limit = memory_limit(sd.mesh.local_devices[0])
@@ -112,6 +114,18 @@ def plan_slots(sd: StableDiffusion, config: Config, num_concepts: int) -> int:
         limit = memory_limit(sd.mesh.local_devices[0])
         at_once = fitting_concepts(sd, config, _latent_shape(sd, config), limit)
     return count_slots(num_concepts, at_once, part, sd.mesh.size)
+
+
+def _warn_of_empty_places(config: Config, num_slots: int, num_devices: int) -> None:
+    """Of devices that have less to do than others in every update."""
+    part = config.train.batch_size // config.train.accumulation
+    places = padded(part, num_slots, num_devices)
+    if places > part:
+        warn(
+            f"{num_slots * (places - part)} of the {num_slots * places} places that {num_devices} "
+            "devices have for examples stay empty, which is waste and changes no result: a run "
+            f"with --train.batch-size {places * config.train.accumulation} would fill them"
+        )
 
 
 def _latent_shape(sd: StableDiffusion, config: Config) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ from mrti_jax.models.memory import kept_bytes
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import bytes_on_each
 from mrti_jax.training.config import Config
+from mrti_jax.training.slots import padded
 
 # Beside what the gradient keeps: what the compiler needs meanwhile, and what it can't pack.
 SLACK = 1.25
@@ -28,8 +29,8 @@ def needs_remat(
     """
     if config.train.remat != "auto" or limit is None:
         return config.train.remat == "blocks"
-    part = num_slots * config.train.batch_size // config.train.accumulation
-    examples = -(-part // sd.mesh.size)
+    part = config.train.batch_size // config.train.accumulation
+    examples = num_slots * padded(part, num_slots, sd.mesh.size) // sd.mesh.size
     return examples > _fitting_examples(sd, latent_shape, limit)
 
 

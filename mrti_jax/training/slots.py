@@ -7,6 +7,7 @@ between devices. Else every device has all slots, and a part of the examples of 
 """
 
 import functools
+import math
 from typing import Any, TypeVar
 
 import jax
@@ -42,6 +43,13 @@ def count_slots(num_concepts: int, at_once: int, part: int, num_devices: int) ->
     slots = -(-num_concepts // turns)
     rounded = -(-slots // num_devices) * num_devices
     return rounded if slots * part % num_devices and rounded <= at_once else slots
+
+
+def padded(part: int, num_slots: int, num_devices: int) -> int:
+    """Examples of each slot at a time, with those that only fill up what the devices share: as few
+    as let all slots together divide over them."""
+    multiple = num_devices // math.gcd(num_devices, num_slots)
+    return -(-part // multiple) * multiple
 
 
 def fill(one: Tree, num_slots: int, mesh: Mesh) -> Tree:

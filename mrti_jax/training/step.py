@@ -28,7 +28,7 @@ from mrti_jax.training.config import Config, OptimizerConfig, TrainConfig
 from mrti_jax.training.draws import draw
 from mrti_jax.training.latents import sample_latents
 from mrti_jax.training.optim import initial_optimizer, update_table
-from mrti_jax.training.slots import divides, slots_sharded
+from mrti_jax.training.slots import divides, padded, slots_sharded
 
 State = dict[str, Any]
 """`table` [N, V, D] float32; `optimizer`; `step` int32, updates done; `examples` and `gradients`
@@ -191,22 +191,26 @@ def _train_step(
         return jnp.mean(jnp.square(prediction.astype(jnp.float32) - target), axis=(1, 2, 3))
 
     def losses(
-        table: Float[Array, "s n v d"], step: Int[Array, "s"], index: Int[Array, "b"], args: Any
+        table: Float[Array, "s n v d"], step: Int[Array, "s"], first: Int[Array, ""], args: Any
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """A part's share of the batches' weighted mean losses, and its plain sums per slot and
         bucket."""
         frozen, data = args
+        place = jnp.arange(padded(part, len(table), mesh.size), dtype=jnp.int32)
+        index = first + place % part  # the first ones again, where devices would have none
+        counts = place < part
         # What the devices share comes first, slots or examples: then merging the two moves nothing.
         axis = 0 if divides(len(table), mesh) else 1
         picked = jax.vmap(pick, in_axes=(0, 0, 0, None), out_axes=axis)(table, step, data, index)
         examples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), picked)
         examples = jax.lax.with_sharding_constraint(examples, batch_sharded(mesh))
         loss = errors(examples, frozen).reshape(picked.bucket.shape)
+        loss = jnp.where(jnp.expand_dims(counts, axis), loss, 0.0)
 
         def add_up(loss: Float[Array, "b"], buckets: Int[Array, "b"]) -> dict[str, Array]:
             return {
                 "loss": jnp.zeros(num_buckets).at[buckets].add(loss),
-                "examples": jnp.zeros(num_buckets, jnp.int32).at[buckets].add(1),
+                "examples": jnp.zeros(num_buckets, jnp.int32).at[buckets].add(counts),
             }
 
         sums = jax.vmap(add_up, in_axes=axis)(loss, picked.bucket)
@@ -241,8 +245,7 @@ def _train_step(
     @functools.partial(jax.jit, donate_argnames="state", compiler_options=compiler_options(mesh))
     def train_step(state: State, frozen: dict[str, Any], data: Data) -> State:
         def add_part(total: Any, number: Int[Array, ""]) -> tuple[Any, None]:
-            index = number * part + jnp.arange(part, dtype=jnp.int32)
-            one = gradient_of(state["table"], state["step"], index, (frozen, data))
+            one = gradient_of(state["table"], state["step"], number * part, (frozen, data))
             return jax.tree.map(jnp.add, total, one), None
 
         zero = jax.tree.map(jnp.zeros_like, (state["table"], state["window"]))

@@ -3,6 +3,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -11,7 +13,14 @@ import pytest
 from mrti_jax.errors import UserError
 from mrti_jax.parallel.accelerator import check_accelerator
 from mrti_jax.parallel.banner import describe
-from mrti_jax.parallel.mesh import choose_fsdp, fetch, make_mesh, place, weight_sharded
+from mrti_jax.parallel.mesh import (
+    choose_fsdp,
+    fetch,
+    fitting_mesh,
+    make_mesh,
+    place,
+    weight_sharded,
+)
 
 
 def machine(root: Path, kind: str) -> Path:
@@ -76,6 +85,30 @@ def test_the_mesh_and_where_weights_lie_on_it():
         make_mesh(fsdp=3)
 
 
+def gpu(number: int, host: int) -> Any:
+    """As JAX shows those of several hosts."""
+    names = {"platform": "gpu", "device_kind": "H100"}
+    return mock.Mock(spec=jax.Device, id=number, slice_index=host, process_index=number, **names)
+
+
+def test_between_slices_the_batch_is_split_and_weights_only_where_one_is_too_small():
+    devices = [gpu(number, number // 4) for number in range(8)]
+    for fsdp, rows in {
+        1: [[i] for i in range(8)],
+        2: [[0, 1], [2, 3], [4, 5], [6, 7]],
+        8: [[0, 1, 2, 3, 4, 5, 6, 7]],
+    }.items():
+        mesh = make_mesh(devices, fsdp=fsdp)
+        assert dict(mesh.shape) == {"data": 8 // fsdp, "fsdp": fsdp}
+        assert [[device.id for device in row] for row in mesh.devices] == rows
+
+
+@pytest.mark.parametrize(("gib", "fsdp"), [(2, 1), (13, 2)])
+def test_the_mesh_is_made_for_the_weights(gib: int, fsdp: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mrti_jax.parallel.mesh.memory_limit", lambda device: 16 * 2**30)
+    assert dict(fitting_mesh(gib * 2**30).shape) == {"data": 2 // fsdp, "fsdp": fsdp}
+
+
 def test_as_few_devices_as_have_the_memory_hold_the_weights():
     gib = 2**30
     v5e = 16 * gib  # of which 9.6 GiB are for weights
@@ -88,7 +121,9 @@ def test_as_few_devices_as_have_the_memory_hold_the_weights():
 
 
 def test_the_line_about_it():
-    line = describe(make_mesh(), "bfloat16", at_a_time=8)
+    mesh = make_mesh()
+    line = describe(mesh, "bfloat16", at_a_time=8, each=4)
     assert line == (
         "devices: 2 x cpu (cpu) | mesh: data 2, fsdp 1 | weights: bfloat16 | batch: 8, 4 per device"
     )
+    assert describe(mesh, "bfloat16", at_a_time=3, each=2).endswith("batch: 3, up to 2 per device")

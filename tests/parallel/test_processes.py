@@ -119,6 +119,24 @@ def test_the_same_table_and_pictures_on_any_devices_in_any_processes(
 
 @pytest.mark.long
 @pytest.mark.slow
+@pytest.mark.parametrize("batch", [4, 6])
+def test_a_batch_that_leaves_devices_idle(batch: int, tiny_folder: Path, tmp_path: Path):
+    tables = []
+    for devices in (1, 8):
+        out = tmp_path / f"{devices}"
+        flags = [*training(tiny_folder, out, steps=4), f"--train.batch-size={batch}"]
+        ((status, stdout, stderr),) = launch.finish(
+            launch.start(["mrti_jax.train", *flags], devices_each=devices)
+        )
+        assert status == 0, stderr
+        tables.append(Concept.load(out).embeddings)
+    assert f"batch: {batch}, up to 1 per device" in stdout
+    assert f"{8 - batch} of the 8 places" in stderr and "--train.batch-size 8 would" in stderr
+    np.testing.assert_allclose(*tables, rtol=0, atol=2e-5)
+
+
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [4, 3])  # concepts for each device, and shared by all
 def test_many_concepts_in_two_processes(at_once: int, tiny_folder: Path, tmp_path: Path):
     colours = {"ann": "red", "bob": "blue", "cid": "green", "dan": "black"}

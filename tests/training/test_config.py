@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from mrti_jax.errors import UserError
-from mrti_jax.training.config import Config, check, check_devices, read_config, resolve
+from mrti_jax.training.config import Config, check, read_config, resolve
 from mrti_jax.training.yaml import write_yaml
 
 RECIPES = Path(__file__).parents[2] / "configs"
@@ -80,12 +80,6 @@ def test_numbers_as_people_write_them(tmp_path: Path):
 def test_values_that_no_run_can_use(make_config, section: str, values: dict, message: str):
     with pytest.raises(UserError, match=message):
         check(make_config(**{section: values}))
-
-
-def test_batches_divide_over_the_devices(make_config):
-    check_devices(make_config(), 1, 2)
-    with pytest.raises(UserError, match=r"--train\.batch-size 6"):
-        check_devices(make_config(), 1, 3)
 
 
 def test_photos_of_ones_own_need_a_name_and_an_initializer():

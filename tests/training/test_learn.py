@@ -139,13 +139,26 @@ def test_sheets_of_pictures(
     assert [p.name for p in (tmp_path / "pictures").iterdir()] == ["step_000002.png"]
 
 
+def test_empty_places_of_a_batch_are_told(
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    make_config: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    ended = UserError("ended before the training")
+    monkeypatch.setattr("mrti_jax.training.learning.train", lambda *_, **__: [ended])
+    config = make_config(train={"batch_size": 6, "accumulation": 2})
+    message = r"1 of the 4 places that 2 devices have .* --train\.batch-size 8 would"
+    with pytest.warns(UserWarning, match=message), pytest.raises(UserError, match="ended before"):
+        learn(tiny_sd, pictures, **WORDS, config=config)
+
+
 @pytest.mark.parametrize(
     ("words", "section", "values", "message"),
     [
         ({"initializer": "striped star"}, "train", {}, "is 2 tokens"),
         ({"name": "a b"}, "train", {}, "can't name a concept"),
         ({}, "data", {"size": 15}, r"data\.size 15 is not a multiple of 2"),
-        ({}, "train", {"batch_size": 3}, "don't divide over 2 devices"),
         ({}, "concept", {"num_vectors": 80}, "does not fit"),
         ({}, "data", {"captions": True}, "no image has a caption"),
     ],
