@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mrti_jax.errors import UserError
@@ -39,8 +39,20 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> 
         raise UserError(
             f"fsdp is {fsdp}, it must divide the number of devices, which is {len(devices)}"
         )
-    shape = (len(devices) // fsdp, fsdp)
-    return jax.make_mesh(shape, BATCH, devices=devices, axis_types=(AxisType.Auto,) * 2)
+    shape, types = (len(devices) // fsdp, fsdp), (AxisType.Auto,) * 2
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(shape, BATCH, devices=devices, axis_types=types)
+    # Between slices (of GPUs: hosts) the network is slow: as much of `fsdp` as can be is in one.
+    inside = math.gcd(fsdp, len(devices) // slices)
+    across = fsdp // inside
+    arranged = mesh_utils.create_hybrid_device_mesh(
+        (len(devices) // slices // inside, inside),
+        (slices // across, across),
+        devices,
+        allow_split_physical_axes=True,
+    )
+    return Mesh(arranged, BATCH, axis_types=types)
 
 
 def choose_fsdp(weight_bytes: int, num_devices: int, memory_bytes: int | None) -> int:
