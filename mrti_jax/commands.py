@@ -79,11 +79,17 @@ def run_command(
     return 0
 
 
-def join_processes(flags: ProcessFlags) -> None:
+def join_processes(flags: ProcessFlags, *, stop_together: bool) -> None:
     """Finds the other processes of this run, if there are any; before any other use of JAX."""
     from mrti_jax.parallel.processes import join
 
-    join(flags.distributed, flags.coordinator, flags.num_processes, flags.process_id)
+    join(
+        flags.distributed,
+        flags.coordinator,
+        flags.num_processes,
+        flags.process_id,
+        stop_together=stop_together,
+    )
 
 
 def use_compilation_cache() -> None:

@@ -108,7 +108,7 @@ def _run(flags: Flags) -> None:
     if not prompts and flags.grid is None:
         raise UserError(f"there is no prompt: give one, as in {EXAMPLE}")
     use_compilation_cache()
-    join_processes(flags)
+    join_processes(flags, stop_together=False)
     from mrti_jax.models.stable_diffusion import StableDiffusion
     from mrti_jax.parallel.banner import describe
     from mrti_jax.parallel.mesh import make_mesh

@@ -56,7 +56,7 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
     runs = resolve_all(config)
     check(config)
     use_compilation_cache()
-    join_processes(processes)
+    join_processes(processes, stop_together=True)
     # Orbax logs the tracebacks of what it raises, too.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     from mrti_jax.models.stable_diffusion import StableDiffusion

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests to stop (SIGTERM, SIGINT), which all processes of a run follow after the same step."""
+"""Requests to stop (SIGTERM, SIGINT), which all processes of a run follow at the same moment."""
 
 import os
 import signal
@@ -14,17 +14,30 @@ from jax.experimental.multihost_utils import reached_preemption_sync_point
 from mrti_jax.errors import Preempted
 
 
+class Stopped(Exception):
+    """Some work was given up, since the run is to stop."""
+
+
 class StopRequest:
     """A signal that asks a loop to save and end; the second one ends it at once."""
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self._agreed = False
+        self._asked = 0
 
-    def reached(self, done: int) -> bool:
-        """Whether to stop after `done` steps; call it after every step, in every process."""
+    def reached(self) -> bool:
+        """Whether to stop; every process must ask equally often, and hears the same."""
+        self._asked += 1
         if jax.distributed.is_initialized():
-            return reached_preemption_sync_point(done)
+            self._agreed = self._agreed or reached_preemption_sync_point(self._asked)
+            return self._agreed
         return self._signal is not None
+
+    def check(self) -> None:
+        """Raises Stopped if `reached`, and is to be called like it."""
+        if self.reached():
+            raise Stopped
 
     def leave(self, message: str) -> NoReturn:
         """Raises Preempted, or KeyboardInterrupt where the user asked."""

@@ -31,11 +31,14 @@ def join(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    *,
+    stop_together: bool = True,
 ) -> None:
     """Makes this process one of a run of several; before any other use of JAX.
 
     What is not given is what Cloud TPU, GKE, Slurm or Open MPI tell. "auto" goes on alone where
-    none of them is there, and where JAX is in use already.
+    none of them is there, and where JAX is in use already. With `stop_together`, SIGTERM is but a
+    request, see `StopRequest`; else it ends this process at once.
 
     Raises:
         UserError: the other processes can't be found or reached, or the arguments contradict.
@@ -49,6 +52,7 @@ def join(
     if alone_is_fine and (_launched_alone() or jax.distributed.is_initialized()):
         return
     advice = "give --coordinator HOST:PORT, --num-processes and --process-id, or --distributed off"
+    jax.config.update("jax_enable_preemption_service", stop_together)
     try:
         jax.distributed.initialize(
             coordinator,

@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError, warn
 from mrti_jax.parallel.compiler import compile_ahead
 from mrti_jax.parallel.mesh import fetch
-from mrti_jax.parallel.preemption import StopRequest, stop_requests
+from mrti_jax.parallel.preemption import Stopped, StopRequest, stop_requests
 from mrti_jax.training.config import TrainConfig
 from mrti_jax.training.metrics import Recorder
 from mrti_jax.training.run import Run
@@ -51,13 +51,16 @@ def train(
     with bar, stop_requests() as stop, contextlib.ExitStack() as stack:
         for run in runs:
             stack.enter_context(run)
-        loop = _Loop(runs, num_slots, mesh, config, bar)
-        while loop.admit(restart=restart):
-            loop.update(train_step, frozen)
-            loop.record()
-            loop.save(stop)
-            loop.draw()
-            loop.release(progress=progress and len(runs) == 1)
+        loop = _Loop(runs, num_slots, mesh, config, stop, bar)
+        try:
+            while loop.admit(restart=restart):
+                loop.update(train_step, frozen)
+                loop.record()
+                loop.save()
+                loop.draw()
+                loop.release(progress=progress and len(runs) == 1)
+        except Stopped:
+            loop.leave()
     return [loop.results[run] for run in runs]
 
 
@@ -65,7 +68,13 @@ class _Loop:
     """Which concept is in which slot, and how far all of them are."""
 
     def __init__(
-        self, runs: Sequence[Run], num_slots: int, mesh: Mesh, config: TrainConfig, bar: Any
+        self,
+        runs: Sequence[Run],
+        num_slots: int,
+        mesh: Mesh,
+        config: TrainConfig,
+        stop: StopRequest,
+        bar: Any,
     ):
         self.results: dict[Run, Result] = {}
         self._runs = runs
@@ -75,6 +84,7 @@ class _Loop:
         self._num_slots = num_slots
         self._mesh = mesh
         self._config = config
+        self._stop = stop
         self._bar = bar
         self._recorder = Recorder(mesh)
         self._extent = tuple(map(max, zip(*(run.extent for run in runs), strict=True)))
@@ -123,15 +133,30 @@ class _Loop:
             loss = np.mean([metrics.loss for metrics in told])
             self._bar.set_postfix_str(f"loss {loss:.4f}, {speed:.1f} examples/s")
 
-    def save(self, stop: StopRequest) -> None:
-        """Writes the checkpoints that are due, and ends runs whose last update was not finite."""
-        going_on = self._waiting or not all(map(self._is_last, self._active.values()))
-        stopping = stop.reached(self._updates) and going_on
-        saving = [
+    def save(self) -> None:
+        """Writes the checkpoints that are due, and ends runs whose last update was not finite.
+
+        Raises Stopped where there is more to do, and that is not wanted.
+        """
+        due = [
             slot
             for slot, run in self._active.items()
-            if run.done % self._config.checkpoint_every == 0 or self._is_last(run) or stopping
+            if run.done % self._config.checkpoint_every == 0 or self._is_last(run)
         ]
+        self._save(due)
+        going_on = self._waiting or not all(map(self._is_last, self._active.values()))
+        if self._stop.reached() and going_on:
+            raise Stopped
+
+    def leave(self) -> NoReturn:
+        """Saves what is not saved yet, and raises what the request to stop asks for."""
+        self._save([slot for slot, run in self._active.items() if run.saved < run.done])
+        for run in self._active.values():
+            run.close()
+        total = len(self._runs) * self._config.steps
+        self._stop.leave(f"stopped after {self._done} of {total} steps")
+
+    def _save(self, saving: Sequence[int]) -> None:
         # A state stays as it was before an update that is not finite. Asking it at every step would
         # make the devices wait.
         updates = fetch(self._state["step"]) if saving else np.zeros(0)
@@ -144,24 +169,20 @@ class _Loop:
         for slot in saving:
             if slot in self._active:
                 self._active[slot].save(self._take(slot))
-        if stopping:
-            for run in self._active.values():
-                run.close()
-            total = len(self._runs) * self._config.steps
-            stop.leave(f"stopped after {self._done} of {total} steps")
 
     def draw(self) -> None:
         """Draws with the concepts so far, where it is due."""
         every = self._config.picture_every
         for slot, run in self._active.items():
             if every and run.done % every == 0 and not self._is_last(run):
-                run.draw(self._take(slot))
+                run.draw(self._take(slot), self._stop.check)
 
     def release(self, *, progress: bool) -> None:
         """Ends the runs that are done, and frees their slots."""
         for slot, run in list(self._active.items()):
             if self._is_last(run):
-                self.results[run] = run.finish(self._take(slot), progress=progress)
+                state = self._take(slot)
+                self.results[run] = run.finish(state, self._stop.check, progress=progress)
                 del self._active[slot]
 
     def _begin(self, slot: int, run: Run, *, restart: bool) -> None:
@@ -169,7 +190,7 @@ class _Loop:
             state = run.resume(restart=restart)
             self._count(run.done)
             if self._is_last(run):
-                self.results[run] = run.finish_again(state)
+                self.results[run] = run.finish_again(state, self._stop.check)
                 return
             data = run.data(*self._extent)
         except UserError as error:

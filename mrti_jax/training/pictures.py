@@ -2,6 +2,7 @@
 """Labelled sheets of pictures drawn with the concept, during the training and at its end."""
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 from etils import epath
@@ -29,9 +30,18 @@ FINAL_PROMPTS = {**PROMPTS, "object": "a photo of a {} on a white background"}
 
 
 def draw_progress(
-    sd: StableDiffusion, concept: Concept, step: int, size: int, out: epath.Path, config: Config
+    sd: StableDiffusion,
+    concept: Concept,
+    step: int,
+    size: int,
+    out: epath.Path,
+    config: Config,
+    check: Callable[[], None],
 ) -> None:
-    """Writes `out/pictures/step_000100.png`: the word at some resolutions, always two seeds."""
+    """Writes `out/pictures/step_000100.png`: the word at some resolutions, always two seeds.
+
+    `check` is called between pictures, in all processes; it may raise.
+    """
     prompt = PROMPTS[config.data.learnable_property]
     prompts = [prompt.format(f"<{concept.name}[{value}]>") for value in RESOLUTIONS]
     pictures = generate(
@@ -43,6 +53,7 @@ def draw_progress(
         guidance_scale=config.train.picture_guidance,
         height=size,
         width=size,
+        progress=lambda done, total: check(),
     )
     cells = [
         [picture.image for picture in pictures[row :: len(SEEDS)]] for row in range(len(SEEDS))
@@ -58,10 +69,14 @@ def draw_final(
     photos: UInt8[np.ndarray, "m s s 3"],
     out: epath.Path,
     config: Config,
+    check: Callable[[], None],
     *,
     progress: bool,
 ) -> None:
-    """Writes `out/grid.png`: the photos, below them the word over the buckets, a row per scheme."""
+    """Writes `out/grid.png`: the photos, below them the word over the buckets, a row per scheme.
+
+    `check`: as in `draw_progress`.
+    """
     prompt = FINAL_PROMPTS[config.data.learnable_property]
     columns = min(concept.num_buckets, MAX_COLUMNS)
     values = [str(k * concept.num_buckets // columns) for k in range(columns)]
@@ -71,6 +86,7 @@ def draw_final(
         def update(done: int, total: int) -> None:
             bar.total, bar.n = total, done
             bar.refresh()
+            check()
 
         drawn = sweep(
             sd,

@@ -4,10 +4,12 @@
 import contextlib
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float32
 
 import mrti_jax
@@ -40,9 +42,11 @@ CONFIG_NAME = "config.yaml"
 
 
 class Run:
-    """One concept's training. `done` counts its updates; `metrics` is there once it is resumed."""
+    """One concept's training. `done` counts its updates, `saved` those of its last checkpoint;
+    `metrics` is there once it is resumed."""
 
     done: int
+    saved: int
     metrics: Metrics
 
     def __init__(self, sd: StableDiffusion, subject: Subject, config: Config, size: int):
@@ -109,7 +113,7 @@ class Run:
         """
         state = initial_state(self._start.embeddings, self.config.optimizer)
         state = place(state, replicated(self._sd.mesh))
-        self.done = 0
+        self.done = self.saved = 0
         if self._folder is not None:
             if restart:
                 with held(self._folder):
@@ -120,6 +124,7 @@ class Run:
             self.done, state = checkpoints.resume(
                 state, functools.partial(check_same, self._settings, self._folder)
             )
+            self.saved = self.done
             if is_writer():
                 write_yaml(self.config, self._folder / CONFIG_NAME)
         self.metrics = Metrics(
@@ -153,28 +158,34 @@ class Run:
         if self._checkpoints is not None:
             self._checkpoints.save(self.done, state, concept, self._settings)
         self._save_concept(concept)
+        self.saved = self.done
 
-    def draw(self, state: State) -> None:
-        """Writes a sheet of pictures drawn with the concept so far."""
+    def draw(self, state: State, check: Callable[[], None]) -> None:
+        """Writes a sheet of pictures drawn with the concept so far; `check`: as in `finish`."""
         if self._folder is not None:
             concept = self._concept(state)
-            draw_progress(self._sd, concept, self.done, self._size, self._folder, self.config)
+            draw_progress(
+                self._sd, concept, self.done, self._size, self._folder, self.config, check
+            )
 
     def close(self) -> None:
         """Waits until the last checkpoint is on disk."""
         self._files.close()
 
-    def finish(self, state: State, *, progress: bool) -> Concept:
-        """What is to be done after the last update."""
+    def finish(self, state: State, check: Callable[[], None], *, progress: bool) -> Concept:
+        """What is to be done after the last update.
+
+        `check` is called between pictures, in all processes; what it raises gives them up.
+        """
         self.close()
         concept = self._concept(state)
         _warn_of_idle_rows(state, self._start)
         if self._folder is not None and self.config.train.final_grid:
-            draw_final(self._sd, concept, self._shown, self._folder, self.config, progress=progress)
+            self._draw_final(concept, self._folder, check, progress=progress)
         return concept
 
-    def finish_again(self, state: State) -> Concept:
-        """Writes what a kill after the last checkpoint has left out."""
+    def finish_again(self, state: State, check: Callable[[], None]) -> Concept:
+        """Writes what a stop after the last checkpoint has left out; `check`: as in `finish`."""
         self.close()
         concept = self._concept(state)
         assert self._folder is not None
@@ -184,7 +195,7 @@ class Run:
             "trained (--restart begins anew)"
         )
         if self.config.train.final_grid and not (self._folder / FINAL_NAME).exists():
-            draw_final(self._sd, concept, self._shown, self._folder, self.config, progress=False)
+            self._draw_final(concept, self._folder, check, progress=False)
         return concept
 
     def fail(self, state: State) -> UserError:
@@ -209,6 +220,11 @@ class Run:
     def _concept(self, state: State) -> Concept:
         metadata = self._start.metadata | {"steps": str(int(state["step"]))}
         return replace(self._start, embeddings=np.array(state["table"]), metadata=metadata)
+
+    def _draw_final(
+        self, concept: Concept, folder: epath.Path, check: Callable[[], None], *, progress: bool
+    ) -> None:
+        draw_final(self._sd, concept, self._shown, folder, self.config, check, progress=progress)
 
     def _save_concept(self, concept: Concept) -> None:
         if self._folder is not None and is_writer():

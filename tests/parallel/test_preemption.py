@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that is told to stop saves, leaves with its own status, and goes on to the same end."""
 
+import itertools
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from mrti_jax import train
 from mrti_jax.concept import Concept
 from mrti_jax.parallel.preemption import StopRequest
 from mrti_jax.training import load_concept
+from mrti_jax.training.run import Run
 
 FLAGS = {"train.steps": 5, "train.batch-size": 4, "optimizer.schedule": "constant"}
 
@@ -30,12 +33,12 @@ def test_a_signal_saves_and_the_same_command_goes_on(
         flags = FLAGS | {"model.path": tiny_folder, "data.path": "sample", "out": out}
         return [f"--{key}={value}" for key, value in flags.items()] + ["--train.no-final-grid"]
 
-    reached = StopRequest.reached
+    reached, asked = StopRequest.reached, itertools.count(1)
 
-    def signal_after_two(self: StopRequest, done: int) -> bool:
-        if done == 2:
+    def signal_after_two(self: StopRequest) -> bool:
+        if next(asked) == 2:
             os.kill(os.getpid(), number)
-        return reached(self, done)
+        return reached(self)
 
     handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patch:
@@ -51,3 +54,28 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     cut, whole = Concept.load(tmp_path / "cut"), Concept.load(tmp_path / "whole")
     np.testing.assert_array_equal(cut.embeddings, whole.embeddings)
     assert cut.metadata["steps"] == "5"
+
+
+@pytest.mark.filterwarnings("ignore:.*steps skip bucket", "ignore:.*had no training example")
+def test_a_signal_in_the_last_pictures_leaves_them_to_the_next_start(
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    values = FLAGS | {"model.path": tiny_folder, "out": tmp_path, "train.picture-steps": 2}
+    command = [f"--{key}={value}" for key, value in values.items()]
+    finish = Run.finish
+
+    def signal_first(self: Run, *state: Any, **options: Any) -> Concept:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return finish(self, *state, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", signal_first)
+        assert train.main(command) == 75
+    assert Concept.load(tmp_path).metadata["steps"] == "5"
+    assert not (tmp_path / "grid.png").exists()
+    assert train.main(command) == 0
+    assert "has done its 5 steps already" in capsys.readouterr().err
+    assert (tmp_path / "grid.png").stat().st_size > 1000

@@ -119,6 +119,17 @@ def test_the_same_table_and_pictures_on_any_devices_in_any_processes(
 
 @pytest.mark.long
 @pytest.mark.slow
+def test_drawing_ends_at_once_when_told_to(tiny_folder: Path):
+    command = ["mrti_jax.sample", "a dog", f"--model={tiny_folder}", "--images-per-prompt=9999"]
+    processes = launch.start(command, 2)
+    assert processes[0].stdout is not None and "devices:" in processes[0].stdout.readline()
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    assert [status for status, *_ in launch.finish(processes)] == [-signal.SIGTERM] * 2
+
+
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [4, 6])
 def test_a_batch_that_leaves_devices_idle(batch: int, tiny_folder: Path, tmp_path: Path):
     tables = []
