@@ -49,16 +49,20 @@ def append_line(path: epath.Path, line: str) -> None:
 def to_path(path: epath.PathLike) -> epath.Path:
     """The path on this machine or in an object store.
 
-    Raises UserError for what looks like an object store's, but is none that is known.
+    Raises UserError for what looks like an object store's, but is none that is known, or of one
+    that can't be reached with what is installed.
     """
     try:
-        return epath.Path(path)
+        found = epath.Path(path)
     except KeyError as error:
         scheme = error.args[0]
         raise UserError(
             f"'{os.fspath(path)}' can't be reached: no store's paths start with '{scheme}'; give a "
             "path on this machine or one such as gs://bucket/folder"
         ) from None
+    if in_object_store(path):
+        _check_installed(os.fspath(path))
+    return found
 
 
 def is_regular(path: epath.Path) -> bool:
@@ -69,6 +73,17 @@ def is_regular(path: epath.Path) -> bool:
 def in_object_store(path: epath.PathLike) -> bool:
     """Whether the path is one such as `gs://bucket/file`."""
     return "://" in os.fspath(path)
+
+
+def _check_installed(path: str) -> None:
+    import fsspec
+
+    scheme = path.split("://")[0]
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        advice = ": pip install -e '.[gcs]'" if scheme == "gs" else ""
+        raise UserError(f"'{path}' can't be reached: {reason(error)}{advice}") from error
 
 
 def reason(error: Exception) -> str:
