@@ -80,7 +80,11 @@ def run_command(
 
 
 def join_processes(flags: ProcessFlags, *, stop_together: bool) -> None:
-    """Finds the other processes of this run, if there are any; before any other use of JAX."""
+    """Finds the other processes of this run, if there are any; before any other use of JAX.
+
+    Raises UserError if they can't be found, and if JAX can't use what this machine has.
+    """
+    from mrti_jax.parallel.accelerator import check_accelerator
     from mrti_jax.parallel.processes import join
 
     join(
@@ -90,6 +94,7 @@ def join_processes(flags: ProcessFlags, *, stop_together: bool) -> None:
         flags.process_id,
         stop_together=stop_together,
     )
+    check_accelerator()
 
 
 def use_compilation_cache() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 from mrti_jax.errors import UserError
+from mrti_jax.files import reason
 
 GOOGLE_PCI_VENDOR = "0x1ae0"
 TPU_PCI_DEVICES = frozenset(["0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"])
@@ -14,22 +15,32 @@ PLATFORM = {"TPU": "tpu", "NVIDIA GPU": "cuda"}
 
 
 def check_accelerator(root: Path = Path("/")) -> None:
-    """Raises UserError if JAX would run on the CPU of a machine that has a TPU or an NVIDIA GPU.
+    """Raises UserError if JAX would run on the CPU of a machine that has a TPU or an NVIDIA GPU, or
+    on nothing.
 
-    Where the platform was chosen (JAX_PLATFORMS), that choice holds. `root`: of /dev and /sys.
+    Where the CPU was chosen (JAX_PLATFORMS), that choice holds. `root`: of /dev and /sys.
     """
-    if jax.config.values.get("jax_platforms") or jax.default_backend() != "cpu":
+    chosen = jax.config.values.get("jax_platforms") or ""
+    try:
+        used = jax.default_backend()
+    except RuntimeError as error:
+        raise UserError(
+            f"JAX can't use what JAX_PLATFORMS={chosen} asks for ({reason(error)}): install JAX "
+            f"for it, {' or '.join(f'`pip install -e {extra}`' for extra in INSTALL.values())}, "
+            "or choose another"
+        ) from error
+    if chosen.split(",")[0] == "cpu" or used != "cpu":
         return
     found = find_accelerator(root)
     if found is None:
         return
-    reason = ""
+    why = ""
     try:
         jax.devices(PLATFORM[found])
     except RuntimeError as error:
-        reason = f" ({error})"
+        why = f" ({reason(error)})"
     raise UserError(
-        f"this machine has a {found}, but JAX would run on the CPU{reason}: install JAX for it, "
+        f"this machine has a {found}, but JAX would run on the CPU{why}: install JAX for it, "
         f"`pip install -e {INSTALL[found]}`, or set JAX_PLATFORMS=cpu if the CPU is what you want"
     )
 

@@ -37,10 +37,10 @@ def machine(root: Path, kind: str) -> Path:
     return root
 
 
-@pytest.fixture
-def no_platform_chosen() -> Iterator[None]:
+@pytest.fixture(params=[None, "cuda,cpu"])
+def cpu_not_chosen(request: pytest.FixtureRequest) -> Iterator[None]:
     chosen = jax.config.values["jax_platforms"]
-    jax.config.update("jax_platforms", None)
+    jax.config.update("jax_platforms", request.param)
     yield
     jax.config.update("jax_platforms", chosen)
 
@@ -59,7 +59,7 @@ def test_the_platform_that_was_chosen_holds(tmp_path: Path):
     ],
 )
 def test_an_accelerator_that_jax_would_leave_unused_is_an_error(
-    kind: str, message: str | None, tmp_path: Path, no_platform_chosen: None
+    kind: str, message: str | None, tmp_path: Path, cpu_not_chosen: None
 ):
     root = machine(tmp_path, kind)
     if message is None:
@@ -67,6 +67,13 @@ def test_an_accelerator_that_jax_would_leave_unused_is_an_error(
     else:
         with pytest.raises(UserError, match=message):
             check_accelerator(root)
+
+
+def test_a_platform_that_jax_can_not_use_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    missing = RuntimeError("Unable to initialize backend 'tpu'")
+    monkeypatch.setattr(jax, "default_backend", mock.Mock(side_effect=missing))
+    with pytest.raises(UserError, match=r"Unable to initialize backend 'tpu'.*'\.\[tpu\]'"):
+        check_accelerator()
 
 
 def test_the_mesh_and_where_weights_lie_on_it():
