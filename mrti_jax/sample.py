@@ -112,14 +112,15 @@ def _run(flags: Flags) -> None:
     from mrti_jax.models.stable_diffusion import StableDiffusion
     from mrti_jax.parallel.banner import describe
     from mrti_jax.parallel.mesh import make_mesh
-    from mrti_jax.parallel.processes import is_writer
+    from mrti_jax.parallel.processes import failing_together, is_writer
     from mrti_jax.sampling.generate import pictures_at_once
     from mrti_jax.sampling.png import check_folder
 
     check_folder(flags.out)
     concepts = [_load_concept(path) for path in flags.concept]
     mesh = None if flags.fsdp is None else make_mesh(fsdp=flags.fsdp)
-    sd = StableDiffusion.load(flags.model, **flags.options, dtype=flags.dtype, mesh=mesh)
+    with failing_together():
+        sd = StableDiffusion.load(flags.model, **flags.options, dtype=flags.dtype, mesh=mesh)
     if is_writer():
         pictures = pictures_at_once(sd.mesh, flags.batch_size)
         print(describe(sd.mesh, sd.dtype, pictures, -(-pictures // sd.mesh.size)))

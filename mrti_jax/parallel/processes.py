@@ -3,7 +3,9 @@
 
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import jax
@@ -24,6 +26,17 @@ SHUTDOWN_SECONDS = 60
 # How JAX says that no environment it knows (Cloud TPU, GKE, Slurm, Open MPI) is there.
 _NO_CLUSTER = "coordinator_address should be defined."
 _LOST = ("UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "FAILED_PRECONDITION")
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What a process gives in place of what the others wait for."""
+
+    text: str
+
+
+class _Told(UserError):
+    """A problem that all processes know of."""
 
 
 def join(
@@ -89,21 +102,59 @@ def map_in_parts(work: Callable[[Item], Result], items: Sequence[Item]) -> list[
 
 
 def gather(mine: Item) -> list[Item]:
-    """What each process has given, pickled on its way, in all of them; all must call it."""
+    """What each process has given, pickled on its way, in all of them; all must call it.
+
+    Raises UserError in all of them if one has failed meanwhile, see `failing_together`.
+    """
     if jax.process_count() == 1:
         return [mine]
     content = np.frombuffer(pickle.dumps(mine), np.uint8)
     lengths = multihost_utils.process_allgather(np.int32(len(content)))
     padded = np.pad(content, (0, lengths.max() - len(content)))
     rows = multihost_utils.process_allgather(padded)
-    return [pickle.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+    given = [pickle.loads(row[:n].tobytes()) for row, n in zip(rows, lengths, strict=True)]
+    problems = {i: one.text for i, one in enumerate(given) if isinstance(one, _Problem)}
+    if problems:
+        index, text = next(iter(problems.items()))
+        everywhere = len(problems) == len(given)
+        raise _Told(text if everywhere else f"process {index} of {len(given)}: {text}")
+    return given
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Makes a UserError that a process raises within it one that all processes raise.
+
+    All must enter it, and may wait for each other by `gather` alone.
+    """
+    try:
+        yield
+    except _Told:
+        raise
+    except UserError as error:
+        gather(_Problem(str(error)))
+        raise
+    gather(None)
+
+
+def check_same(names: Sequence[str], what: str) -> None:
+    """Raises UserError, in all processes, unless these names are the same in all of them."""
+    lists = gather(list(names))
+    for index, others in enumerate(lists):
+        if others != lists[0]:
+            different = ", ".join(sorted({*lists[0]} ^ {*others})[:5])
+            raise UserError(
+                f"{what} differ between process 0 and process {index} ({different}): they must be "
+                "the same for all"
+            )
 
 
 def means_a_lost_process(error: Exception) -> bool:
     """Whether a computation failed because a process it needs is gone."""
     text = str(error)
-    is_runtime_error = isinstance(error, jax.errors.JaxRuntimeError)
-    return is_runtime_error and (text.startswith(_LOST) or "Gloo" in text or "NCCL" in text)
+    # Of the same failure, JAX makes now the one and now the other.
+    from_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+    return from_jax and (text.startswith(_LOST) or "Gloo" in text or "NCCL" in text)
 
 
 def _launched_alone() -> bool:

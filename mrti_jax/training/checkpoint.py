@@ -23,7 +23,7 @@ from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import in_object_store, reason, to_path
 from mrti_jax.parallel.mesh import fetch
-from mrti_jax.parallel.processes import gather, is_writer
+from mrti_jax.parallel.processes import gather, is_writer, means_a_lost_process
 
 FOLDER = "checkpoints"
 _ITEMS = ("state", "concept", "meta")
@@ -212,9 +212,11 @@ def _move_aside(checkpoint: epath.Path) -> None:
 def _writing(folder: epath.Path) -> Iterator[None]:
     try:
         yield
-    except jax.errors.JaxRuntimeError:  # another process is lost: no fault of the disk
+    except jax.errors.JaxRuntimeError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
+        if means_a_lost_process(error):  # no fault of the disk
+            raise
         raise UserError(
             f"can't write checkpoints to {folder} ({reason(error)}): what was saved before is "
             "whole; make room, then the same command goes on from there"

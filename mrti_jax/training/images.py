@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import is_regular, to_path
-from mrti_jax.parallel.processes import map_in_parts
+from mrti_jax.parallel.processes import check_same, map_in_parts
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -60,6 +60,7 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
         files = [folder]
     else:
         raise UserError(f"'{folder}' is not a folder, and not a PNG, JPEG, WebP or BMP image")
+    check_same([file.name for file in files], f"the images in '{folder}'")
     photos = decode([(file.name, file.read_bytes) for file in files], size, f"'{folder}'")
     if caption_word is None:
         return photos

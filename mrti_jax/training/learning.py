@@ -9,7 +9,7 @@ from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import memory_limit
-from mrti_jax.parallel.processes import is_writer
+from mrti_jax.parallel.processes import check_same, failing_together, is_writer
 from mrti_jax.training.config import Config, check
 from mrti_jax.training.learning_rate import with_learning_rate
 from mrti_jax.training.loop import Result, train
@@ -82,6 +82,7 @@ def learn_many(
     if not subjects:
         raise UserError("there is no subject to learn a word for")
     names = [subject.name for subject in subjects]
+    check_same(names, "the concepts")
     if len(set(names)) < len(names):
         raise UserError(f"each concept needs a name of its own, given are {', '.join(names)}")
     config = with_learning_rate(config, sd.text_encoder)
@@ -137,7 +138,8 @@ def _prepare(
     sd: StableDiffusion, subject: Subject, config: Config, size: int, *, alone: bool
 ) -> Run:
     try:
-        return Run(sd, subject, config, size)
+        with failing_together():
+            return Run(sd, subject, config, size)
     except UserError as error:
         raise error if alone else UserError(f"<{subject.name}>: {error}") from None
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands as several real processes, which find each other by explicit addresses (gloo)."""
+"""Commands as several real processes, which find each other by addresses, or as Slurm tells."""
 
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 # Seconds; only processes that hang take so long, on however busy a machine.
 PATIENCE = 600
@@ -19,7 +20,6 @@ def start(command: Sequence[str], num_processes: int = 1, devices_each: int = 2)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices_each), "NPROC": "16"}
 
     def one(index: int) -> Process:
         place = [
@@ -27,15 +27,33 @@ def start(command: Sequence[str], num_processes: int = 1, devices_each: int = 2)
             f"--num-processes={num_processes}",
             f"--process-id={index}",
         ]
-        return subprocess.Popen(
-            [sys.executable, "-u", "-m", *command, *(place if num_processes > 1 else [])],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        given = [*command, *(place if num_processes > 1 else [])]
+        return _python("-u", "-m", *given, JAX_NUM_CPU_DEVICES=str(devices_each))
 
     return [one(index) for index in range(num_processes)]
+
+
+def start_by_slurm(script: Path, *arguments: str, num_processes: int) -> list[Process]:
+    """`python SCRIPT` as so many tasks of a job on this machine."""
+    job = {
+        "SLURM_JOB_ID": str(os.getpid()),  # JAX's choice of a port
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": str(num_processes),
+    }
+    return [
+        _python(str(script), *arguments, **job, SLURM_PROCID=str(index), SLURM_LOCALID=str(index))
+        for index in range(num_processes)
+    ]
+
+
+def _python(*arguments: str, **environment: str) -> Process:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env=os.environ | {"NPROC": "16", "PYTHONPATH": os.getcwd()} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(processes: Sequence[Process]) -> list[Ended]:

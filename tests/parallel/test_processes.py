@@ -2,12 +2,14 @@
 """Several real processes as one run, over gloo: the same result, stopping together, losing one."""
 
 import itertools
+import json
 import re
 import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,11 +17,12 @@ from PIL import Image
 from mrti_jax import train
 from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError
-from mrti_jax.parallel.processes import join
+from mrti_jax.parallel.processes import join, means_a_lost_process
 
 from . import launch
 
 ENDLESS = 100_000
+MEETING = Path(__file__).with_name("meeting.py")
 
 
 def training(model: Path, out: Path, steps: int) -> list[str]:
@@ -169,6 +172,38 @@ def test_many_concepts_in_two_processes(at_once: int, tiny_folder: Path, tmp_pat
         one, two = (Concept.load(tmp_path / number / name) for number in ("1", "2"))
         np.testing.assert_allclose(one.embeddings, two.embeddings, rtol=0, atol=2e-5)
         assert (tmp_path / "2" / name / "checkpoints" / "3").is_dir()
+
+
+def test_what_processes_of_slurm_do_together(tmp_path: Path):
+    """Each reads its part, and what one finds wrong ends all of them with the same words."""
+    for photo in ("missing/0/a", "others/0/a", "others/0/b", "others/1/a", "others/1/c"):
+        path = tmp_path / f"{photo}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    ended = launch.finish(launch.start_by_slurm(MEETING, str(tmp_path), num_processes=2))
+    assert [status for status, *_ in ended] == [0, 0], ended
+    first, second = (
+        json.loads(stdout.splitlines()[-1]) for _, stdout, _ in ended
+    )  # Gloo speaks too
+    assert [first.pop("read"), second.pop("read")] == [["0", "2", "4"], ["1", "3"]]
+    assert first == second and first["photos"] == ["0", "1", "2", "3", "4"]
+    missing, others = first["said"]
+    assert missing.startswith("process 1 of 2: there is no folder of images")
+    assert re.search(r"differ between process 0 and process 1 \(b\.png, c\.png\)", others)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"), True),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: heartbeat timeout"), True),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), False),
+        (ValueError("shapes differ"), False),
+        (OSError("Gloo is no file"), False),
+    ],
+)
+def test_errors_that_mean_a_lost_process(error: Exception, lost: bool):
+    assert means_a_lost_process(error) == lost
 
 
 @pytest.mark.parametrize(

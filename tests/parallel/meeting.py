@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one of several processes sees: `python meeting.py FOLDER`, of which each has a part.
+
+Prints JSON: the photos that it has read itself, those that it has then, and what it is told of
+folders that are not the same for all.
+"""
+
+import io
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+from PIL import Image
+
+from mrti_jax.errors import UserError
+from mrti_jax.parallel.processes import failing_together, join
+from mrti_jax.training.images import decode, read_folder
+
+SIZE = 8
+
+
+def main(folder: Path) -> None:
+    join()
+    read: list[str] = []
+
+    def content(name: str) -> bytes:
+        read.append(name)
+        png = io.BytesIO()
+        Image.new("RGB", (SIZE, SIZE)).save(png, "PNG")
+        return png.getvalue()
+
+    photos = decode([(name, partial(content, name)) for name in "01234"], SIZE, "memory")
+    said = []
+    for name in ("missing", "others"):
+        try:
+            with failing_together():
+                read_folder(folder / name / str(jax.process_index()), SIZE)
+        except UserError as error:
+            said.append(str(error))
+    print(json.dumps({"read": read, "photos": [photo.name for photo in photos], "said": said}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
