@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # gke.sh [--dry-run] ARGUMENTS...: runs `python -m mrti_jax.train ARGUMENTS...` as a JobSet on a GKE
-# cluster that xpk has made (https://github.com/AI-Hypercomputer/xpk); --out must be gs://...
+# cluster that xpk has made (https://github.com/AI-Hypercomputer/xpk); --out must be gs://... With
+# NUM_SLICES, several slices share the batch.
 source "$(dirname "$0")/common.sh"
 : "${CLUSTER:?say which cluster: export CLUSTER=my-cluster}"
 : "${WORKLOAD:?name the job: export WORKLOAD=rex}"
 : "${TPU_TYPE:?say which type: export TPU_TYPE=v6e-8}"
 cd "$(dirname "$0")/.."
 
-# 75: told to stop, and saved. The grace period is for saving.
+# 75: told to stop, and saved; above 126, xpk does so by itself. The grace period is for saving.
 run xpk workload create --cluster="$CLUSTER" --workload="$WORKLOAD" \
     --tpu-type="$TPU_TYPE" --num-slices="${NUM_SLICES:-1}" \
     --max-restarts=100 --restart-on-exit-codes=75 --termination-grace-period-seconds=120 \

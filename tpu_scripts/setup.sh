@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 archive=$(mktemp --suffix=.tar.gz)
 trap 'rm -f "$archive"' EXIT
-tar --exclude=__pycache__ -czf "$archive" pyproject.toml README.md LICENSE mrti_jax configs tpu_scripts
+run tar --exclude=__pycache__ -czf "$archive" pyproject.toml README.md LICENSE mrti_jax configs tpu_scripts
 run gcloud compute tpus tpu-vm scp "$archive" "$TPU_NAME:$FOLDER.tar.gz" --zone="$ZONE" --worker=all
 # The system's Python is older than 3.11; uv brings one.
 on_worker all "mkdir -p $FOLDER && cd $FOLDER && tar -xzf ../$FOLDER.tar.gz &&

@@ -12,11 +12,13 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=TERM@180
 set -euo pipefail
+MAX_RESTARTS=20
 
 status=0
 srun .venv/bin/python -m mrti_jax.train "$@" || status=$?
-# 75: told to stop (here 180 s before the end of the job's time), and saved.
-if [[ $status == 75 ]]; then
+# 75: told to stop (here 180 s before the end of the job's time), and saved, or a process was lost.
+# Above 128: ended by a signal, as by SIGTERM before the training began.
+if ((status == 75 || status > 128)) && ((${SLURM_RESTART_COUNT:-0} < MAX_RESTARTS)); then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"
