@@ -75,6 +75,12 @@ def in_object_store(path: epath.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def reason(error: Exception) -> str:
+    """What an exception says, on one line; files in quotes by their names alone."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(re.sub(r'"[^"]*/', '"', text).split())[:300]
+
+
 def _check_installed(path: str) -> None:
     import fsspec
 
@@ -84,9 +90,3 @@ def _check_installed(path: str) -> None:
     except ImportError as error:
         advice = ": pip install -e '.[gcs]'" if scheme == "gs" else ""
         raise UserError(f"'{path}' can't be reached: {reason(error)}{advice}") from error
-
-
-def reason(error: Exception) -> str:
-    """What an exception says, on one line; files in quotes by their names alone."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(re.sub(r'"[^"]*/', '"', text).split())[:300]

@@ -15,8 +15,13 @@ Process = subprocess.Popen[str]
 Ended = tuple[int, str, str]
 
 
-def start(command: Sequence[str], num_processes: int = 1, devices_each: int = 2) -> list[Process]:
-    """`python -m COMMAND` as so many processes of one run."""
+def start(
+    command: Sequence[str],
+    num_processes: int = 1,
+    devices_each: int = 2,
+    folders: Sequence[Path] = (),
+) -> list[Process]:
+    """`python -m COMMAND` as so many processes of one run, each in its folder if there are any."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -28,7 +33,8 @@ def start(command: Sequence[str], num_processes: int = 1, devices_each: int = 2)
             f"--process-id={index}",
         ]
         given = [*command, *(place if num_processes > 1 else [])]
-        return _python("-u", "-m", *given, JAX_NUM_CPU_DEVICES=str(devices_each))
+        folder = folders[index] if folders else None
+        return _python("-u", "-m", *given, folder=folder, JAX_NUM_CPU_DEVICES=str(devices_each))
 
     return [one(index) for index in range(num_processes)]
 
@@ -46,9 +52,10 @@ def start_by_slurm(script: Path, *arguments: str, num_processes: int) -> list[Pr
     ]
 
 
-def _python(*arguments: str, **environment: str) -> Process:
+def _python(*arguments: str, folder: Path | None = None, **environment: str) -> Process:
     return subprocess.Popen(
         [sys.executable, *arguments],
+        cwd=folder,
         env=os.environ | {"NPROC": "16", "PYTHONPATH": os.getcwd()} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -122,6 +122,37 @@ def test_the_same_table_and_pictures_on_any_devices_in_any_processes(
 
 @pytest.mark.long
 @pytest.mark.slow
+def test_two_processes_leave_the_last_pictures_together(tiny_folder: Path, tmp_path: Path):
+    command = [*training(tiny_folder, tmp_path, steps=3), "--train.final-grid"]
+    processes = launch.start(["mrti_jax.train", *command, "--train.picture-steps=500"], 2)
+    while not (tmp_path / "checkpoints" / "3").exists():
+        assert all(process.poll() is None for process in processes), launch.finish(processes)
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    ended = launch.finish(processes)
+    assert [status for status, *_ in ended] == [75, 75], ended
+    assert all("stopped after 3 of 3 steps" in stderr for *_, stderr in ended)
+    assert not (tmp_path / "grid.png").exists()
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_what_one_process_finds_wrong_ends_both_with_its_line(tiny_folder: Path, tmp_path: Path):
+    flags = training(tiny_folder, tmp_path / "out", steps=3)
+    words = ["--concept.name=rex", "--concept.initializer=star", "--data.path=photos"]
+    for number in range(2):
+        (tmp_path / f"{number}" / "photos").mkdir(parents=True)
+    Image.new("RGB", (16, 16)).save(tmp_path / "0" / "photos" / "a.png")
+    folders = [tmp_path / "0", tmp_path / "1"]
+    processes = launch.start(["mrti_jax.train", *flags, *words], 2, folders=folders)
+    ended = launch.finish(processes)
+    assert [status for status, *_ in ended] == [2, 2], ended
+    first, second = (stderr.splitlines()[-1] for *_, stderr in ended)
+    assert first == second and "process 1 of 2: the folder 'photos' holds no images" in first
+
+
+@pytest.mark.long
+@pytest.mark.slow
 def test_drawing_ends_at_once_when_told_to(tiny_folder: Path):
     command = ["mrti_jax.sample", "a dog", f"--model={tiny_folder}", "--images-per-prompt=9999"]
     processes = launch.start(command, 2)
