@@ -26,8 +26,7 @@ def check_accelerator(root: Path = Path("/")) -> None:
     except RuntimeError as error:
         raise UserError(
             f"JAX can't use what JAX_PLATFORMS={chosen} asks for ({reason(error)}): install JAX "
-            f"for it, {' or '.join(f'`pip install -e {extra}`' for extra in INSTALL.values())}, "
-            "or choose another"
+            "for it (`pip install -e` with '.[tpu]', '.[cuda13]' or '.[cuda12]'), or choose another"
         ) from error
     if chosen.split(",")[0] == "cpu" or used != "cpu":
         return
