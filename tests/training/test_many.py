@@ -23,7 +23,7 @@ from mrti_jax.training import Subject, learn, learn_many, load_concept, read_con
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import ConceptConfig, TrainConfig
 from mrti_jax.training.draws import draw
-from mrti_jax.training.slots import count_slots, fill, put, take
+from mrti_jax.training.slots import count_slots, fill, padded, put, take
 from mrti_jax.training.step import initial_state
 
 # In two slots: the third one waits for a free one.
@@ -306,6 +306,14 @@ def test_no_more_slots_than_turns_need(
     concepts: int, at_once: int, part: int, devices: int, slots: int
 ):
     assert count_slots(concepts, at_once, part, devices) == slots
+
+
+@pytest.mark.parametrize(
+    ("part", "num_slots", "devices", "examples"),
+    [(4, 1, 2, 4), (3, 1, 8, 8), (2, 3, 8, 8), (3, 2, 8, 4), (5, 8, 8, 5)],
+)
+def test_no_more_places_than_devices_need(part: int, num_slots: int, devices: int, examples: int):
+    assert padded(part, num_slots, devices) == examples
 
 
 @pytest.mark.parametrize("num_slots", [3, 4])  # in all devices each, and shared by two
