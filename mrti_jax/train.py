@@ -62,11 +62,13 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
     from mrti_jax.models.stable_diffusion import StableDiffusion
     from mrti_jax.parallel.banner import describe
     from mrti_jax.parallel.mesh import make_mesh
+    from mrti_jax.parallel.notice import heed_notice
     from mrti_jax.parallel.processes import failing_together, is_writer
     from mrti_jax.training.learning import learn_many, plan_slots
     from mrti_jax.training.slots import padded
     from mrti_jax.training.subject import Subject
 
+    heed_notice()
     dtype = None if config.model.dtype == "auto" else config.model.dtype
     mesh = None if config.model.fsdp is None else make_mesh(fsdp=config.model.fsdp)
     with failing_together():

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Google Cloud's notice that this machine is about to be taken away.
+
+The metadata server tells of it up to a minute before the shutdown sends SIGTERM, and inside a
+container nothing else may.
+"""
+
+import os
+import signal
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+from mrti_jax.errors import warn
+
+# What the instance's metadata say then, by their key.
+NOTICES = {"preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}
+_PRODUCT = Path("/sys/class/dmi/id/product_name")
+_RETRY_SECONDS = 5
+_WAIT_SECONDS = 300
+
+
+def heed_notice() -> None:
+    """From now on, a notice is a SIGTERM to this process; does nothing on other machines.
+
+    GCE_METADATA_HOST names another metadata server, as for Google's own libraries.
+    """
+    host = os.environ.get("GCE_METADATA_HOST")
+    if host is None:
+        if not (_PRODUCT.exists() and "Google" in _PRODUCT.read_text()):
+            return
+        host = "metadata.google.internal"
+    told = threading.Event()
+    for key in NOTICES:
+        threading.Thread(target=_heed, args=(host, key, told), daemon=True).start()
+
+
+def _heed(host: str, key: str, told: threading.Event) -> None:
+    """Waits until a value of the metadata is a notice. The first notice of any is passed on."""
+    etag = "0"
+    while not told.is_set():
+        try:
+            value, etag = _changed(host, key, etag)
+        except OSError:
+            time.sleep(_RETRY_SECONDS)
+            continue
+        if value == NOTICES[key] and not told.is_set():
+            told.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+            warn(f"Google Cloud takes this machine away ({key}: {value})")
+
+
+def _changed(host: str, key: str, etag: str) -> tuple[str, str]:
+    """The value and its ETag, as soon as it is another than that of `etag`, or after a while."""
+    request = urllib.request.Request(
+        f"http://{host}/computeMetadata/v1/instance/{key}?wait_for_change=true"
+        f"&last_etag={etag}&timeout_sec={_WAIT_SECONDS}",
+        headers={"Metadata-Flavor": "Google"},
+    )
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(request, timeout=_WAIT_SECONDS + 30) as answer:
+        return answer.read().decode().strip(), answer.headers["ETag"]
