@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training import learn, read_config
-from mrti_jax.training.config import Config, OptimizerConfig
+from mrti_jax.training.config import ConceptConfig, Config, OptimizerConfig
 from mrti_jax.training.learning_rate import with_learning_rate
 
 
@@ -30,13 +30,16 @@ def test_it_is_a_share_of_the_size_of_the_token_embeddings(tiny_xl_folder: Path)
             if name.endswith("token_embedding.weight")
         ]
     )
-    rate = with_learning_rate(Config(), sd.text_encoder).optimizer.learning_rate
-    # 5 %: it is rounded to two digits.
-    assert rate == pytest.approx(0.15 * np.sqrt(np.mean(np.square(numbers))), rel=0.05)
+    for num_vectors in (1, 4):
+        config = Config(concept=ConceptConfig(num_vectors=num_vectors))
+        rate = with_learning_rate(config, sd.text_encoder).optimizer.learning_rate
+        share = 0.15 / num_vectors
+        # 5 %: it is rounded to two digits.
+        assert rate == pytest.approx(share * np.sqrt(np.mean(np.square(numbers))), rel=0.05)
 
     encoder = sd.text_encoder
     larger = dataclasses.replace(encoder, params=jax.tree.map(lambda x: 10 * x, encoder.params))
-    assert with_learning_rate(Config(), larger).optimizer.learning_rate == pytest.approx(10 * rate)
+    assert with_learning_rate(config, larger).optimizer.learning_rate == pytest.approx(10 * rate)
 
 
 def test_one_that_is_given_stays(tiny_sd: StableDiffusion):
