@@ -23,7 +23,7 @@ def trace_sampling(
     sd: StableDiffusion, size: int, batch_size: int, num_steps: int, *, vae_slicing: bool
 ) -> jax.stages.Traced:
     """Drawing `batch_size` pictures with guidance, traced; `sd` may hold shapes only."""
-    sampler, steps = _planned(sd, num_steps)
+    steps = _plan(sd, num_steps)
     text = sd.text_encoder.config
     per_pass = (NUM_SLOTS, batch_size, 2)
     hidden = jax.ShapeDtypeStruct(
@@ -34,7 +34,7 @@ def trace_sampling(
     everywhere = replicated(sd.mesh)
     slots = np.zeros(count_calls(sd, num_steps), np.int32)
     return draw_on_devices.trace(
-        make_program(sd, sampler, size, size, vae_slicing=vae_slicing),
+        make_program(sd, _sampler(sd), size, size, vae_slicing=vae_slicing),
         {"unet": sd.unet.params, "vae": sd.vae.params},
         on_mesh(states, batch_sharded(sd.mesh, axis=1)),
         on_mesh(np.zeros(NUM_SIZES, np.int32), everywhere),
@@ -47,7 +47,7 @@ def trace_sampling(
 
 def trace_decoding(sd: StableDiffusion, size: int, batch_size: int) -> jax.stages.Traced:
     """The last part of the sampling program alone, traced: latents -> pixels, all at once."""
-    program = make_program(sd, _planned(sd, 1)[0], size, size)
+    program = make_program(sd, _sampler(sd), size, size)
     latents = jax.ShapeDtypeStruct((batch_size, *program.latent_shape), jnp.float32)
     return jax.jit(partial(decode, program)).trace(
         sd.vae.params, on_mesh(latents, batch_sharded(sd.mesh))
@@ -56,9 +56,12 @@ def trace_decoding(sd: StableDiffusion, size: int, batch_size: int) -> jax.stage
 
 def count_calls(sd: StableDiffusion, num_steps: int) -> int:
     """How often the model's own sampler calls the U-Net."""
-    return len(_planned(sd, num_steps)[1].timesteps)
+    return len(_plan(sd, num_steps).timesteps)
 
 
-def _planned(sd: StableDiffusion, num_steps: int) -> tuple[Sampler, Any]:
-    sampler = make_sampler(sampler_from_config(sd.scheduler_config), sd.scheduler_config)
-    return sampler, sampler.plan(NoiseSchedule.from_config(sd.scheduler_config), num_steps)
+def _sampler(sd: StableDiffusion) -> Sampler:
+    return make_sampler(sampler_from_config(sd.scheduler_config), sd.scheduler_config)
+
+
+def _plan(sd: StableDiffusion, num_steps: int) -> Any:
+    return _sampler(sd).plan(NoiseSchedule.from_config(sd.scheduler_config), num_steps)

@@ -18,14 +18,14 @@ from mrti_jax.parallel.aot import compile_cost, on_mesh, tpu_mesh
 from mrti_jax.parallel.flops import count_flops
 from mrti_jax.parallel.mesh import replicated
 from mrti_jax.planning import Target, plan_sampling, plan_training
-from mrti_jax.training.config import Config, TrainConfig
+from mrti_jax.training.config import ConceptConfig, Config, TrainConfig
 
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU compiler, is not installed"
 )
 
-# Of 10 buckets the gradient in the row, the loss and the number of examples, 4 bytes each.
-CROSSES = 4 * 10 * (TEXT_WIDTH + 2)
+# Of 10 buckets the gradient in the vectors, the loss and the number of examples, 4 bytes each.
+CROSSES = 4 * 10 * (ConceptConfig.num_vectors * TEXT_WIDTH + 2)
 
 
 def test_flops_of_products_convolutions_and_loops():
