@@ -52,8 +52,9 @@ def main(flags: Flags) -> None:
         f"backgrounds; tables of {flags.buckets} rows, {flags.learning.updates} updates of "
         f"{flags.learning.batch_size} examples"
     )
+    appearances = chosen(flags.concepts)
     figures: dict[str, list[list[float]]] = {}
-    for appearance in chosen(flags.concepts):
+    for appearance in appearances:
         points = grid(sd, appearance)
         caption = best_caption(appearance).removeprefix("a photo of a ")
         words = {"best caption in words": (caption, None)}
@@ -70,19 +71,18 @@ def main(flags: Flags) -> None:
             loss = float(held_out_loss(sd, points, word, concept).mean())
             figures.setdefault(method, []).append([*right(drawings, appearance), loss])
 
+    rows = []
+    for method, each in figures.items():
+        *shares, loss = np.mean(each, axis=0)
+        rows.append((method, *(f"{100 * share:.0f} %" for share in shares), f"{loss:.4f}"))
     report.table(
-        ("mean over the concepts", "background", "shape", "colours", "loss on fresh pictures"),
-        [
-            (method, *(f"{100 * x:.0f} %" for x in means[:3]), f"{means[3]:.4f}")
-            for method, each in figures.items()
-            for means in [np.mean(each, axis=0)]
-        ],
+        ("mean over the concepts", "background", "shape", "colours", "loss on fresh pictures"), rows
     )
     report.table(
         ("background", *figures),
         [
             (appearance.name, *(f"{100 * each[i][0]:.0f} %" for each in figures.values()))
-            for i, appearance in enumerate(chosen(flags.concepts))
+            for i, appearance in enumerate(appearances)
         ],
     )
     report.end(flags.out)

@@ -160,6 +160,7 @@ def measured(model: Model, program: Program, name: str, per_chip: int) -> dict[s
     batch_size = chips * per_chip
     try:
         if program == "train":
+            # As in the recipes for these models.
             config = Config(
                 concept=ConceptConfig(num_vectors=1), train=TrainConfig(batch_size=batch_size)
             )

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Google Cloud's notice that this machine is about to be taken away.
-
-The metadata server tells of it up to a minute before the shutdown sends SIGTERM, and inside a
-container nothing else may.
+"""Google Cloud's notice that this machine is about to be taken away, from its metadata server: a
+shutdown's SIGTERM comes later, and not into every container.
 """
 
 import os
@@ -10,6 +8,7 @@ import signal
 import threading
 import time
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 from mrti_jax.errors import warn
@@ -31,24 +30,20 @@ def heed_notice() -> None:
         if not (_PRODUCT.exists() and "Google" in _PRODUCT.read_text()):
             return
         host = "metadata.google.internal"
-    told = threading.Event()
     for key in NOTICES:
-        threading.Thread(target=_heed, args=(host, key, told), daemon=True).start()
+        threading.Thread(target=_heed, args=(host, key), daemon=True).start()
 
 
-def _heed(host: str, key: str, told: threading.Event) -> None:
-    """Waits until a value of the metadata is a notice. The first notice of any is passed on."""
-    etag = "0"
-    while not told.is_set():
+def _heed(host: str, key: str) -> None:
+    """Waits until a value of the metadata is a notice, and passes it on."""
+    value, etag = "", "0"
+    while value != NOTICES[key]:
         try:
             value, etag = _changed(host, key, etag)
-        except OSError:
+        except (OSError, HTTPException):
             time.sleep(_RETRY_SECONDS)
-            continue
-        if value == NOTICES[key] and not told.is_set():
-            told.set()
-            os.kill(os.getpid(), signal.SIGTERM)
-            warn(f"Google Cloud takes this machine away ({key}: {value})")
+    os.kill(os.getpid(), signal.SIGTERM)
+    warn(f"Google Cloud takes this machine away ({key}: {value})")
 
 
 def _changed(host: str, key: str, etag: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """A signal that asks a loop to save and end; the second one ends it at once."""
+    """A signal that asks a loop to save and end; SIGINT after it ends it at once."""
 
     def __init__(self) -> None:
         self._signal: int | None = None
@@ -48,7 +48,9 @@ class StopRequest:
     def request(self, number: int, _: object) -> None:
         """The signals' handler."""
         if self._signal is not None:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return  # a notice and the shutdown that it told of are one request
         self._signal = number
         if jax.distributed.is_initialized():
             # The coordination service hears this signal itself, and agrees on a step with the

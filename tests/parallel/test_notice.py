@@ -47,7 +47,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 @pytest.mark.filterwarnings("ignore:Google Cloud takes this machine away")
-def test_a_preemption_is_one_sigterm(taken: threading.Event) -> None:
+def test_a_preemption_is_a_sigterm(taken: threading.Event) -> None:
     heard: list[int] = []
     came = threading.Event()
 

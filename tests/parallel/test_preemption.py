@@ -12,7 +12,8 @@ import pytest
 
 from mrti_jax import train
 from mrti_jax.concept import Concept
-from mrti_jax.parallel.preemption import StopRequest
+from mrti_jax.errors import Preempted
+from mrti_jax.parallel.preemption import StopRequest, stop_requests
 from mrti_jax.training import load_concept
 from mrti_jax.training.run import Run
 
@@ -79,3 +80,14 @@ def test_a_signal_in_the_last_pictures_leaves_them_to_the_next_start(
     assert train.main(command) == 0
     assert "has done its 5 steps already" in capsys.readouterr().err
     assert (tmp_path / "grid.png").stat().st_size > 1000
+
+
+def test_only_a_user_ends_the_saving_by_a_second_signal() -> None:
+    with stop_requests() as stop:
+        for _ in range(2):  # Google's notice, and the shutdown
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.reached()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(Preempted):
+        stop.leave("stopped")
