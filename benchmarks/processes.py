@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two sides of a measurement in processes of their own, by turns, and what they took."""
+"""The sides of a measurement in processes of their own, measured by turns, and what they took.
+
+All prepare themselves at once (loading, compiling); then one after the other measures, while the
+others wait.
+"""
 
 import json
 import os
@@ -7,19 +11,51 @@ import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import IO, Any, Literal
 
 from benchmarks.report import Report
+
+READY = "ready"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a side is asked to do: the flags of its process."""
+
+    folder: str
+    """A diffusers folder."""
+    program: Literal["train", "sample"]
+    size: int
+    """Height and width in pixels."""
+    batch_size: int
+    """Examples of an update, or pictures at once."""
+    steps: int
+    """Updates that are timed together, or sampling steps."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the frozen weights."""
+    best: bool = False
+    """For PyTorch: in its best form."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side: its name in the table, its module and its flags."""
+    """One side: its name in the table, its module and what it is asked."""
 
     name: str
     module: str
-    flags: Sequence[str]
+    work: Work
+
+    @property
+    def command(self) -> list[str]:
+        """Starts its process."""
+        flags = []
+        for name, value in asdict(self.work).items():
+            name = name.replace("_", "-")
+            flags.append(f"--{name}={value}" if value is not True else f"--{name}")
+        return [sys.executable, "-m", self.module, *(f for f in flags if f != "--best=False")]
 
 
 def peak_memory() -> int:
@@ -27,35 +63,92 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def by_turns(report: Report, sides: Sequence[Side], rounds: int, batch_size: int, one: str) -> None:
-    """Runs each side `rounds` times by turns, and prints a table; the first one is compared.
+def serve(measure: Callable[[], tuple[float, float]], memory: Callable[[], int]) -> None:
+    """In the process of a side that is prepared: measures whenever it is asked to.
 
-    A side prints JSON: `seconds`, pairs of wall and processor seconds of each batch, and `memory`.
+    `measure` returns wall and processor seconds of a batch, `memory` the most bytes ever held.
+    """
+    print(READY, flush=True)
+    for _ in sys.stdin:
+        wall, processor = measure()
+        print(json.dumps({"wall": wall, "processor": processor, "memory": memory()}), flush=True)
+
+
+def by_turns(report: Report, sides: Sequence[Side], rounds: int, one: str) -> dict[str, float]:
+    """Measures each side `rounds` times by turns and prints a table; the first one is compared.
+
+    Returns what a second brings of each. A side that fails has its error in the report instead.
     """
     report.line(f"load before: {os.getloadavg()[0]:.1f} (1 minute; it counts against wall time)")
-    results: dict[str, list[dict]] = {side.name: [] for side in sides}
-    for _ in range(rounds):
-        for side in sides:
-            results[side.name].append(_run(side))
-    rows, wall_times = [], []
-    for name, runs in results.items():
-        pairs = [pair for run in runs for pair in run["seconds"]]
+    processes = [_Process(side) for side in sides]
+    runs: dict[str, list[dict[str, float]]] = {side.name: [] for side in sides}
+    try:
+        for process in processes:
+            process.answer(READY)
+        for _ in range(rounds):
+            for process in processes:
+                if (result := process.measure()) is not None:
+                    runs[process.side.name].append(result)
+    finally:
+        errors = {process.side.name: process.stop() for process in processes}
+    speeds, rows = {}, []
+    for side in sides:
+        if errors[side.name]:
+            report.line(f"{side.name} failed:\n{errors[side.name]}")
+            continue
         wall, processor = (
-            statistics.median(pair[i] for pair in pairs) / batch_size for i in range(2)
+            statistics.median(run[key] for run in runs[side.name]) / side.work.batch_size
+            for key in ("wall", "processor")
         )
-        wall_times.append(wall)
-        memory = max(run["memory"] for run in runs) / 2**30
-        rows.append((name, f"{wall:.2f}", f"{processor:.2f}", f"{1 / wall:.4f}", f"{memory:.2f}"))
+        speeds[side.name] = 1 / wall
+        memory = max(run["memory"] for run in runs[side.name]) / 2**30
+        numbers = f"{1 / wall:.4g}", f"{wall:.4g}", f"{processor:.4g}", f"{memory:.2f}"
+        rows.append((side.name, f"{side.work.batch_size}", *numbers))
     seconds = f"seconds per {one}"
-    report.table(("", seconds, "processor seconds", f"{one}s/s", "peak GiB"), rows)
+    header = ("", "batch", f"{one}s/s", seconds, "processor seconds", "peak GiB")
+    report.table(header, rows)
     report.line()
-    for side, wall in zip(sides[1:], wall_times[1:], strict=True):
-        report.line(f"{sides[0].name}: {wall / wall_times[0]:.2f} times the speed of {side.name}")
+    first = sides[0].name
+    for name in [side.name for side in sides[1:]]:
+        if first in speeds and name in speeds:
+            times = speeds[first] / speeds[name]
+            report.line(f"{first}: {times:.2f} times the speed of {name}")
+    return speeds
 
 
-def _run(side: Side) -> dict:
-    command = [sys.executable, "-m", side.module, *side.flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+class _Process:
+    def __init__(self, side: Side):
+        self.side = side
+        self._errors: IO[Any] = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            side.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},  # they share a GPU
+        )
+
+    def answer(self, start: str) -> str | None:
+        """The next line that starts so; None if the process ended before."""
+        assert self._process.stdout is not None
+        return next((line for line in self._process.stdout if line.startswith(start)), None)
+
+    def measure(self) -> dict[str, float] | None:
+        """One measurement; None if the process has failed."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write("go\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        line = self.answer("{")
+        return None if line is None else json.loads(line)
+
+    def stop(self) -> str:
+        """Ends the process; what it said if it had failed, else nothing."""
+        failed = self._process.poll() is not None
+        self._process.kill()
+        self._process.wait()
+        self._errors.seek(0)
+        return self._errors.read()[-2000:] if failed else ""

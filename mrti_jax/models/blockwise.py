@@ -5,6 +5,7 @@ The gradient keeps no weights of the softmax: from one sum for each query it com
 (Dao et al. 2022, arXiv 2205.14135, section 3.1), which takes less time than to read them.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -16,6 +17,7 @@ def blockwise_attention(
     query: Float[Array, "b t h d"],
     key: Float[Array, "b s h d"],
     value: Float[Array, "b s h d"],
+    scale: float,
     max_logits: int,
 ) -> Float[Array, "b t h d"]:
     """Scaled dot-product attention, of which no more than `max_logits` logits exist at a time.
@@ -30,7 +32,7 @@ def blockwise_attention(
 
     def heads(query: Array, key: Array, value: Array) -> Array:
         def queries(query: Array) -> Array:
-            return _attention(query, key, value)
+            return _attention(query, key, value, scale)
 
         return _in_blocks(queries, of_queries, 2, query)
 
@@ -56,24 +58,29 @@ def _in_blocks(function: Callable[..., Array], blocks: int, axis: int, *arrays: 
 
 
 def _logits(
-    query: Float[Array, "b h t d"], key: Float[Array, "b h s d"]
+    query: Float[Array, "b h t d"], key: Float[Array, "b h s d"], scale: float
 ) -> Float[Array, "b h t s"]:
-    return _product("bhtd,bhsd->bhts", query, key) * query.shape[-1] ** -0.5
+    return _product("bhtd,bhsd->bhts", query, key) * scale
 
 
 def _product(equation: str, left: Array, right: Array) -> Array:
     return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _attention(
-    query: Float[Array, "b h t d"], key: Float[Array, "b h s d"], value: Float[Array, "b h s d"]
+    query: Float[Array, "b h t d"],
+    key: Float[Array, "b h s d"],
+    value: Float[Array, "b h s d"],
+    scale: float,
 ) -> Float[Array, "b h t d"]:
-    return _forward(query, key, value)[0]
+    return _forward(query, key, value, scale)[0]
 
 
-def _forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, ...]]:
-    logits = _logits(query, key)
+def _forward(
+    query: Array, key: Array, value: Array, scale: float
+) -> tuple[Array, tuple[Array, ...]]:
+    logits = _logits(query, key, scale)
     largest = logits.max(axis=-1, keepdims=True)
     weights = jnp.exp(logits - largest)
     total = weights.sum(axis=-1, keepdims=True)
@@ -83,14 +90,13 @@ def _forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array
     return out, (query, key, value, out, largest + jnp.log(total))
 
 
-def _backward(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+def _backward(scale: float, kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
     query, key, value, out, log_total = kept
-    weights = jnp.exp(_logits(query, key) - log_total)
+    weights = jnp.exp(_logits(query, key, scale) - log_total)
     of_value = _product("bhts,bhtd->bhsd", weights.astype(value.dtype), gradient)
     of_weights = _product("bhtd,bhsd->bhts", gradient, value)
     mean = _product("bhtd,bhtd->bht", gradient, out)[..., None]
     of_logits = (weights * (of_weights - mean)).astype(query.dtype)
-    scale = query.shape[-1] ** -0.5
     of_query = _product("bhts,bhsd->bhtd", of_logits, key) * scale
     of_key = _product("bhts,bhtd->bhsd", of_logits, query) * scale
     return of_query.astype(query.dtype), of_key.astype(key.dtype), of_value.astype(value.dtype)

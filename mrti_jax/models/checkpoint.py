@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
+from jax.experimental.layout import Format
 from jax.sharding import Mesh, NamedSharding
 from safetensors.numpy import save_file
 
@@ -22,7 +23,7 @@ from mrti_jax.errors import UserError
 from mrti_jax.models.frozen import Frozen, Params, Weights, abstract
 from mrti_jax.models.stored.model import StoredModule
 from mrti_jax.models.stored.tensor import StoredTensor, Tensors
-from mrti_jax.parallel.mesh import weight_sharded
+from mrti_jax.parallel.mesh import weight_format
 
 LEAF = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 KERNEL_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
@@ -58,7 +59,7 @@ def load_module(
 
     def read(keys: tuple[Any, ...], want: jax.ShapeDtypeStruct) -> jax.Array:
         tensor = stored.tensors[tensor_name(keys)]
-        return _read(tensor, keys, want, weight_sharded(mesh, want.shape))
+        return _read(tensor, keys, want, weight_format(mesh, want.shape))
 
     # Reading, casting and transposing hold no lock of Python's.
     with ThreadPoolExecutor(READERS) as threads:
@@ -91,7 +92,7 @@ def _read(
     tensor: StoredTensor,
     path: tuple[Any, ...],
     want: jax.ShapeDtypeStruct,
-    sharding: NamedSharding,
+    place: NamedSharding | Format,
 ) -> jax.Array:
     axes = stored_axes(path, len(want.shape))
 
@@ -100,7 +101,7 @@ def _read(
         stored_index = tuple(index[axes.index(axis)] for axis in range(len(axes)))
         return tensor.read(stored_index, want.dtype).transpose(axes)
 
-    return jax.make_array_from_callback(want.shape, sharding, read)
+    return jax.make_array_from_callback(want.shape, place, read)
 
 
 def save_module(params: Params, path: epath.Path, dtype: jax.typing.DTypeLike) -> None:

@@ -7,11 +7,14 @@ arrays of the input's size in float32. That is a third of a train step's memory 
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+Activation = Callable[[Array], Array]
 
 
 class GroupNorm(nnx.GroupNorm):
@@ -21,34 +24,94 @@ class GroupNorm(nnx.GroupNorm):
     """
 
     def __call__(  # type: ignore[override]
-        self, x: Float[Array, "b h w c"], activation: Callable[[Array], Array] | None = None
+        self, x: Float[Array, "b h w c"], activation: Activation | None = None
     ) -> Float[Array, "b h w c"]:
-        return _normalize(self, x, (1, 2), self.num_groups, activation)
+        return _normalize(*_weights(self), x, (1, 2), self.num_groups, self.epsilon, activation)
 
 
 class LayerNorm(nnx.LayerNorm):
     """LayerNorm (Ba et al. 2016) over the last axis. Output in the input's dtype."""
 
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:  # type: ignore[override]
-        return _normalize(self, x, (), 1, None)
+        return _normalize(*_weights(self), x, (), 1, self.epsilon, None)
 
 
+def _weights(norm: nnx.GroupNorm | nnx.LayerNorm) -> tuple[Array, Array]:
+    assert norm.scale is not None and norm.bias is not None
+    return norm.scale.get_value(), norm.bias.get_value()
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def _normalize(
-    norm: nnx.GroupNorm | nnx.LayerNorm,
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
     x: Array,
     axes: tuple[int, ...],
     num_groups: int,
-    activation: Callable[[Array], Array] | None,
+    epsilon: float,
+    activation: Activation | None,
 ) -> Array:
-    assert norm.scale is not None and norm.bias is not None
-    mean, inverse = _statistics(jax.lax.stop_gradient(x), axes, num_groups, norm.epsilon)
+    """Mean 0, deviation 1 over a group and `axes`; then scale, bias, `activation`."""
+    return _forward(scale, bias, x, axes, num_groups, epsilon, activation)[0]
 
-    @jax.checkpoint
-    def apply(x: Array, mean: Array, inverse: Array, scale: Array, bias: Array) -> Array:
-        out = _standardize(x, mean, inverse, axes, num_groups) * scale + bias
-        return (out if activation is None else activation(out)).astype(x.dtype)
 
-    return apply(x, mean, inverse, norm.scale.get_value(), norm.bias.get_value())
+def _forward(
+    scale: Array,
+    bias: Array,
+    x: Array,
+    axes: tuple[int, ...],
+    num_groups: int,
+    epsilon: float,
+    activation: Activation | None,
+) -> tuple[Array, tuple[Array, ...]]:
+    mean, inverse = _statistics(x, axes, num_groups, epsilon)
+    out = (x.astype(jnp.float32) - mean) * inverse * scale + bias
+    out = (out if activation is None else activation(out)).astype(x.dtype)
+    return out, (scale, bias, x, mean, inverse)
+
+
+def _backward(
+    axes: tuple[int, ...],
+    num_groups: int,
+    epsilon: float,
+    activation: Activation | None,
+    kept: tuple[Array, ...],
+    gradient: Array,
+) -> tuple[Array, Array, Array]:
+    """Through the statistics as well (Ba et al. 2016, appendix)."""
+    scale, bias, x, mean, inverse = kept
+
+    def standardized(x: Array, gradient: Array) -> tuple[Array, Array]:
+        """Float32: x of mean 0 and deviation 1, and the gradient before the activation."""
+        standard, gradient = (x.astype(jnp.float32) - mean) * inverse, gradient.astype(jnp.float32)
+        if activation is not None:
+            (gradient,) = jax.vjp(activation, standard * scale + bias)[1](gradient)
+        return standard, gradient
+
+    standard, of_bias = standardized(x, gradient)
+    of_scale = of_bias * standard
+    if axes:
+        of_bias, of_scale = _sums(of_bias, of_scale, axes)
+        positions = x.size // of_bias.size
+        average, along = (
+            _group_mean(one * scale, num_groups) / positions for one in (of_bias, of_scale)
+        )
+        # Computed again from the inputs: XLA would write float32 arrays of their size to keep them.
+        x, gradient, average, along = jax.lax.optimization_barrier((x, gradient, average, along))
+        standard, of_input = standardized(x, gradient)
+    else:
+        of_input = of_bias
+        average, along = (jnp.mean(one * scale, -1, keepdims=True) for one in (of_bias, of_scale))
+    of_input = inverse * (of_input * scale - average - standard * along)
+    others = tuple(range(x.ndim - 1))
+    return (
+        of_scale.sum(others).astype(scale.dtype),
+        of_bias.sum(others).astype(bias.dtype),
+        of_input.astype(x.dtype),
+    )
+
+
+_normalize.defvjp(_forward, _backward)
 
 
 def _statistics(
@@ -56,52 +119,34 @@ def _statistics(
 ) -> tuple[Array, Array]:
     """Mean and inverse deviation of each group, over `axes` too, one for each channel."""
     x = x.astype(jnp.float32)
-    # Both sums in one reading. About a value of the input, since about 0 they would cancel.
-    pivot = x[:, :1, :1] if axes else x[..., :1]
-    shift = jnp.mean(x - pivot, axis=axes or -1, keepdims=True)
-    square = jnp.mean(jnp.square(x - pivot), axis=axes or -1, keepdims=True)
-    mean, variance = pivot + shift, square - jnp.square(shift)
     if axes:
-        over_group = functools.partial(_group_mean, num_groups=num_groups)
-        group = over_group(mean)
-        variance = over_group(variance + jnp.square(mean - group))
-        mean = group
+        # Both sums in one reading. About a value of the input, since about 0 they would cancel.
+        pivot = x[:, :1, :1]
+        positions = x.size // pivot.size
+        shift, square = (
+            total / positions for total in _sums(x - pivot, jnp.square(x - pivot), axes)
+        )
+        each, variance = pivot + shift, square - jnp.square(shift)
+        mean = _group_mean(each, num_groups)
+        variance = _group_mean(variance + jnp.square(each - mean), num_groups)
+    else:
+        mean = jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
     return mean, jax.lax.rsqrt(jnp.maximum(variance, 0.0) + epsilon)
+
+
+def _sums(first: Array, second: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Of two arrays over `axes`, which stay as axes of length 1, in one reading."""
+    zero = jnp.float32(0)
+    sums: Any = first, second
+    for axis in reversed(axes):
+        sums = jax.lax.reduce(sums, (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (axis,))
+        sums = jax.lax.optimization_barrier(sums)
+    first, second = (jnp.expand_dims(one, axes) for one in sums)
+    return first, second
 
 
 def _group_mean(x: Array, num_groups: int) -> Array:
     """The mean of the channels of each group, for each channel: [..., C] -> [..., C]."""
     groups = x.reshape(*x.shape[:-1], num_groups, -1)
     return jnp.broadcast_to(groups.mean(axis=-1, keepdims=True), groups.shape).reshape(x.shape)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _standardize(
-    x: Array, mean: Array, inverse: Array, axes: tuple[int, ...], num_groups: int
-) -> Array:
-    """Float32 of mean 0 and deviation 1, given `_statistics` of x."""
-    return (x.astype(jnp.float32) - mean) * inverse
-
-
-def _standardize_forward(
-    x: Array, mean: Array, inverse: Array, axes: tuple[int, ...], num_groups: int
-) -> tuple[Array, tuple[Array, Array, Array]]:
-    return _standardize(x, mean, inverse, axes, num_groups), (x, mean, inverse)
-
-
-def _standardize_backward(
-    axes: tuple[int, ...], num_groups: int, kept: tuple[Array, Array, Array], gradient: Array
-) -> tuple[Array, Array, Array]:
-    """The gradient in x through its statistics as well (Ba et al. 2016, appendix)."""
-    x, mean, inverse = kept
-    out = (x.astype(jnp.float32) - mean) * inverse
-
-    def average(values: Array) -> Array:
-        values = jnp.mean(values, axis=axes or -1, keepdims=True)
-        return _group_mean(values, num_groups) if axes else values
-
-    result = inverse * (gradient - average(gradient) - out * average(gradient * out))
-    return result.astype(x.dtype), jnp.zeros_like(mean), jnp.zeros_like(inverse)
-
-
-_standardize.defvjp(_standardize_forward, _standardize_backward)

@@ -17,12 +17,34 @@ class GEGLU(nnx.Module):
         self.proj = linear(inputs, 2 * outputs, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t o"]:
-        return jax.checkpoint(gated_gelu)(self.proj(x))
+        return _gated_gelu(self.proj(x))
 
 
-def gated_gelu(x: Float[Array, "b t d"]) -> Float[Array, "b t o"]:
+@jax.custom_vjp
+def _gated_gelu(x: Float[Array, "b t d"]) -> Float[Array, "b t o"]:
     value, gate = jnp.split(x, 2, axis=-1)
-    return value * jax.nn.gelu(gate, approximate=False)
+    return value * _gelu(gate)
+
+
+def _gelu(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _forward(x: Array) -> tuple[Array, Array]:
+    return _gated_gelu(x), x
+
+
+def _backward(x: Array, gradient: Array) -> tuple[Array]:
+    # Computed again from the input for each half: XLA would write what both need to memory.
+    x, gradient = jax.lax.optimization_barrier((x, gradient))
+    _, gate = jnp.split(x, 2, axis=-1)
+    of_value = gradient * _gelu(gate)
+    value, gate = jnp.split(jax.lax.optimization_barrier(x), 2, axis=-1)
+    (of_gate,) = jax.vjp(_gelu, gate)[1](gradient * value)
+    return (jnp.concatenate([of_value, of_gate], axis=-1),)
+
+
+_gated_gelu.defvjp(_forward, _backward)
 
 
 class Identity(nnx.Module):

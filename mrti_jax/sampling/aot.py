@@ -14,7 +14,7 @@ from mrti_jax.models.text_encoder import TextStates
 from mrti_jax.models.unet import NUM_SIZES
 from mrti_jax.parallel.aot import on_mesh
 from mrti_jax.parallel.mesh import batch_sharded, replicated
-from mrti_jax.sampling.loop import decode, draw_on_devices, make_program
+from mrti_jax.sampling.loop import decode, drawing, make_program
 
 NUM_SLOTS = 10
 
@@ -33,7 +33,7 @@ def trace_sampling(
     states = TextStates(hidden, pooled if text.pooled_dim else None)  # type: ignore[arg-type]
     everywhere = replicated(sd.mesh)
     slots = np.zeros(count_calls(sd, num_steps), np.int32)
-    return draw_on_devices.trace(
+    return drawing(sd.mesh).trace(
         make_program(sd, _sampler(sd), size, size, vae_slicing=vae_slicing),
         {"unet": sd.unet.params, "vae": sd.vae.params},
         on_mesh(states, batch_sharded(sd.mesh, axis=1)),

@@ -2,7 +2,7 @@
 """From seeds and text states to pixels: the whole sampling loop as one compiled program."""
 
 import dataclasses
-from functools import partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from mrti_jax.diffusion import Sampler
 from mrti_jax.models.frozen import Params
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.text_encoder import TextStates
+from mrti_jax.parallel.compiler import compiler_options
 from mrti_jax.parallel.mesh import batch_sharded, fetch, place, replicated
 
 MAX_SEED = 2**32 - 1
@@ -40,6 +41,14 @@ class Program:
     sampler: Sampler
     vae_slicing: bool
     mesh: Mesh
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Kept, since that of the modules takes milliseconds and JAX asks for it in each call."""
+        return hash(tuple(getattr(self, field.name) for field in dataclasses.fields(self)))
 
 
 def make_program(
@@ -82,7 +91,7 @@ def draw(
         slots: the slot of each call.
         seeds: a picture's noise is a function of its seed and of nothing else.
     """
-    images = draw_on_devices(
+    images = drawing(program.mesh)(
         program,
         {"unet": sd.unet.params, "vae": sd.vae.params},
         place(text_states, batch_sharded(program.mesh, axis=1)),
@@ -95,8 +104,13 @@ def draw(
     return fetch(images)
 
 
-@partial(jax.jit, static_argnums=0)
-def draw_on_devices(
+@cache
+def drawing(mesh: Mesh) -> Any:
+    """The compiled part of `draw`, jitted for these devices."""
+    return jax.jit(_draw, static_argnums=0, compiler_options=compiler_options(mesh))
+
+
+def _draw(
     program: Program,
     params: dict[str, Params],
     text_states: TextStates,
@@ -107,7 +121,6 @@ def draw_on_devices(
     guidance_scale: Float[Array, ""],
     guidance_rescale: Float[Array, ""],
 ) -> UInt8[Array, "b H W 3"]:
-    """The compiled part of `draw`."""
     sampler = program.sampler
     unet = nnx.merge(program.unet, nnx.State(params["unet"]))
     num_slots, batch, passes = text_states.hidden.shape[:3]

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
@@ -65,6 +66,7 @@ def test_shapes_that_a_flash_kernel_cannot_do_are_left_to_xla():
     assert not takes(splash, 4096, 77, 40)  # a prompt's keys
     assert not takes(splash, 64, 64, 160) and not takes(splash, 4096, 4096, 512)
     assert takes(cudnn, 4096, 77, 40) and not takes(cudnn, 256, 256, 160)
+    assert not takes(cudnn, 81, 81, 40)  # its gradient takes no odd number of queries
     assert not takes(Kernel(), 4096, 4096, 40)
 
 
@@ -76,3 +78,19 @@ def test_a_kernel_of_other_devices_is_refused():
             UserError, match=f"'{kind}' can't be had on cpu in float32: take 'auto'"
         ):
             choose_kernel(kind, mesh, jnp.float32)
+
+
+def test_heads_widened_by_zeros_give_the_same(monkeypatch: pytest.MonkeyPatch):
+    """As cuDNN is given them, in self-attention with and without biases."""
+    for qkv_bias in (False, True):
+        layer = attention.Attention(
+            80, 80, HEADS, qkv_bias=qkv_bias, dtype=jnp.float32, rngs=nnx.Rngs(0)
+        )
+        if qkv_bias:
+            layer.to_q.bias[...] = jax.random.normal(jax.random.key(2), (80,))
+        x = jax.random.normal(jax.random.key(1), (1, 16, 80))
+        plain = layer(x)
+        monkeypatch.setattr(Kernel, "padded", lambda self, head_dim: 64)
+        np.testing.assert_allclose(layer(x), plain, rtol=0, atol=1e-6)
+        monkeypatch.undo()
+    assert Kernel("cudnn").padded(40) == 64 and Kernel("cudnn").padded(80) == 80

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our side of `speed`: an update of one concept's table, or a batch of pictures."""
+
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import tyro
+
+from benchmarks.processes import Work, peak_memory, serve
+from mrti_jax import StableDiffusion, generate
+from mrti_jax.concept import initial_vectors
+from mrti_jax.parallel.compiler import compile_ahead
+from mrti_jax.parallel.mesh import memory_limit
+from mrti_jax.training.config import ConceptConfig, Config, TrainConfig
+from mrti_jax.training.images import from_arrays
+from mrti_jax.training.latents import encode_moments
+from mrti_jax.training.learning_rate import with_learning_rate
+from mrti_jax.training.memory import needs_remat
+from mrti_jax.training.prompts import tokenize_captions
+from mrti_jax.training.slots import fill
+from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
+
+
+def main(work: Work) -> None:
+    """Prepares, then measures as often as it is asked to."""
+    serve(train(work) if work.program == "train" else sample(work), held)
+
+
+def train(work: Work) -> Callable[[], tuple[float, float]]:
+    """What is returned updates, and tells wall and processor seconds of an update."""
+    sd = StableDiffusion.load(work.folder, dtype=work.dtype)
+    config = Config(
+        concept=ConceptConfig(num_vectors=1), train=TrainConfig(batch_size=work.batch_size)
+    )
+    config = with_learning_rate(config, sd.text_encoder)
+    noise = np.random.default_rng(0).integers(0, 256, (work.size, work.size, 3), np.uint8)
+    photos = from_arrays([noise], work.size)
+    prompts = tokenize_captions(photos, "object", 1, sd.tokenizers, captions=False)
+    moments = encode_moments(sd.vae, noise[None], sd.mesh, flip=False)
+    sizes = np.asarray([photo.sizes for photo in photos], np.int32)
+    data = fill(Data(moments, sizes, *prompts, np.uint32(0)), 1, sd.mesh)  # type: ignore[arg-type]
+    height, width, channels = moments.shape[2:]
+    limit = memory_limit(sd.mesh.local_devices[0])
+    remat = needs_remat(sd, config, (height, width, channels // 2), limit)
+    step = make_train_step(sd, config, remat=remat)
+    vectors = initial_vectors("red", 1, sd.tokenizers, sd.text_encoder)
+    table = np.tile(vectors, (config.concept.num_buckets, 1, 1))
+    state, frozen = fill(initial_state(table, config.optimizer), 1, sd.mesh), frozen_params(sd)
+    compile_ahead(step, state, frozen, data)
+
+    def measure(steps: int = work.steps) -> tuple[float, float]:
+        nonlocal state
+        start = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            state = step(state, frozen, data)
+        jax.block_until_ready(state)
+        wall, processor = time.perf_counter() - start[0], time.process_time() - start[1]
+        return wall / steps, processor / steps
+
+    measure(1)
+    return measure
+
+
+def sample(work: Work) -> Callable[[], tuple[float, float]]:
+    """What is returned draws a batch, prompt to pixels; tells its wall and processor seconds."""
+    sd = StableDiffusion.load(work.folder, dtype=work.dtype)
+
+    def measure() -> tuple[float, float]:
+        start = time.perf_counter(), time.process_time()
+        generate(
+            sd,
+            "a photo of a star",
+            images_per_prompt=work.batch_size,
+            batch_size=work.batch_size,
+            num_steps=work.steps,
+            sampler="pndm",
+            height=work.size,
+            width=work.size,
+        )
+        return time.perf_counter() - start[0], time.process_time() - start[1]
+
+    measure()
+    return measure
+
+
+def held() -> int:
+    """The most memory that was held, of the accelerator or, without one, of the process."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    return statistics.get("peak_bytes_in_use") or peak_memory()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Work, description=__doc__))
