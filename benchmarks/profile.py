@@ -5,6 +5,7 @@ The trace of JAX's profiler stays in a folder, to be opened in XProf or Perfetto
 """
 
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class Flags:
 
 def main(flags: Flags) -> None:
     """Traces and reports."""
+    if jax.default_backend() != "gpu":
+        raise SystemExit("JAX runs on no GPU here (JAX_PLATFORMS=cuda)")
     report = Report(
         f"Kernels of {'an update' if flags.program == 'train' else 'a batch of pictures'}, "
         f"{flags.size} px, batch {flags.batch_size}, {flags.dtype}"
@@ -107,7 +110,9 @@ def _kernels(folder: Path) -> Iterator[tuple[str, float]]:
             if not line.name.startswith("Stream"):
                 continue
             for event in line.events:
-                operation = dict(event.stats).get("hlo_op", "")
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # of JAX's own binding
+                    operation = dict(event.stats).get("hlo_op", "")
                 yield f"{operation} {event.name}".strip(), event.duration_ns / 1e9
 
 

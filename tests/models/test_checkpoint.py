@@ -11,15 +11,41 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from jax.experimental.layout import Format, Layout
+from jax.sharding import Mesh, NamedSharding
 from safetensors.numpy import load_file, save_file
 
 from mrti_jax.errors import UserError
+from mrti_jax.models import checkpoint
 from mrti_jax.models.checkpoint import save_module
 from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.parallel.mesh import weight_sharded
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
 WEIGHT = "mid_block.resnets.0.conv1.weight"
+
+
+def test_the_order_of_filters_in_memory_changes_nothing(
+    tiny_folder: Path, tiny_sd: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+):
+    """Outputs first, as on GPUs."""
+    outputs_first = Layout(major_to_minor=(3, 0, 1, 2))
+
+    def ordered(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding | Format:
+        sharding = weight_sharded(mesh, shape)
+        return Format(outputs_first, sharding) if len(shape) == 4 else sharding
+
+    monkeypatch.setattr(checkpoint, "weight_format", ordered)
+    turned = StableDiffusion.load(tiny_folder)
+    assert turned.unet.params["conv_in"]["kernel"].format.layout == outputs_first
+    latents = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
+    context = jax.random.normal(jax.random.key(1), (2, 77, tiny_sd.unet.config.cross_attention_dim))
+    ours, plain = (
+        jax.jit(lambda params: tiny_sd.unet.bind(params)(latents, jnp.arange(2), context))(params)
+        for params in (turned.unet.params, tiny_sd.unet.params)
+    )
+    np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-6)
 
 
 @pytest.fixture
