@@ -10,42 +10,70 @@ from jaxtyping import Array
 
 from mrti_jax.models import layers
 from mrti_jax.models.layers import conv, group_norm, layer_norm
+from mrti_jax.models.transformer import GEGLU
 
 GROUPS, EPSILON = 4, 1e-5
 
 
-def with_gradient(function: object, x: Array) -> tuple[Array, Array]:
-    """The value, and the gradient of its product with some fixed numbers."""
-    out, back = jax.vjp(function, x)  # type: ignore[arg-type]
+def with_gradients(function: object, *arguments: Array) -> tuple[Array, ...]:
+    """The value, and the gradients of its product with some fixed numbers."""
+    out, back = jax.vjp(function, *arguments)  # type: ignore[arg-type]
     fixed = np.random.default_rng(1).standard_normal(out.shape, np.float32)
-    return out, back(jnp.asarray(fixed, out.dtype))[0]
+    return out, *back(jnp.asarray(fixed, out.dtype))
+
+
+def exactly(function: object, *arguments: Array) -> tuple[Array, ...]:
+    """The same in float64, by autodiff."""
+    with jax.enable_x64(True):
+        return with_gradients(
+            function, *(jnp.asarray(np.asarray(x), jnp.float64) for x in arguments)
+        )
 
 
 @pytest.mark.parametrize("kind", ["group", "layer"])
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_norms_and_their_gradients(kind: str, offset: float):
-    """Autodiff of the formula in float64 is the reference; a large mean must not cancel."""
+    """Autodiff of the formula is the reference; a large mean must not cancel."""
     x = offset + 3 * jax.random.normal(jax.random.key(0), (2, 5, 6, 12))
+    scale, bias = jax.random.normal(jax.random.key(2), (2, 12))
     make = group_norm if kind == "group" else layer_norm
     sizes = (12, GROUPS) if kind == "group" else (12,)
-    norm = make(*sizes, EPSILON, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    scale, bias = jax.random.normal(jax.random.key(2), (2, 12))
-    norm.scale.set_value(scale)
-    norm.bias.set_value(bias)
+    structure = nnx.graphdef(make(*sizes, EPSILON, dtype=jnp.float32, rngs=nnx.Rngs(0)))
 
-    def formula(x: Array) -> Array:
+    def ours(x: Array, scale: Array, bias: Array) -> Array:
+        norm = nnx.merge(structure, nnx.State({"scale": scale, "bias": bias}))
+        return norm(x, jax.nn.silu) if kind == "group" else norm(x)
+
+    def formula(x: Array, scale: Array, bias: Array) -> Array:
         parts = x.reshape(2, 30, GROUPS, 3) if kind == "group" else x[..., None]
         axes = (1, 3) if kind == "group" else (3,)
         mean, variance = parts.mean(axes, keepdims=True), parts.var(axes, keepdims=True)
         out = ((parts - mean) / jnp.sqrt(variance + EPSILON)).reshape(x.shape) * scale + bias
         return jax.nn.silu(out) if kind == "group" else out
 
-    ours = with_gradient(lambda x: norm(x, jax.nn.silu) if kind == "group" else norm(x), x)
-    with jax.enable_x64(True):
-        theirs = with_gradient(formula, jnp.asarray(np.asarray(x), jnp.float64))
     # An input of 100 has an error of 4e-6 already, 10 times that after the norm of a narrow group.
-    for got, expected in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(got, expected, rtol=0, atol=4e-5 if offset else 4e-6)
+    # The gradients of scale and bias are sums of 60 such numbers.
+    tolerance = 4e-5 if offset else 4e-6
+    for got, expected, error in zip(
+        with_gradients(ours, x, scale, bias),
+        exactly(formula, x, scale, bias),
+        (tolerance, tolerance, 10 * tolerance, 10 * tolerance),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=error)
+
+
+def test_the_gated_gelu_and_its_gradient():
+    layer = GEGLU(5, 7, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    kernel = layer.proj.kernel.get_value()
+
+    def formula(x: Array) -> Array:
+        value, gate = jnp.split(x @ jnp.asarray(np.asarray(kernel), x.dtype), 2, axis=-1)
+        return value * gate * (1 + jax.scipy.special.erf(gate / np.sqrt(2))) / 2
+
+    x = 3 * jax.random.normal(jax.random.key(0), (2, 6, 5))
+    for got, expected in zip(with_gradients(layer, x), exactly(formula, x), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)  # values of about 10
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (2, 0)])
@@ -55,7 +83,7 @@ def test_a_convolution_of_few_positions_is_the_same(
     layer = conv(5, 7, stride=stride, padding=padding, dtype=jnp.float32, rngs=nnx.Rngs(0))
     layer.bias.set_value(jnp.arange(7.0))
     x = jax.random.normal(jax.random.key(0), (2, 9, 7, 5))
-    product = with_gradient(layer, x)
+    product = with_gradients(layer, x)
     monkeypatch.setattr(layers, "FEW_POSITIONS", 0)
-    for got, expected in zip(product, with_gradient(layer, x), strict=True):
+    for got, expected in zip(product, with_gradients(layer, x), strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
