@@ -132,7 +132,10 @@ class _Process:
     def answer(self, start: str) -> str | None:
         """The next line that starts so; None if the process ended before."""
         assert self._process.stdout is not None
-        return next((line for line in self._process.stdout if line.startswith(start)), None)
+        found = next((line for line in self._process.stdout if line.startswith(start)), None)
+        if found is None:
+            self._process.wait()
+        return found
 
     def measure(self) -> dict[str, float] | None:
         """One measurement; None if the process has failed."""
@@ -141,7 +144,7 @@ class _Process:
             self._process.stdin.write("go\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            return None
+            pass  # it has ended, and answers nothing
         line = self.answer("{")
         return None if line is None else json.loads(line)
 
@@ -149,6 +152,7 @@ class _Process:
         """Ends the process; what it said if it had failed, else nothing."""
         failed = self._process.poll() is not None
         self._process.kill()
-        self._process.wait()
-        self._errors.seek(0)
-        return self._errors.read()[-2000:] if failed else ""
+        self._process.communicate()
+        with self._errors as errors:
+            errors.seek(0)
+            return errors.read()[-2000:] if failed else ""

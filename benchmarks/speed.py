@@ -58,6 +58,7 @@ def main(flags: Flags) -> None:
     rate = matmul_rate() if jax.default_backend() != "cpu" else None
     if rate is not None:
         report.line(f"a product of bfloat16 matrices here: {rate / 1e12:.0f} TFLOP/s")
+    failed = False
     with model_folder(flags.model) as folder:
         for program in flags.programs:
             steps = flags.updates if program == "train" else flags.sampling_steps
@@ -72,7 +73,9 @@ def main(flags: Flags) -> None:
                 steps=steps,
                 dtype=flags.dtype,
             )
-            speeds = by_turns(report, sides(work, flags.best), flags.rounds, one)
+            compared = sides(work, flags.best)
+            speeds = by_turns(report, compared, flags.rounds, one)
+            failed |= len(speeds) < len(compared)
             if rate is not None and flags.size == FULL_SIZE and OURS in speeds:
                 part = 1.0 if program == "train" else steps / FULL_STEPS
                 used = 1e12 * TFLOP[program] * part * speeds[OURS]
@@ -81,6 +84,8 @@ def main(flags: Flags) -> None:
                     f"{used / 1e12:.0f} TFLOP/s, {100 * used / rate:.0f} % of the product"
                 )
     report.end(flags.out)
+    if failed:
+        raise SystemExit(1)
 
 
 def sides(work: Work, best: bool) -> list[Side]:

@@ -26,7 +26,6 @@ from jaxtyping import install_import_hook  # noqa: E402
 install_import_hook("mrti_jax", "typechecker.check")
 
 import fuzz  # noqa: E402
-import jax  # noqa: E402
 import pytest  # noqa: E402
 from tiny import save_tiny  # noqa: E402
 
@@ -38,11 +37,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         skip = pytest.mark.skip(reason="PyTorch is not installed")
         for item in items:
             if item.get_closest_marker("torch"):
-                item.add_marker(skip)
-    if jax.default_backend() != "gpu":
-        skip = pytest.mark.skip(reason="JAX runs on no GPU here (JAX_PLATFORMS=cuda)")
-        for item in items:
-            if item.get_closest_marker("gpu"):
                 item.add_marker(skip)
 
 
