@@ -34,7 +34,6 @@ def write_sd15(folder: Path) -> None:
         up_block_types=("UpDecoderBlock2D",) * levels,
         layers_per_block=2,
         sample_size=512,
-        force_upcast=False,  # as in its own files; diffusers' default is XL's
     ).save_pretrained(folder / "vae")
     text = CLIPTextConfig(
         vocab_size=49408, hidden_size=768, intermediate_size=3072, num_attention_heads=12

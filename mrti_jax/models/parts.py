@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The modules that a Stable Diffusion is made of, by the names of their folders."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,8 +31,14 @@ def read_part_config(part: str, config: Mapping[str, Any]) -> Any:
 
 
 def read_configs(modules: Mapping[str, StoredModule]) -> dict[str, Any]:
-    """The config of each part of a stored model; UserError for what is not supported."""
-    return {part: read_part_config(part, module.config) for part, module in modules.items()}
+    """The config of each part of a stored model; UserError for what is not supported.
+
+    Only XL's VAE is cast up, as in diffusers, which writes the field's default to others' as well.
+    """
+    configs = {part: read_part_config(part, module.config) for part, module in modules.items()}
+    if "text_encoder_2" not in configs:
+        configs["vae"] = dataclasses.replace(configs["vae"], force_upcast=False)
+    return configs
 
 
 def check_widths(configs: Mapping[str, Any]) -> None:

@@ -140,6 +140,14 @@ def test_a_vae_that_overflows_stays_float32(tiny_xl_folder: Path) -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(sd.unet.params)} == {jnp.dtype(jnp.bfloat16)}
 
 
+def test_only_the_vae_of_xl_is_cast_up(copy: Path) -> None:
+    """diffusers writes its default, true, to others' configs as well, and takes no notice of it."""
+    path = copy / "vae" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"force_upcast": True}))
+    sd = StableDiffusion.load(copy, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(sd.vae.params)} == {jnp.dtype(jnp.bfloat16)}
+
+
 def test_parts_that_do_not_belong_together(tiny_xl_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_xl_folder, tmp_path / "copy"))
     for part in ("text_encoder_2", "tokenizer_2"):
