@@ -51,11 +51,10 @@ class Side:
     @property
     def command(self) -> list[str]:
         """Starts its process."""
-        flags = []
-        for name, value in asdict(self.work).items():
-            name = name.replace("_", "-")
-            flags.append(f"--{name}={value}" if value is not True else f"--{name}")
-        return [sys.executable, "-m", self.module, *(f for f in flags if f != "--best=False")]
+        given = asdict(self.work)
+        best = ["--best"] if given.pop("best") else []
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+        return [sys.executable, "-m", self.module, *flags, *best]
 
 
 def peak_memory() -> int:
@@ -93,7 +92,7 @@ def by_turns(report: Report, sides: Sequence[Side], rounds: int, one: str) -> di
         errors = {process.side.name: process.stop() for process in processes}
     speeds, rows = {}, []
     for side in sides:
-        if errors[side.name]:
+        if errors[side.name] is not None:
             report.line(f"{side.name} failed:\n{errors[side.name]}")
             continue
         wall, processor = (
@@ -148,11 +147,11 @@ class _Process:
         line = self.answer("{")
         return None if line is None else json.loads(line)
 
-    def stop(self) -> str:
-        """Ends the process; what it said if it had failed, else nothing."""
+    def stop(self) -> str | None:
+        """Ends the process; what it said last if it had failed, else None."""
         failed = self._process.poll() is not None
         self._process.kill()
         self._process.communicate()
         with self._errors as errors:
             errors.seek(0)
-            return errors.read()[-2000:] if failed else ""
+            return errors.read()[-2000:] if failed else None

@@ -21,8 +21,8 @@ from benchmarks.random_model import model_folder
 from benchmarks.report import Report
 
 KINDS = {
-    "attention": r"attention|fmha|flash|sdpa",
-    "convolutions": r"conv|fprop|dgrad",
+    "attention": r"attention|fmha|flash|sdpa|dq_to_16bits|dot_do_o",
+    "convolutions": r"conv(?!ert)|fprop|dgrad",
     "products of matrices": r"gemm|cublas|cutlass|nvjet|dot|splitk",
     "copies": r"memcpy|memset|copy|transpose",
     "sums (norms, losses)": r"reduce",

@@ -54,23 +54,23 @@ class Models:
             texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         ).input_ids.to(self.device)
 
-    def warmed_up(
-        self, warm_up: Callable[[], None], measure: Callable[[], tuple[float, float]]
-    ) -> Callable[[], tuple[float, float]]:
-        """Measures after one batch that does not count, and leaves a GPU's memory to the others."""
-
-        def run() -> tuple[float, float]:
-            warm_up()
-            try:
-                return measure()
-            finally:
-                torch.cuda.empty_cache()
-
-        return run
-
     def synchronize(self) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
+
+
+def warmed_up(
+    warm_up: Callable[[], None], measure: Callable[[], tuple[float, float]]
+) -> Callable[[], tuple[float, float]]:
+    """Measures after a batch that does not count, and leaves a GPU's memory to the others."""
+
+    def run() -> tuple[float, float]:
+        warm_up()
+        measured = measure()
+        torch.cuda.empty_cache()
+        return measured
+
+    return run
 
 
 def new_rows(models: Models) -> torch.nn.Parameter:
@@ -124,18 +124,18 @@ def train(work: Work) -> Callable[[], tuple[float, float]]:
         optimizer.step()
         optimizer.zero_grad()
 
-    def measure(steps: int = work.steps) -> tuple[float, float]:
+    def measure() -> tuple[float, float]:
         models.synchronize()
         start = time.perf_counter(), time.process_time()
-        for _ in range(steps):
+        for _ in range(work.steps):
             update()
         models.synchronize()
         wall, processor = time.perf_counter() - start[0], time.process_time() - start[1]
-        return wall / steps, processor / steps
+        return wall / work.steps, processor / work.steps
 
     if work.best:
-        measure(2)  # compiles
-    return models.warmed_up(update, measure)
+        update()  # compiles
+    return warmed_up(update, measure)
 
 
 def sample(work: Work) -> Callable[[], tuple[float, float]]:
@@ -164,16 +164,16 @@ def sample(work: Work) -> Callable[[], tuple[float, float]]:
             latents = schedule.step(prediction, t, latents).prev_sample
         models.vae.decode(latents / models.vae.config.scaling_factor)
 
-    def measure(steps: int = work.steps) -> tuple[float, float]:
+    def measure() -> tuple[float, float]:
         models.synchronize()
         start = time.perf_counter(), time.process_time()
-        draw(steps)
+        draw(work.steps)
         models.synchronize()
         return time.perf_counter() - start[0], time.process_time() - start[1]
 
     if work.best:
-        measure(2)
-    return models.warmed_up(lambda: draw(2), measure)
+        draw(2)  # compiles
+    return warmed_up(lambda: draw(2), measure)
 
 
 def held() -> int:
