@@ -2,15 +2,15 @@
 """The betas (noise added at each training timestep) that a `scheduler_config.json` stands for."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32
 
-from mrti_jax.diffusion.choice import check_choice
+from mrti_jax.diffusion.option import check_option
 from mrti_jax.errors import UserError
 
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 MAX_COSINE_BETA = 0.999
 
 
@@ -26,7 +26,7 @@ def betas_from_config(scheduler_config: Mapping[str, Any]) -> Float32[np.ndarray
     start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
     if not isinstance(count, int) or count < 1:
         raise UserError(f"scheduler config: num_train_timesteps is {count!r}, not a count >= 1.")
-    check_choice("beta_schedule", name, BETA_SCHEDULES)
+    check_option("beta_schedule", name, BetaSchedule)
     for key, value in (("beta_start", start), ("beta_end", end)):
         if not isinstance(value, int | float) or value < 0:
             raise UserError(f"scheduler config: {key} is {value!r}, not a number between 0 and 1.")
@@ -52,7 +52,9 @@ def betas_from_config(scheduler_config: Mapping[str, Any]) -> Float32[np.ndarray
             f"scheduler config: betas must lie between 0 and 1, found {betas.min():g} to "
             f"{betas.max():g}; check beta_start, beta_end or trained_betas."
         )
-    return _zero_terminal_snr(betas) if config.get("rescale_betas_zero_snr", False) else betas
+    rescale = config.get("rescale_betas_zero_snr", False)
+    check_option("rescale_betas_zero_snr", rescale, bool)
+    return _zero_terminal_snr(betas) if rescale else betas
 
 
 def _cosine_betas(count: int) -> Float32[np.ndarray, " T"]:

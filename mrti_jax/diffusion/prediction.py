@@ -4,13 +4,12 @@
 Throughout, x_t = alpha x_0 + sigma epsilon with alpha^2 + sigma^2 = 1 (variance preserving).
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
-PREDICTION_TYPES: tuple[PredictionType, ...] = get_args(PredictionType)
 
 
 def training_target(

@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Float64, Int
 
 from mrti_jax.diffusion.betas import betas_from_config
-from mrti_jax.diffusion.choice import check_choice
+from mrti_jax.diffusion.option import check_option
 from mrti_jax.diffusion.prediction import (
-    PREDICTION_TYPES,
     PredictionType,
     min_snr_weight,
     training_target,
@@ -46,7 +45,7 @@ class NoiseSchedule:
         Raises UserError for an unknown beta_schedule or prediction_type, or unusable betas.
         """
         prediction_type = scheduler_config.get("prediction_type", "epsilon")
-        check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
+        check_option("prediction_type", prediction_type, PredictionType)
         alphas = 1 - betas_from_config(scheduler_config)
         alphas_cumprod = np.cumprod(alphas, dtype=np.float64).astype(np.float32)
         return cls(alphas_cumprod, prediction_type)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The timesteps at which the network is called (Lin et al. 2023, arXiv 2305.08891, table 2)."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -9,7 +9,6 @@ from jaxtyping import Float64
 from mrti_jax.errors import UserError, warn
 
 TimestepSpacing = Literal["leading", "linspace", "trailing"]
-TIMESTEP_SPACINGS: tuple[TimestepSpacing, ...] = get_args(TimestepSpacing)
 
 
 def spaced_timesteps(

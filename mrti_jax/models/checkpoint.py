@@ -50,7 +50,7 @@ def load_module(
     so that no more than these are held beside the weights.
 
     Raises:
-        UserError: a tensor can't be read, is missing, left over or of another shape.
+        UserError: a tensor can't be read, is missing, left over, quantized or of another shape.
     """
     graphdef, weights = abstract(build)
     problems = mismatches(weights, stored.tensors)
@@ -80,6 +80,10 @@ def mismatches(weights: Weights, tensors: Tensors) -> list[str]:
             shape = list(tensors[name].shape)
             problems.append(
                 f"tensor '{name}' has shape {shape}, but the config asks for {list(expected)}"
+            )
+        elif not jnp.issubdtype(tensors[name].dtype, jnp.floating):
+            problems.append(
+                f"tensor '{name}' is of {tensors[name].dtype}: quantized weights can't be read"
             )
     left = sorted(tensors.keys() - {tensor_name(keys) for keys, _ in weights})
     if left:

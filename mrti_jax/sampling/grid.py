@@ -22,10 +22,13 @@ def make_grid(
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
     title: str = "",
+    *,
+    rows_above: int = 0,
 ) -> Image.Image:
     """A sheet of `cells` [rows][columns], pictures of one size; None leaves a place empty.
 
-    There is a label for each row, on the left, and for each column, at the top, if any.
+    There is a label for each row, on the left, and for each column, if any, below the first
+    `rows_above` rows, which it is not for.
     """
     num_columns = max(len(row) for row in cells)
     first = next(image for row in cells for image in row if image is not None)
@@ -42,21 +45,21 @@ def make_grid(
     heading_height = _size(heading, title_font)[1]
     columns_height = max((_size(lines, label_font)[1] for lines in columns), default=0)
     top = MARGIN + (heading_height + MARGIN if heading else 0)
-    top += columns_height + GAP if columns else 0
+    labels_height = columns_height + GAP if columns else 0
 
-    sheet_size = (
-        left + body_width + MARGIN,
-        top + len(cells) * (height + GAP) - GAP + MARGIN,
-    )
+    def row_top(row: int) -> int:
+        return top + row * (height + GAP) + (labels_height if row >= rows_above else 0)
+
+    sheet_size = (left + body_width + MARGIN, row_top(len(cells)) - GAP + MARGIN)
     sheet = Image.new("RGB", sheet_size, PAPER)
     pen = ImageDraw.Draw(sheet)
     _write(pen, heading, title_font, (MARGIN, MARGIN), "left")
     for index, lines in enumerate(columns):
         middle = left + index * (width + GAP) + width // 2
-        place = (middle, top - GAP - _size(lines, label_font)[1])
+        place = (middle, row_top(rows_above) - GAP - _size(lines, label_font)[1])
         _write(pen, lines, label_font, place, "center")
     for row, images in enumerate(cells):
-        y = top + row * (height + GAP)
+        y = row_top(row)
         if rows:
             label_y = y + (height - _size(rows[row], label_font)[1]) // 2
             _write(pen, rows[row], label_font, (left - MARGIN, label_y), "right")

@@ -107,10 +107,9 @@ def draw_final(
     title = (
         f"{prompt.format(f'<{concept.name}>')} - {config.train.steps} steps, k = 0 keeps the most"
     )
-    _save(
-        make_grid(cells, ["photos", *drawn.row_labels], drawn.column_labels, title),
-        out / FINAL_NAME,
-    )
+    labels = ["photos", *drawn.row_labels]
+    sheet = make_grid(cells, labels, drawn.column_labels, title, rows_above=1)
+    _save(sheet, out / FINAL_NAME)
 
 
 def _save(sheet: Image.Image, path: epath.Path) -> None:

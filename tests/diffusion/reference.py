@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the diffusion tests share: real configs, a toy network twice, and a loop over a sampler."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mrti_jax.diffusion import NoiseSchedule, make_sampler
+from mrti_jax.diffusion.prediction import PredictionType
 
+PREDICTION_TYPES = get_args(PredictionType)
 SD15 = {
     "_class_name": "PNDMScheduler",
     "beta_end": 0.012,

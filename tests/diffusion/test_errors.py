@@ -23,6 +23,7 @@ from .reference import SD15, SD21
         ({"beta_start": None}, "beta_start is None, not a number between 0 and 1"),
         ({"beta_end": "x"}, "beta_end is 'x', not a number between 0 and 1"),
         ({"beta_end": 1.5}, "betas must lie between 0 and 1"),
+        ({"rescale_betas_zero_snr": "false"}, "rescale_betas_zero_snr is 'false', not true or"),
     ],
 )
 def test_schedule(changes, words):
@@ -35,6 +36,9 @@ def test_schedule(changes, words):
     [
         ("ddim", {"thresholding": True}, "thresholding is True"),
         ("ddim", {"timestep_spacing": "linear"}, "timestep_spacing is 'linear', known are"),
+        ("ddim", {"steps_offset": "x"}, "steps_offset is 'x', not an integer"),
+        ("ddim", {"clip_sample": 1}, "clip_sample is 1, not true or false"),
+        ("ddim", {"clip_sample_range": None}, "clip_sample_range is None, not a number"),
         ("pndm", {"skip_prk_steps": False}, "skip_prk_steps is False"),
         ("pndm", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True"),
         ("euler", {"use_exponential_sigmas": True}, "use_exponential_sigmas is True"),
@@ -58,6 +62,7 @@ def test_options_of_the_caller():
         make_sampler("ddim", SD15, etta=1.0)
     with pytest.raises(UserError, match="eta is 2"):
         make_sampler("ddim", SD15, eta=2.0)
+    assert make_sampler("ddim", SD15, eta=1).stochastic
     assert make_sampler("ddim", SD15, steps_offset=0).steps_offset == 0
 
 

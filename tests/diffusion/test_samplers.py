@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from mrti_jax.diffusion import SAMPLERS, NoiseSchedule, make_sampler
-from mrti_jax.diffusion.prediction import PREDICTION_TYPES, training_target
+from mrti_jax.diffusion.prediction import training_target
 
-from .reference import SD15, SD21, draw, relative_error, sample, toy_network
+from .reference import PREDICTION_TYPES, SD15, SD21, draw, relative_error, sample, toy_network
 
 TO_ZERO = SD15 | {"set_alpha_to_one": True, "timestep_spacing": "trailing"}
 DETERMINISTIC = [name for name in SAMPLERS if name != "euler_ancestral"]

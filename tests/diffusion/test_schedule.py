@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from mrti_jax.diffusion import NoiseSchedule
-from mrti_jax.diffusion.prediction import PREDICTION_TYPES
 
-from .reference import SD15, draw, relative_error
+from .reference import PREDICTION_TYPES, SD15, draw, relative_error
 
 
 def test_scaled_linear_cumulative_product():

@@ -85,6 +85,11 @@ def test_misshaped_tensor_is_named(copy: Path) -> None:
     assert "[64, 5, 3, 3]" in message and "[64, 64, 3, 3]" in message
 
 
+def test_quantized_tensor_is_named(copy: Path) -> None:
+    change(copy / UNET, lambda tensors: tensors.update({WEIGHT: tensors[WEIGHT].astype(np.int8)}))
+    assert f"'{WEIGHT}' is of int8: quantized weights can't be read" in load_error(copy)
+
+
 def test_truncated_file_is_named(copy: Path) -> None:
     content = (copy / UNET).read_bytes()
     (copy / UNET).write_bytes(content[: len(content) // 2])

@@ -46,6 +46,17 @@ def test_labels_and_title_take_room_of_their_own() -> None:
     assert (edge == 255).all()  # nor runs off the sheet
 
 
+def test_column_labels_stand_below_the_rows_that_they_are_not_for() -> None:
+    cells = [[solid(10)], [solid(90)]]
+    plain = make_grid(cells).height
+    sheet = np.asarray(make_grid(cells, None, ["k = 0"], rows_above=1))
+    assert sheet[MARGIN + 3, MARGIN + 3, 0] == 10
+    second = MARGIN + MIN_CELL + GAP + sheet.shape[0] - plain
+    assert sheet[second + 3, MARGIN + 3, 0] == 90
+    between = sheet[MARGIN + MIN_CELL : second]
+    assert between.min() < 100  # the label's ink
+
+
 def test_sweep_has_one_column_per_bucket_and_the_same_noise_in_a_row(
     tiny_sd: StableDiffusion,
 ) -> None:

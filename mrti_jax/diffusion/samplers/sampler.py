@@ -5,24 +5,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mrti_jax.diffusion.choice import check_choice
-from mrti_jax.diffusion.prediction import PREDICTION_TYPES, PredictionType
+from mrti_jax.diffusion.option import check_option
+from mrti_jax.diffusion.prediction import PredictionType
 from mrti_jax.diffusion.schedule import NoiseSchedule
-from mrti_jax.diffusion.timesteps import TIMESTEP_SPACINGS, TimestepSpacing
+from mrti_jax.diffusion.timesteps import TimestepSpacing
 from mrti_jax.errors import UserError, nearest
 
 FinalSigmasType = Literal["zero", "sigma_min"]
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "prediction_type": PREDICTION_TYPES,
-    "timestep_spacing": TIMESTEP_SPACINGS,
-    "final_sigmas_type": get_args(FinalSigmasType),
-}
 
 
 class State(NamedTuple):
@@ -63,12 +57,12 @@ class Sampler(ABC):
         `options` go before the file's; what neither names has the default. Raises UserError for an
         unknown option, and for a value that this sampler doesn't have.
         """
-        names = [field.name for field in fields(cls)]
+        kinds = {field.name: field.type for field in fields(cls)}
         for name in options:
-            if name not in names:
+            if name not in kinds:
                 raise UserError(
                     f"sampler {cls.__name__} has no option {name!r}, its options are "
-                    f"{', '.join(names)}.{nearest(name, names)}"
+                    f"{', '.join(kinds)}.{nearest(name, kinds)}"
                 )
         for name, value in cls.only.items():
             if scheduler_config.get(name, value) != value:
@@ -76,10 +70,10 @@ class Sampler(ABC):
                     f"scheduler config: {name} is {scheduler_config[name]!r}, sampler "
                     f"{cls.__name__} can only do {value!r}; choose another sampler."
                 )
-        values = {name: scheduler_config[name] for name in names if name in scheduler_config}
+        values = {name: scheduler_config[name] for name in kinds if name in scheduler_config}
         values |= options
-        for name in values.keys() & CHOICES.keys():
-            check_choice(name, values[name], CHOICES[name])
+        for name, value in values.items():
+            check_option(name, value, kinds[name])
         return cls(**values)
 
     @property
