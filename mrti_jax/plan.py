@@ -84,6 +84,8 @@ def _run(flags: Flags) -> None:
     )
     if plan.saves_memory:
         print(f"to save memory, {SAVINGS[flags.program]}")
+    if plan.fsdp > 1:
+        print(f"one chip can't hold the weights beside a batch: {plan.fsdp} share them")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from mrti_jax.models.attention import Kernel, Kind, choose_kernel
 from mrti_jax.models.presets import find_preset, shapes_only
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.aot import CHIPS, Cost, compile_cost, tpu_mesh
 from mrti_jax.parallel.flops import count_flops
+from mrti_jax.parallel.mesh import choose_fsdp
 from mrti_jax.sampling.aot import count_calls, trace_decoding, trace_sampling
 from mrti_jax.sampling.memory import needs_slicing
 from mrti_jax.training.aot import trace_train_step
@@ -38,6 +41,7 @@ class Plan:
         bytes_between: bytes that come from other chips; in sampling, in one call of the U-Net.
         seconds: the least time that arithmetic and memory traffic allow.
         saves_memory: whether the step computes blocks again, or pictures are decoded one by one.
+        fsdp: how many chips share the weights, each holding a part.
     """
 
     flops: float
@@ -48,17 +52,23 @@ class Plan:
     bytes_between: int
     seconds: float
     saves_memory: bool
+    fsdp: int
 
 
 def models(target: Target) -> tuple[StableDiffusion, StableDiffusion]:
     """The model with its attention kernel, and with one whose arithmetic can be counted."""
-    mesh = tpu_mesh(target.chip, target.num_chips)
     preset = find_preset(target.model)
+
+    def on(mesh: Mesh, kernel: Kernel) -> StableDiffusion:
+        return shapes_only(target.model, preset, mesh, target.dtype, kernel)
+
+    mesh = tpu_mesh(target.chip, target.num_chips)
+    num_weights = sum(leaf.size for leaf in jax.tree.leaves(on(mesh, Kernel("xla", mesh)).params))
+    weight_bytes = num_weights * jnp.dtype(target.dtype).itemsize
+    fsdp = choose_fsdp(weight_bytes, target.num_chips, _memory(target))
+    mesh = tpu_mesh(target.chip, target.num_chips, fsdp=fsdp)
     chosen = choose_kernel(target.attention, mesh, target.dtype)  # type: ignore[arg-type]
-    return tuple(
-        shapes_only(target.model, preset, mesh, target.dtype, kernel)
-        for kernel in (chosen, Kernel("xla", mesh))
-    )  # type: ignore[return-value]
+    return on(mesh, chosen), on(mesh, Kernel("xla", mesh))
 
 
 def plan_training(target: Target, config: Config, size: int | None) -> Plan:
@@ -69,7 +79,7 @@ def plan_training(target: Target, config: Config, size: int | None) -> Plan:
     remat = needs_remat(compiled, config, (side, side, channels), _memory(target))
     cost = compile_cost(trace_train_step(compiled, config, size, remat=remat).lower())
     counted = trace_train_step(countable, config, size, remat=remat)
-    return _plan(target, counted, cost, remat)
+    return _plan(target, compiled, counted, cost, remat)
 
 
 def plan_sampling(target: Target, size: int | None, batch_size: int, num_steps: int) -> Plan:
@@ -95,10 +105,16 @@ def plan_sampling(target: Target, size: int | None, batch_size: int, num_steps: 
         bytes_accessed=repeated(cost.bytes_accessed, decoding.bytes_accessed),
         traffic=repeated(cost.traffic, decoding.traffic),
     )
-    return _plan(target, counted, in_all, sliced)
+    return _plan(target, compiled, counted, in_all, sliced)
 
 
-def _plan(target: Target, counted: jax.stages.Traced, cost: Cost, saves_memory: bool) -> Plan:
+def _plan(
+    target: Target,
+    sd: StableDiffusion,
+    counted: jax.stages.Traced,
+    cost: Cost,
+    saves_memory: bool,
+) -> Plan:
     chip = CHIPS[target.chip]
     flops = count_flops(counted.jaxpr) / target.num_chips
     return Plan(
@@ -110,6 +126,7 @@ def _plan(target: Target, counted: jax.stages.Traced, cost: Cost, saves_memory: 
         bytes_between=cost.bytes_between,
         seconds=max(flops / chip.flops, cost.traffic / chip.bandwidth),
         saves_memory=saves_memory,
+        fsdp=sd.mesh.shape["fsdp"],
     )
 
 

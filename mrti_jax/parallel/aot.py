@@ -46,10 +46,11 @@ CHIPS = {
 }
 
 
-def tpu_mesh(chip: str, num_chips: int) -> Mesh:
+def tpu_mesh(chip: str, num_chips: int, *, fsdp: int = 1) -> Mesh:
     """A mesh of TPUs that need not exist: programs can be compiled for it but not run.
 
-    Raises UserError for an unknown chip, a number of chips that no slice has, and without libtpu.
+    `fsdp`: as in `make_mesh`. Raises UserError for an unknown chip, a number of chips that no slice
+    has, and without libtpu.
     """
     if chip not in CHIPS:
         raise UserError(f"unknown chip '{chip}': known are {', '.join(CHIPS)}")
@@ -73,7 +74,7 @@ def tpu_mesh(chip: str, num_chips: int) -> Mesh:
             f"can't compile for {name}: {str(error).splitlines()[0]} (is libtpu installed? "
             "pip install libtpu, the version that fits jax: pip install 'jax[tpu]')"
         ) from None
-    return make_mesh(topology.devices[:num_chips])
+    return make_mesh(topology.devices[:num_chips], fsdp=fsdp)
 
 
 def on_mesh(tree: Any, sharding: NamedSharding) -> Any:

@@ -16,7 +16,7 @@ from mrti_jax.models.presets import SCHEDULER, Preset
 from mrti_jax.models.unet import UNetConfig
 from mrti_jax.parallel.aot import compile_cost, on_mesh, tpu_mesh
 from mrti_jax.parallel.flops import count_flops
-from mrti_jax.parallel.mesh import replicated
+from mrti_jax.parallel.mesh import WEIGHT_SHARE, replicated
 from mrti_jax.planning import Target, plan_sampling, plan_training
 from mrti_jax.training.config import ConceptConfig, Config, TrainConfig
 
@@ -86,6 +86,24 @@ def test_a_tiny_model_compiles_for_tpus(
     assert 0 < plan.flops < 1e10 and plan.seconds > 0
     assert plan.bytes_accessed > plan.traffic > 0.9 * weights
     assert plan.bytes_between == (CROSSES if program == "train" else 0)
+
+
+@needs_compiler
+def test_weights_too_large_for_a_chip_are_shared(monkeypatch: pytest.MonkeyPatch):
+    """As in a run, by the same rule."""
+    monkeypatch.setattr(planning, "find_preset", {"tiny": preset(unet_config("sd1"))}.__getitem__)
+    target = Target("tiny", "v5e", 4, "bfloat16", "auto")
+    config = Config(train=TrainConfig(batch_size=4, remat="none"))
+    whole = plan_training(target, config, 32)
+    assert whole.fsdp == 1
+    weights = 2 * sum(leaf.size for leaf in jax.tree.leaves(planning.models(target)[0].params))
+    small = dataclasses.replace(planning.CHIPS["v5e"], memory=weights / 2 / WEIGHT_SHARE)
+    monkeypatch.setattr(planning, "CHIPS", {"v5e": small})
+    shared = plan_training(target, config, 32)
+    assert shared.fsdp == 2
+    halved = whole.arguments - shared.arguments  # the small weights stay whole
+    assert weights / 8 < halved < weights / 2
+    assert shared.bytes_between > halved
 
 
 @needs_compiler
