@@ -5,7 +5,8 @@ Inversion (1 row, as many vectors and examples), and the best caption in words.
 The concepts' combinations of shape, texture and colours were kept out of the base model's training,
 and their proportions, shades, angles and periods have no words. benchmarks/distances.py defines the
 distances. "photos among themselves" is what a perfect drawing would score, "another concept" is the
-best caption of another concept. The scale puts these two at 0 and 100 %.
+best caption of another concept. The scale puts these two at 0 and 100 %. All are drawn on a
+background that the object stands out from.
 """
 
 import dataclasses
@@ -25,7 +26,9 @@ from benchmarks.learned import (
 )
 from benchmarks.report import Report, mean_and_error
 from mrti_jax.commands import use_compilation_cache
-from mrti_jax.mini.concepts import best_caption
+from mrti_jax.mini.concepts import CONCEPTS, Appearance, best_caption
+from mrti_jax.mini.world.caption import with_article
+from mrti_jax.mini.world.scene import random_background
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sampling.grid import make_grid
 
@@ -37,6 +40,7 @@ FLOOR, TABLE, SINGLE, WORDS, OTHER = (
     "another concept",
 )
 METHODS = (TABLE, SINGLE, WORDS, OTHER)
+BACKGROUND_SEED = 5
 FIELDS = tuple(field.name for field in dataclasses.fields(Distances))
 
 
@@ -79,11 +83,12 @@ def main(flags: Flags) -> None:
         single = learned(sd, appearance, 1, flags.learning)
         # Half the list on, so that neighbours that are alike don't meet.
         other = appearances[(index + len(appearances) // 2) % len(appearances)]
+        own, others = background(appearance), background(other)
         prompts = [
-            f"a photo of <{table.name}>",
-            f"a photo of <{single.name}-single>",
-            best_caption(appearance),
-            best_caption(other),
+            f"a photo of a <{table.name}> {own}",
+            f"a photo of a <{single.name}-single> {own}",
+            f"{best_caption(appearance)} {own}",
+            f"{best_caption(other)} {others}",
         ]
         both = [table, dataclasses.replace(single, name=f"{single.name}-single")]
         drawings = draw(sd, prompts, both, range(flags.seeds), flags.drawing)
@@ -139,6 +144,12 @@ def main(flags: Flags) -> None:
         make_grid(cells, labels, columns).save(flags.sheet)
         report.line(f"sheet: {flags.sheet}")
     report.end(flags.out)
+
+
+def background(appearance: Appearance) -> str:
+    """Words for one that the object stands out from: on a red one no one sees a red outline."""
+    rng = np.random.default_rng((BACKGROUND_SEED, list(CONCEPTS).index(appearance.name)))
+    return f"on {with_article(random_background(appearance.combo, rng))} background"
 
 
 def measured(per_concept: list[list[Distances]]) -> np.ndarray:

@@ -3,7 +3,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,16 @@ from transformers import CLIPTokenizer
 
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.mini.fit import fit
+from mrti_jax.mini.names import NAME, appearances, initial_map, with_names
 from mrti_jax.mini.recipe import SCHEDULER, UNET, VAE, Amounts
 from mrti_jax.mini.text import random_captions, token_ids
 from mrti_jax.mini.world import Scene
 from mrti_jax.models.clip import CLIPTextModel
-from mrti_jax.models.frozen import Frozen, Params, initialise
+from mrti_jax.models.frozen import Frozen, initialise
 from mrti_jax.models.unet import UNet2DConditionModel
 
 EMPTY_CAPTIONS = 0.1
+NAMED_CAPTIONS = 0.4
 # Most of a picture is background; without this the objects' shapes are learned last.
 OBJECT_WEIGHT = 4.0
 # How much likelier than a plain object a textured one is to be chosen: plain ones are learned soon.
@@ -34,6 +36,7 @@ class Batch(NamedTuple):
     moments: Float[Array | np.ndarray, "b h w m"]
     masks: Float[Array | np.ndarray, "b h w"]
     ids: Int[Array | np.ndarray, "b l"]
+    appearances: Float[Array | np.ndarray, "b f"]
 
 
 def build_unet(seed: int = 0) -> Frozen[UNet2DConditionModel]:
@@ -72,7 +75,10 @@ def train_unet(
     noise_schedule = NoiseSchedule.from_config(SCHEDULER)
     total = noise_schedule.num_train_timesteps
 
-    def loss(params: dict[str, Params], batch: Batch, key: Array, step: Array) -> Array:
+    name_id = tokenizer.get_vocab()[f"{NAME}</w>"]
+    features = appearances(scenes)
+
+    def loss(params: dict[str, Any], batch: Batch, key: Array, step: Array) -> Array:
         sample_key, noise_key, time_key = jax.random.split(key, 3)
         mean, log_variance = jnp.split(batch.moments.astype(jnp.float32), 2, axis=-1)
         std = jnp.exp(0.5 * log_variance)
@@ -85,7 +91,8 @@ def train_unet(
         noise = jax.random.normal(noise_key, latents.shape)
         noisy = noise_schedule.add_noise(latents, noise, timesteps)
         encoder = text.bind(params["text"])
-        context = encoder.encode(encoder.embed(jnp.asarray(batch.ids)))
+        ids, names = jnp.asarray(batch.ids), batch.appearances @ params["names"]
+        context = encoder.encode(with_names(encoder.embed(ids), ids, name_id, names))
         prediction = unet.bind(params["unet"])(noisy, timesteps, context)
         error = jnp.mean((prediction - noise_schedule.target(latents, noise, timesteps)) ** 2, -1)
         fraction = step / amounts.unet_steps
@@ -100,14 +107,18 @@ def train_unet(
         rng = np.random.default_rng((3, step))
         chosen = rng.choice(len(scenes), size=amounts.unet_batch, p=shares)
         full = 1.0 if step < 0.3 * amounts.unet_steps else 0.75
-        captions = random_captions([scenes[i] for i in chosen], rng, full, EMPTY_CAPTIONS)
+        captions = random_captions(
+            [scenes[i] for i in chosen], rng, full, EMPTY_CAPTIONS, NAMED_CAPTIONS
+        )
         last = step >= amounts.unet_steps - amounts.full_context_steps
         length = text.config.max_position_embeddings if last else amounts.context_length
-        return Batch(moments[chosen], masks[chosen], token_ids(captions, tokenizer, length))
+        ids = token_ids(captions, tokenizer, length)
+        return Batch(moments[chosen], masks[chosen], ids, features[chosen])
 
+    words = text.params["embeddings"]["token_embedding"]["embedding"]
     fitted = fit(
         "unet",
-        {"unet": unet.params, "text": text.params},
+        {"unet": unet.params, "text": text.params, "names": initial_map(words)},
         loss,
         batch,
         steps=amounts.unet_steps,

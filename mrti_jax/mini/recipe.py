@@ -74,8 +74,8 @@ class Amounts:
     vae_batch: int = 16
     text_steps: int = 1_000
     text_batch: int = 128
-    unet_pictures: int = 40_000
-    unet_steps: int = 15_100
+    unet_pictures: int = 80_000
+    unet_steps: int = 25_900
     unet_batch: int = 32
     full_context_steps: int = 250
     context_length: int = 28

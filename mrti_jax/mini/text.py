@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 from transformers import CLIPTokenizer
 
 from mrti_jax.mini.fit import fit
+from mrti_jax.mini.names import NAME
 from mrti_jax.mini.recipe import Amounts, text_config
 from mrti_jax.mini.world import Scene, caption
 from mrti_jax.models.clip import CLIPTextModel
@@ -45,7 +46,11 @@ def build_text_encoder(vocab_size: int, seed: int = 0) -> Frozen[CLIPTextModel]:
 
 
 def random_captions(
-    scenes: Sequence[Scene], rng: np.random.Generator, full: float, empty: float
+    scenes: Sequence[Scene],
+    rng: np.random.Generator,
+    full: float,
+    empty: float,
+    named: float = 0.0,
 ) -> list[str]:
     """A caption for each scene.
 
@@ -53,11 +58,13 @@ def random_captions(
         full: share of captions that name everything; the others leave out each attribute with a
             probability drawn anew.
         empty: share of empty captions, for classifier-free guidance (Ho & Salimans 2022).
+        named: share of captions with `NAME` for the appearance.
     """
     captions = []
     for scene in scenes:
         mention = 1.0 if rng.random() < full else rng.random()
-        captions.append("" if rng.random() < empty else caption(scene, rng, mention))
+        name = NAME if rng.random() < named else None
+        captions.append("" if rng.random() < empty else caption(scene, rng, mention, name))
     return captions
 
 

@@ -98,7 +98,7 @@ class OptimizerConfig:
 
     learning_rate: float | None = None
     """The peak, per update whatever the batch size: about how far each element moves. If not given,
-    0.15 times the root mean square of the model's token embeddings, divided by num_vectors: 4.8e-3
+    0.15 times the root mean square of the model's token embeddings, divided by num_vectors: 4.9e-3
     for the embedded model and three vectors, the paper's 2e-3 for Stable Diffusion 1.x and one."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """What follows the warm-up; cosine and linear fall to 0 at the last step."""

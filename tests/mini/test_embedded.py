@@ -27,10 +27,10 @@ def test_is_small() -> None:
 
 
 def test_the_learning_rate_that_it_gets(mini: StableDiffusion) -> None:
-    for num_vectors, expected in ((1, 1.4e-2), (3, 4.8e-3)):
+    for num_vectors, expected in ((1, 1.5e-2), (3, 4.9e-3)):
         config = Config(concept=ConceptConfig(num_vectors=num_vectors))
         rate = with_learning_rate(config, mini.text_encoder).optimizer.learning_rate
-        assert rate == expected  # the paper's 2e-3 for embeddings of 0.095, not 0.014
+        assert rate == expected  # the paper's 2e-3 for embeddings of 0.098, not 0.014
 
 
 def test_draws_the_colours_of_captions(mini: StableDiffusion) -> None:

@@ -72,9 +72,11 @@ def _appearance(
     return "", noun
 
 
-def _object(scene: Scene, mention: float, rng: np.random.Generator) -> str:
+def _object(scene: Scene, mention: float, name: str | None, rng: np.random.Generator) -> str:
     """The object phrase without an article."""
     size = scene.size if scene.size != "medium" and rng.random() < mention else ""
+    if name is not None:
+        return " ".join(filter(None, (size, name, scene.shape if rng.random() < 0.3 else "")))
     if scene.thing and rng.random() < 0.85:
         return " ".join(filter(None, (size, scene.thing)))
     colour, texture = rng.random(2) < mention
@@ -99,14 +101,17 @@ def _background(scene: Scene, rng: np.random.Generator) -> str:
     return f"{_pick(rng, ('on', 'on', 'on', 'against'))} {with_article(words)}"
 
 
-def caption(scene: Scene, rng: np.random.Generator, mention: float = 1.0) -> str:
+def caption(
+    scene: Scene, rng: np.random.Generator, mention: float = 1.0, name: str | None = None
+) -> str:
     """A lower-case English caption of `scene`.
 
     The shape (or the noun of a thing) is always named; `mention` in [0, 1] is the chance of each
     other attribute (size, colours, texture, place, background, style). A medium size has no word,
-    and plain textures and the middle are named only now and then even at 1.
+    and plain textures and the middle are named only now and then even at 1. A `name` stands in
+    place of the words for the appearance.
     """
-    phrase = _object(scene, mention, rng)
+    phrase = _object(scene, mention, name, rng)
     prefix = _prefix(scene, mention, scene.size == "large", rng)
     if prefix:
         article = rng.random()

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proper names of the world: words that carry an object's whole appearance, details included.
+
+A large text-to-picture model has learned thousands of names, and a learned word says in their space
+what no common word says. Here the embedding of a name is a linear map of its bearer's appearance,
+learned along with the U-Net: so every appearance has a name, and none of them is shipped.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from mrti_jax.mini.world import Scene
+from mrti_jax.mini.world.palette import COLOURS
+from mrti_jax.mini.world.shapes import SHAPES
+from mrti_jax.mini.world.textures import TEXTURES
+
+NAME = "name"
+"""Stands for a name in captions: one token, and no word of other captions."""
+
+_KINDS = (*SHAPES, *TEXTURES, *COLOURS, *(f"second {colour}" for colour in COLOURS))
+# Aspect, angle, period, duty, phase as cosine and sine, and the three shifts of both colours.
+_NUM_DETAILS = 12
+_NUM_VALUES = len(_KINDS) + _NUM_DETAILS
+# The squares of a textured appearance's values add up to about this.
+_SQUARES = 14
+# About the standard deviations of the world's shifts of hue, saturation and value.
+_SHIFT = np.array([0.008, 0.02, 0.02])
+
+
+def appearances(scenes: Sequence[Scene]) -> Float[np.ndarray, "n f"]:
+    """What names tell, float32: 1 for each word of the appearance, and details about -1 to 1."""
+    return np.stack([_appearance(scene) for scene in scenes])
+
+
+def _appearance(scene: Scene) -> Float[np.ndarray, " f"]:
+    kinds = {scene.shape, scene.texture, scene.colour, f"second {scene.second}"}
+    details = np.zeros(_NUM_DETAILS)
+    details[0] = (scene.aspect - 1.0) / 0.1
+    details[6:9] = scene.colour_shift / _SHIFT
+    if scene.second is not None:
+        turn = 2 * np.pi * scene.phase
+        details[1] = scene.angle / 0.2
+        details[2] = (scene.period - 10.5) / 0.9
+        details[3] = (scene.duty - 0.5) / 0.06
+        details[4:6] = np.cos(turn), np.sin(turn)
+        details[9:] = scene.second_shift / _SHIFT
+    return np.array([*(kind in kinds for kind in _KINDS), *details], np.float32)
+
+
+def initial_map(embeddings: Float[Array, "v d"], seed: int = 0) -> Float[Array, "f d"]:
+    """A random map to names whose embeddings are about as large as other words' `embeddings`."""
+    values = jax.random.normal(jax.random.key(seed), (_NUM_VALUES, embeddings.shape[1]))
+    return jnp.std(embeddings) * values / np.sqrt(_SQUARES)
+
+
+def with_names(
+    embedded: Float[Array, "b l d"],
+    ids: Int[Array, "b l"],
+    name_id: int,
+    names: Float[Array, "b d"],
+) -> Float[Array, "b l d"]:
+    """Embedded captions, with each example's name in place of `NAME`."""
+    return jnp.where((ids == name_id)[..., None], names[:, None], embedded)
