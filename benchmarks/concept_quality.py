@@ -5,14 +5,16 @@ Inversion (1 row, as many vectors and examples), and the best caption in words.
 The concepts' combinations of shape, texture and colours were kept out of the base model's training,
 and their proportions, shades, angles and periods have no words. benchmarks/distances.py defines the
 distances. "photos among themselves" is what a perfect drawing would score, "another concept" is the
-best caption of another concept. The scale puts these two at 0 and 100 %. All are drawn on a
-background that the object stands out from.
+best caption of another concept. The scale puts these two at 0 and 100 %. "its true name" is the
+word that the map of names (mrti_jax/mini/names.py) has for it: how near the base model comes when
+nothing has to be learned. All are drawn on a background that the object stands out from.
 """
 
 import dataclasses
 
 import numpy as np
 import tyro
+from etils import epath
 
 from benchmarks.distances import Cutout, Distances, among, to_photos
 from benchmarks.learned import (
@@ -26,20 +28,27 @@ from benchmarks.learned import (
 )
 from benchmarks.report import Report, mean_and_error
 from mrti_jax.commands import use_compilation_cache
+from mrti_jax.concept import Concept
+from mrti_jax.mini import concepts
 from mrti_jax.mini.concepts import CONCEPTS, Appearance, best_caption
+from mrti_jax.mini.names import appearances as told_by_name
+from mrti_jax.mini.names import load_map
 from mrti_jax.mini.world.caption import with_article
 from mrti_jax.mini.world.scene import random_background
 from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.stored.find import mini_folder
+from mrti_jax.models.stored.model import MINI
 from mrti_jax.sampling.grid import make_grid
 
-FLOOR, TABLE, SINGLE, WORDS, OTHER = (
+FLOOR, TABLE, SINGLE, NAMED, WORDS, OTHER = (
     "photos among themselves",
     "<name>, a table",
     "<name>, 1 row",
+    "its true name",
     "best caption in words",
     "another concept",
 )
-METHODS = (TABLE, SINGLE, WORDS, OTHER)
+METHODS = (TABLE, SINGLE, NAMED, WORDS, OTHER)
 BACKGROUND_SEED = 5
 FIELDS = tuple(field.name for field in dataclasses.fields(Distances))
 
@@ -67,6 +76,7 @@ def main(flags: Flags) -> None:
     use_compilation_cache()
     report = Report("How near a learned word draws its concept to the photos (Delta E)")
     sd = StableDiffusion.load(flags.model)
+    names = load_map(mini_folder() if flags.model == MINI else epath.Path(flags.model))
     appearances = chosen(flags.concepts + 1)
     rate = learning_config(sd, flags.buckets, flags.learning).optimizer.learning_rate
     report.line(
@@ -87,11 +97,16 @@ def main(flags: Flags) -> None:
         prompts = [
             f"a photo of a <{table.name}> {own}",
             f"a photo of a <{single.name}-single> {own}",
+            f"a photo of a <{table.name}-true> {own}",
             f"{best_caption(appearance)} {own}",
             f"{best_caption(other)} {others}",
         ]
-        both = [table, dataclasses.replace(single, name=f"{single.name}-single")]
-        drawings = draw(sd, prompts, both, range(flags.seeds), flags.drawing)
+        words = [
+            table,
+            dataclasses.replace(single, name=f"{single.name}-single"),
+            dataclasses.replace(true_name(appearance, names, single), name=f"{table.name}-true"),
+        ]
+        drawings = draw(sd, prompts, words, range(flags.seeds), flags.drawing)
         pictures = concept_photos(appearance, 64)
         photos = [Cutout(picture) for picture in pictures]
         found[FLOOR].append(among(photos))
@@ -99,7 +114,7 @@ def main(flags: Flags) -> None:
             cutouts = [Cutout(image) for image in images]
             found[method].append([to_photos(cutout, photos) for cutout in cutouts])
             empty[method] += sum(not cutout.found for cutout in cutouts)
-        cells.append([*pictures[:2], *(image for images in drawings[:3] for image in images[:2])])
+        cells.append([*pictures[:2], *(image for images in drawings[:4] for image in images[:2])])
         labels.append(" ".join(filter(None, (f"{appearance.name}:", *appearance.combo))))
 
     values = {method: measured(per_concept) for method, per_concept in found.items()}
@@ -122,7 +137,7 @@ def main(flags: Flags) -> None:
     report.line("standard error: over concepts; spread: standard deviation over drawings of one")
 
     rows = []
-    for method in (SINGLE, WORDS):
+    for method in (SINGLE, NAMED, WORDS):
         gaps = (values[method] - values[TABLE]).mean(1)
         nearer = [f"{(gaps[:, i] > 0).sum()} of {len(gaps)}" for i in range(len(FIELDS))]
         told = [c for i in range(len(FIELDS)) for c in (mean_and_error(gaps[:, i]), nearer[i])]
@@ -139,11 +154,17 @@ def main(flags: Flags) -> None:
             ],
         )
     if flags.sheet is not None:
-        columns = [c for name in ("photo", TABLE, SINGLE, "words") for c in (name, name)]
+        columns = [c for name in ("photo", TABLE, SINGLE, NAMED, "words") for c in (name, name)]
         columns = columns[: len(cells[0])]
         make_grid(cells, labels, columns).save(flags.sheet)
         report.line(f"sheet: {flags.sheet}")
     report.end(flags.out)
+
+
+def true_name(appearance: Appearance, names: np.ndarray, like: Concept) -> Concept:
+    """The word of one row and vector that the map of names has; else as `like`."""
+    (scene,) = concepts.photos(appearance, 1, rng=np.random.default_rng(0))
+    return dataclasses.replace(like, embeddings=(told_by_name([scene]) @ names)[None])
 
 
 def background(appearance: Appearance) -> str:

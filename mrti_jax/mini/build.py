@@ -17,6 +17,7 @@ from transformers import CLIPTokenizer
 from mrti_jax.mini import tokenizer as tokenizer_stage
 from mrti_jax.mini.autoencoder import encode_pictures, train_vae, unit_scale
 from mrti_jax.mini.denoiser import build_unet, latent_masks, train_unet
+from mrti_jax.mini.names import initial_map, load_map, save_map
 from mrti_jax.mini.pictures import draw, random_scenes
 from mrti_jax.mini.recipe import SCHEDULER, Amounts
 from mrti_jax.mini.text import train_text_encoder
@@ -25,6 +26,8 @@ from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.export import save_pipeline
 from mrti_jax.models.frozen import Frozen
 from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.stored.find import mini_folder
+from mrti_jax.models.stored.model import MINI
 from mrti_jax.models.unet import UNet2DConditionModel
 from mrti_jax.models.vae import AutoencoderKL
 from mrti_jax.parallel.mesh import make_mesh
@@ -39,8 +42,9 @@ class Build:
     Attributes:
         out: the diffusers folder to write.
         work: checkpoints and encoded pictures; may be deleted afterwards.
-        start: a model built earlier, whose U-Net and text encoder are trained on while tokenizer
-            and VAE stay as they are; "mini" is the embedded one. Not given: all from nothing.
+        start: the folder of a model built earlier, whose U-Net, text encoder and map of names are
+            trained on while tokenizer and VAE stay as they are; "mini" is the embedded one. Not
+            given: all from nothing.
     """
 
     out: str = "mini"
@@ -64,20 +68,29 @@ def cached(
 
 def base_parts(
     settings: Build, work: epath.Path, scenes: Sequence[Scene], tokenizer: CLIPTokenizer
-) -> tuple[Frozen[AutoencoderKL], Frozen[UNet2DConditionModel], Frozen[CLIPTextModel]]:
-    """The autoencoder, and the U-Net and text encoder that joint training starts from."""
+) -> tuple[
+    Frozen[AutoencoderKL],
+    Frozen[UNet2DConditionModel],
+    Frozen[CLIPTextModel],
+    Float[jax.Array | np.ndarray, "f d"],
+]:
+    """The autoencoder, and the U-Net, text encoder and map of names that joint training starts
+    from."""
     amounts = settings.amounts
     if settings.start is not None:
         one_device = make_mesh(jax.devices()[:1])
         start = StableDiffusion.load(settings.start, dtype=np.float32, mesh=one_device)
-        return start.vae, start.unet, start.text_models[0]
+        folder = mini_folder() if settings.start == MINI else epath.Path(settings.start)
+        return start.vae, start.unet, start.text_models[0], load_map(folder)
 
     def pictures() -> dict[str, np.ndarray]:
         return {"pictures": draw(amounts.vae_pictures, VAE_SEED)[0]}
 
     vae_pictures = cached(work / "vae_pictures.npz", pictures)["pictures"]
     vae = unit_scale(train_vae(vae_pictures, amounts, work), vae_pictures)
-    return vae, build_unet(), train_text_encoder(scenes, tokenizer, amounts, work)
+    text = train_text_encoder(scenes, tokenizer, amounts, work)
+    names = initial_map(text.params["embeddings"]["token_embedding"]["embedding"])
+    return vae, build_unet(), text, names
 
 
 def build(settings: Build) -> None:
@@ -86,7 +99,7 @@ def build(settings: Build) -> None:
     tokenizer_stage.write(work / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(str(work / "tokenizer"))
     scenes = list(random_scenes(amounts.unet_pictures, UNET_SEED))
-    vae, unet, text = base_parts(settings, work, scenes, tokenizer)
+    vae, unet, text, names = base_parts(settings, work, scenes, tokenizer)
 
     def encoded() -> dict[str, np.ndarray]:
         pictures, masks = draw(amounts.unet_pictures, UNET_SEED)
@@ -94,11 +107,12 @@ def build(settings: Build) -> None:
 
     data = cached(work / "unet_latents.npz", encoded)
     scale = vae.config.scaling_factor
-    unet, text = train_unet(
-        unet, text, scenes, data["moments"], data["masks"], scale, tokenizer, amounts, work
+    unet, text, names = train_unet(
+        unet, text, names, scenes, data["moments"], data["masks"], scale, tokenizer, amounts, work
     )
+    out = epath.Path(settings.out)
     save_pipeline(
-        epath.Path(settings.out),
+        out,
         [work / "tokenizer"],
         [text],
         unet,
@@ -106,6 +120,7 @@ def build(settings: Build) -> None:
         SCHEDULER,
         dtype=np.float16,
     )
+    save_map(names, out)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer
 
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.mini.fit import fit
-from mrti_jax.mini.names import NAME, appearances, initial_map, with_names
+from mrti_jax.mini.names import NAME, appearances, with_names
 from mrti_jax.mini.recipe import SCHEDULER, UNET, VAE, Amounts
 from mrti_jax.mini.text import random_captions, token_ids
 from mrti_jax.mini.world import Scene
@@ -59,6 +59,7 @@ def latent_masks(masks: UInt8[np.ndarray, "n H W"]) -> Float[np.ndarray, "n h w"
 def train_unet(
     unet: Frozen[UNet2DConditionModel],
     text: Frozen[CLIPTextModel],
+    names: Float[Array | np.ndarray, "f d"],
     scenes: Sequence[Scene],
     moments: Float[np.ndarray, "n h w m"],
     masks: Float[np.ndarray, "n h w"],
@@ -66,8 +67,10 @@ def train_unet(
     tokenizer: CLIPTokenizer,
     amounts: Amounts,
     folder: epath.Path,
-) -> tuple[Frozen[UNet2DConditionModel], Frozen[CLIPTextModel]]:
-    """Squared error of v (Salimans & Ho 2022, appendix D), heavier inside the object.
+) -> tuple[Frozen[UNet2DConditionModel], Frozen[CLIPTextModel], Float[Array, "f d"]]:
+    """Trains U-Net, text encoder and the map of names, and returns them.
+
+    Squared error of v (Salimans & Ho 2022, appendix D), heavier inside the object.
 
     Timesteps are stratified over the batch, half of them between 250 and 850, where layout and
     texture are decided.
@@ -91,8 +94,8 @@ def train_unet(
         noise = jax.random.normal(noise_key, latents.shape)
         noisy = noise_schedule.add_noise(latents, noise, timesteps)
         encoder = text.bind(params["text"])
-        ids, names = jnp.asarray(batch.ids), batch.appearances @ params["names"]
-        context = encoder.encode(with_names(encoder.embed(ids), ids, name_id, names))
+        ids, named = jnp.asarray(batch.ids), batch.appearances @ params["names"]
+        context = encoder.encode(with_names(encoder.embed(ids), ids, name_id, named))
         prediction = unet.bind(params["unet"])(noisy, timesteps, context)
         error = jnp.mean((prediction - noise_schedule.target(latents, noise, timesteps)) ** 2, -1)
         fraction = step / amounts.unet_steps
@@ -115,10 +118,9 @@ def train_unet(
         ids = token_ids(captions, tokenizer, length)
         return Batch(moments[chosen], masks[chosen], ids, features[chosen])
 
-    words = text.params["embeddings"]["token_embedding"]["embedding"]
     fitted = fit(
         "unet",
-        {"unet": unet.params, "text": text.params, "names": initial_map(words)},
+        {"unet": unet.params, "text": text.params, "names": jnp.asarray(names)},
         loss,
         batch,
         steps=amounts.unet_steps,
@@ -128,4 +130,5 @@ def train_unet(
     return (
         dataclasses.replace(unet, params=fitted["unet"]),
         dataclasses.replace(text, params=fitted["text"]),
+        fitted["names"],
     )

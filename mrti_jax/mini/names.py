@@ -3,7 +3,8 @@
 
 A large text-to-picture model has learned thousands of names, and a learned word says in their space
 what no common word says. Here the embedding of a name is a linear map of its bearer's appearance,
-learned along with the U-Net: so every appearance has a name, and none of them is shipped.
+learned along with the U-Net: so every appearance has a name. The map is kept beside the model, in
+`names.safetensors`, to train on from.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jaxtyping import Array, Float, Int
+from safetensors.numpy import load_file, save_file
 
 from mrti_jax.mini.world import Scene
 from mrti_jax.mini.world.palette import COLOURS
@@ -20,6 +23,8 @@ from mrti_jax.mini.world.textures import TEXTURES
 
 NAME = "name"
 """Stands for a name in captions: one token, and no word of other captions."""
+
+FILE = "names.safetensors"
 
 _KINDS = (*SHAPES, *TEXTURES, *COLOURS, *(f"second {colour}" for colour in COLOURS))
 # Aspect, angle, period, duty, phase as cosine and sine, and the three shifts of both colours.
@@ -65,3 +70,13 @@ def with_names(
 ) -> Float[Array, "b l d"]:
     """Embedded captions, with each example's name in place of `NAME`."""
     return jnp.where((ids == name_id)[..., None], names[:, None], embedded)
+
+
+def save_map(names: Float[Array | np.ndarray, "f d"], folder: epath.Path) -> None:
+    """Writes the map into a model's folder, in float16 as the model's own weights."""
+    save_file({"names": np.asarray(names, np.float16)}, folder / FILE)
+
+
+def load_map(folder: epath.Path) -> Float[np.ndarray, "f d"]:
+    """The map of the model in `folder`, float32."""
+    return load_file(folder / FILE)["names"].astype(np.float32)
