@@ -14,7 +14,6 @@ import dataclasses
 
 import numpy as np
 import tyro
-from etils import epath
 
 from benchmarks.distances import Cutout, Distances, among, to_photos
 from benchmarks.learned import (
@@ -29,15 +28,11 @@ from benchmarks.learned import (
 from benchmarks.report import Report, mean_and_error
 from mrti_jax.commands import use_compilation_cache
 from mrti_jax.concept import Concept
-from mrti_jax.mini import concepts
-from mrti_jax.mini.concepts import CONCEPTS, Appearance, best_caption
-from mrti_jax.mini.names import appearances as told_by_name
-from mrti_jax.mini.names import load_map
+from mrti_jax.mini.concepts import CONCEPTS, Appearance, best_caption, photos
+from mrti_jax.mini.names import appearance_features, load_map
 from mrti_jax.mini.world.caption import with_article
 from mrti_jax.mini.world.scene import random_background
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.models.stored.find import mini_folder
-from mrti_jax.models.stored.model import MINI
 from mrti_jax.sampling.grid import make_grid
 
 FLOOR, TABLE, SINGLE, NAMED, WORDS, OTHER = (
@@ -76,7 +71,7 @@ def main(flags: Flags) -> None:
     use_compilation_cache()
     report = Report("How near a learned word draws its concept to the photos (Delta E)")
     sd = StableDiffusion.load(flags.model)
-    names = load_map(mini_folder() if flags.model == MINI else epath.Path(flags.model))
+    names = load_map(flags.model)
     appearances = chosen(flags.concepts + 1)
     rate = learning_config(sd, flags.buckets, flags.learning).optimizer.learning_rate
     report.line(
@@ -108,11 +103,11 @@ def main(flags: Flags) -> None:
         ]
         drawings = draw(sd, prompts, words, range(flags.seeds), flags.drawing)
         pictures = concept_photos(appearance, 64)
-        photos = [Cutout(picture) for picture in pictures]
-        found[FLOOR].append(among(photos))
+        references = [Cutout(picture) for picture in pictures]
+        found[FLOOR].append(among(references))
         for method, images in zip(METHODS, drawings, strict=True):
             cutouts = [Cutout(image) for image in images]
-            found[method].append([to_photos(cutout, photos) for cutout in cutouts])
+            found[method].append([to_photos(cutout, references) for cutout in cutouts])
             empty[method] += sum(not cutout.found for cutout in cutouts)
         cells.append([*pictures[:2], *(image for images in drawings[:4] for image in images[:2])])
         labels.append(" ".join(filter(None, (f"{appearance.name}:", *appearance.combo))))
@@ -163,8 +158,8 @@ def main(flags: Flags) -> None:
 
 def true_name(appearance: Appearance, names: np.ndarray, like: Concept) -> Concept:
     """The word of one row and vector that the map of names has; else as `like`."""
-    (scene,) = concepts.photos(appearance, 1, rng=np.random.default_rng(0))
-    return dataclasses.replace(like, embeddings=(told_by_name([scene]) @ names)[None])
+    (scene,) = photos(appearance, 1, rng=np.random.default_rng(0))
+    return dataclasses.replace(like, embeddings=(appearance_features([scene]) @ names)[None])
 
 
 def background(appearance: Appearance) -> str:

@@ -26,8 +26,6 @@ from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.export import save_pipeline
 from mrti_jax.models.frozen import Frozen
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.models.stored.find import mini_folder
-from mrti_jax.models.stored.model import MINI
 from mrti_jax.models.unet import UNet2DConditionModel
 from mrti_jax.models.vae import AutoencoderKL
 from mrti_jax.parallel.mesh import make_mesh
@@ -80,8 +78,7 @@ def base_parts(
     if settings.start is not None:
         one_device = make_mesh(jax.devices()[:1])
         start = StableDiffusion.load(settings.start, dtype=np.float32, mesh=one_device)
-        folder = mini_folder() if settings.start == MINI else epath.Path(settings.start)
-        return start.vae, start.unet, start.text_models[0], load_map(folder)
+        return start.vae, start.unet, start.text_models[0], load_map(settings.start)
 
     def pictures() -> dict[str, np.ndarray]:
         return {"pictures": draw(amounts.vae_pictures, VAE_SEED)[0]}

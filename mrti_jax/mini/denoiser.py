@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer
 
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.mini.fit import fit
-from mrti_jax.mini.names import NAME, appearances, with_names
+from mrti_jax.mini.names import NAME, appearance_features, with_names
 from mrti_jax.mini.recipe import SCHEDULER, UNET, VAE, Amounts
 from mrti_jax.mini.text import random_captions, token_ids
 from mrti_jax.mini.world import Scene
@@ -79,7 +79,7 @@ def train_unet(
     total = noise_schedule.num_train_timesteps
 
     name_id = tokenizer.get_vocab()[f"{NAME}</w>"]
-    features = appearances(scenes)
+    features = appearance_features(scenes)
 
     def loss(params: dict[str, Any], batch: Batch, key: Array, step: Array) -> Array:
         sample_key, noise_key, time_key = jax.random.split(key, 3)

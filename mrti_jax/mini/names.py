@@ -20,6 +20,8 @@ from mrti_jax.mini.world import Scene
 from mrti_jax.mini.world.palette import COLOURS
 from mrti_jax.mini.world.shapes import SHAPES
 from mrti_jax.mini.world.textures import TEXTURES
+from mrti_jax.models.stored.find import mini_folder
+from mrti_jax.models.stored.model import MINI
 
 NAME = "name"
 """Stands for a name in captions: one token, and no word of other captions."""
@@ -36,7 +38,7 @@ _SQUARES = 14
 _SHIFT = np.array([0.008, 0.02, 0.02])
 
 
-def appearances(scenes: Sequence[Scene]) -> Float[np.ndarray, "n f"]:
+def appearance_features(scenes: Sequence[Scene]) -> Float[np.ndarray, "n f"]:
     """What names tell, float32: 1 for each word of the appearance, and details about -1 to 1."""
     return np.stack([_appearance(scene) for scene in scenes])
 
@@ -72,11 +74,12 @@ def with_names(
     return jnp.where((ids == name_id)[..., None], names[:, None], embedded)
 
 
-def save_map(names: Float[Array | np.ndarray, "f d"], folder: epath.Path) -> None:
+def save_map(names: Float[Array | np.ndarray, "f d"], folder: epath.PathLike) -> None:
     """Writes the map into a model's folder, in float16 as the model's own weights."""
-    save_file({"names": np.asarray(names, np.float16)}, folder / FILE)
+    save_file({"names": np.asarray(names, np.float16)}, epath.Path(folder) / FILE)
 
 
-def load_map(folder: epath.Path) -> Float[np.ndarray, "f d"]:
-    """The map of the model in `folder`, float32."""
+def load_map(model: epath.PathLike) -> Float[np.ndarray, "f d"]:
+    """The map of the model in a folder, or of the embedded one ("mini"), float32."""
+    folder = mini_folder() if model == MINI else epath.Path(model)
     return load_file(folder / FILE)["names"].astype(np.float32)

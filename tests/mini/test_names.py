@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrti_jax.mini.names import NAME, appearances, initial_map, with_names
+from mrti_jax.mini.names import NAME, appearance_features, initial_map, with_names
 from mrti_jax.mini.pictures import random_scenes
 from mrti_jax.mini.text import random_captions
 from mrti_jax.mini.world import Scene, caption, render
@@ -37,26 +37,26 @@ STAR = Scene("star", "striped", "blue", "yellow", "white", angle=0.2, phase=0.3)
 def test_a_name_tells_what_changes_the_object(change: dict[str, object]) -> None:
     other = dataclasses.replace(STAR, **change)  # type: ignore[arg-type]
     assert (render(STAR) != render(other)).any()
-    assert (appearances([STAR]) != appearances([other])).any()
+    assert (appearance_features([STAR]) != appearance_features([other])).any()
 
 
 def test_a_name_does_not_tell_of_the_rest_of_the_picture() -> None:
     moved = dataclasses.replace(
         STAR, background="red", style="painting", size="large", diameter=46.0, x=28.0, rotation=0.1
     )
-    np.testing.assert_array_equal(appearances([STAR]), appearances([moved]))
+    np.testing.assert_array_equal(appearance_features([STAR]), appearance_features([moved]))
 
 
 def test_a_plain_object_has_no_details_of_a_texture() -> None:
     plain = dataclasses.replace(STAR, texture="plain", second=None)
     turned = dataclasses.replace(plain, angle=-0.3, period=9.0, phase=0.9, duty=0.4)
-    np.testing.assert_array_equal(appearances([plain]), appearances([turned]))
+    np.testing.assert_array_equal(appearance_features([plain]), appearance_features([turned]))
 
 
 def test_names_are_about_as_large_as_other_words() -> None:
     words = 0.3 * jax.random.normal(jax.random.key(1), (200, 64))
     scenes = [scene for scene in random_scenes(300, 4) if scene.second is not None]
-    names = appearances(scenes) @ np.asarray(initial_map(words))
+    names = appearance_features(scenes) @ np.asarray(initial_map(words))
     assert 0.75 * 0.3 < names.std() < 1.25 * 0.3
 
 
