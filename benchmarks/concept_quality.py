@@ -19,6 +19,7 @@ from benchmarks.distances import Cutout, Distances, among, to_photos
 from benchmarks.learned import (
     Drawing,
     Learning,
+    background,
     chosen,
     concept_photos,
     draw,
@@ -28,10 +29,8 @@ from benchmarks.learned import (
 from benchmarks.report import Report, mean_and_error
 from mrti_jax.commands import use_compilation_cache
 from mrti_jax.concept import Concept
-from mrti_jax.mini.concepts import CONCEPTS, Appearance, best_caption, photos
+from mrti_jax.mini.concepts import Appearance, best_caption, photos
 from mrti_jax.mini.names import appearance_features, load_map
-from mrti_jax.mini.world.caption import with_article
-from mrti_jax.mini.world.scene import random_background
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sampling.grid import make_grid
 
@@ -44,7 +43,6 @@ FLOOR, TABLE, SINGLE, NAMED, WORDS, OTHER = (
     "another concept",
 )
 METHODS = (TABLE, SINGLE, NAMED, WORDS, OTHER)
-BACKGROUND_SEED = 5
 FIELDS = tuple(field.name for field in dataclasses.fields(Distances))
 
 
@@ -160,12 +158,6 @@ def true_name(appearance: Appearance, names: np.ndarray, like: Concept) -> Conce
     """The word of one row and vector that the map of names has; else as `like`."""
     (scene,) = photos(appearance, 1, rng=np.random.default_rng(0))
     return dataclasses.replace(like, embeddings=(appearance_features([scene]) @ names)[None])
-
-
-def background(appearance: Appearance) -> str:
-    """Words for one that the object stands out from: on a red one no one sees a red outline."""
-    rng = np.random.default_rng((BACKGROUND_SEED, list(CONCEPTS).index(appearance.name)))
-    return f"on {with_article(random_background(appearance.combo, rng))} background"
 
 
 def measured(per_concept: list[list[Distances]]) -> np.ndarray:

@@ -14,6 +14,8 @@ from jaxtyping import UInt8
 from mrti_jax.concept import Concept, Nothing
 from mrti_jax.mini.concepts import CONCEPTS, PHOTO_SIZE, Appearance, photos
 from mrti_jax.mini.world import render
+from mrti_jax.mini.world.caption import with_article
+from mrti_jax.mini.world.scene import random_background
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sample import MINI_GUIDANCE, MINI_STEPS
 from mrti_jax.sampling import generate
@@ -23,6 +25,7 @@ from mrti_jax.training.learning_rate import with_learning_rate
 
 NUM_PHOTOS = 4
 PHOTO_SEED = 77
+BACKGROUND_SEED = 5
 PICTURE_SIZE = 64
 FOLDER = "runs/benchmark_concepts"
 
@@ -66,6 +69,12 @@ def concept_photos(
     """The photos of a concept, the same in every run; their scenes don't depend on `size`."""
     rng = np.random.default_rng((PHOTO_SEED, list(CONCEPTS).index(appearance.name)))
     return [render(scene, size) for scene in photos(appearance, NUM_PHOTOS, rng=rng)]
+
+
+def background(appearance: Appearance) -> str:
+    """Words for one that the object stands out from: on a red one no one sees a red outline."""
+    rng = np.random.default_rng((BACKGROUND_SEED, list(CONCEPTS).index(appearance.name)))
+    return f"on {with_article(random_background(appearance.combo, rng))} background"
 
 
 def checksum(sd: StableDiffusion) -> str:

@@ -5,8 +5,9 @@ Two views of every drawing. To the photos: the coarse, fine and aligned distance
 benchmarks/distances.py. To the drawing of <name[0]> from the same noise, which fixes the layout:
 the root mean square CIELAB difference of the whole pictures after a Gaussian blur of 4 px
 (low-pass), and of what the blur took away (high-pass). Beside them the drawings of an unrelated
-prompt. Spearman's rank correlation says whether a distance grows with k: of the mean over all
-concepts and seeds, and the mean of each concept's own.
+prompt. All prompts name a background that the object stands out from. Spearman's rank correlation
+says whether a distance grows with k: of the mean over all concepts and seeds, and the mean of each
+concept's own.
 """
 
 import dataclasses
@@ -17,7 +18,15 @@ from jaxtyping import Float
 from scipy.stats import spearmanr
 
 from benchmarks.distances import Cutout, same_noise, to_photos
-from benchmarks.learned import Drawing, Learning, chosen, concept_photos, draw, learned
+from benchmarks.learned import (
+    Drawing,
+    Learning,
+    background,
+    chosen,
+    concept_photos,
+    draw,
+    learned,
+)
 from benchmarks.report import Report, mean_and_error
 from mrti_jax.commands import use_compilation_cache
 from mrti_jax.concept import NOTHINGS, Nothing
@@ -69,14 +78,14 @@ def main(flags: Flags) -> None:
         table = learned(sd, appearance, flags.buckets, flags.learning)
         other = appearances[(index + len(appearances) // 2) % len(appearances)]
         prompts = [
-            f"a photo of <{appearance.name}{left}{k}{right}>"
+            f"a photo of a <{appearance.name}{left}{k}{right}> {background(appearance)}"
             for left, right in BRACKETS.values()
             for k in ks
         ]
         seeds = range(flags.seeds)
         drawings = draw(
             sd,
-            [*prompts, best_caption(other)],
+            [*prompts, f"{best_caption(other)} {background(other)}"],
             [table],
             seeds,
             flags.drawing,

@@ -26,6 +26,7 @@ from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.export import save_pipeline
 from mrti_jax.models.frozen import Frozen
 from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.stored.find import local_path
 from mrti_jax.models.unet import UNet2DConditionModel
 from mrti_jax.models.vae import AutoencoderKL
 from mrti_jax.parallel.mesh import make_mesh
@@ -93,8 +94,12 @@ def base_parts(
 def build(settings: Build) -> None:
     """Trains tokenizer, autoencoder, text encoder and U-Net, and writes the pipeline."""
     amounts, work = settings.amounts, epath.Path(settings.work).resolve()
-    tokenizer_stage.write(work / "tokenizer")
-    tokenizer = CLIPTokenizer.from_pretrained(str(work / "tokenizer"))
+    if settings.start is None:
+        tokenizer_folder = work / "tokenizer"
+        tokenizer_stage.write(tokenizer_folder)
+    else:
+        tokenizer_folder = local_path(settings.start) / "tokenizer"
+    tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_folder))
     scenes = list(random_scenes(amounts.unet_pictures, UNET_SEED))
     vae, unet, text, names = base_parts(settings, work, scenes, tokenizer)
 
@@ -110,7 +115,7 @@ def build(settings: Build) -> None:
     out = epath.Path(settings.out)
     save_pipeline(
         out,
-        [work / "tokenizer"],
+        [tokenizer_folder],
         [text],
         unet,
         vae,

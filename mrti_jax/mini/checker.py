@@ -6,6 +6,7 @@ Nothing here is trained, so it can judge what a trained model draws.
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -66,15 +67,9 @@ def _backgrounds() -> tuple[
 
 @cache
 def _shades() -> tuple[list[str], Float[np.ndarray, "k 3"]]:
-    """Colour names and CIELAB values of the palette in the shadow, in the light and with gloss."""
-    names, values = [], []
-    for name in COLOURS:
-        for light in (0.8, 0.9, 1.0, 1.1):
-            for gloss in (0.0, 0.1):
-                colour = np.minimum(rgb(name) * light, 1.0)
-                names.append(name)
-                values.append(lab(colour + gloss * (1.0 - colour)))
-    return names, np.stack(values)
+    """Colour names and CIELAB values of shades, which light and gloss hardly leave."""
+    pairs = list(product(COLOURS, (-1.0, -0.5, 0.0, 0.5, 1.0)))
+    return [name for name, _ in pairs], lab(np.stack([rgb(*pair) for pair in pairs]))
 
 
 def _name(colour: Float[np.ndarray, "3"]) -> str:
@@ -101,9 +96,14 @@ def _read_surface(
     axis = np.linalg.eigh(np.cov(pixels.T))[1][:, -1].astype(np.float32)
     along = (pixels - mean) @ axis
     low, high = np.percentile(along, (8, 92))
-    ends = pixels[along <= low].mean(0), pixels[along >= high].mean(0)
-    names = _name(ends[0]), _name(ends[1])
     one = _name(np.median(pixels, axis=0)), None, "plain"
+    if low == high:
+        return one
+    first = along <= (low + high) / 2
+    # The outer halves: between them lie blends, and of the outermost alone some are exaggerated.
+    outer = along <= np.median(along[first]), along >= np.median(along[~first])
+    ends = pixels[outer[0]].mean(0), pixels[outer[1]].mean(0)
+    names = _name(ends[0]), _name(ends[1])
     if names[0] == names[1] or np.linalg.norm(ends[1] - ends[0]) < _SAME:
         return one
     share = np.clip(((picture - mean) @ axis - low) / (high - low), 0.0, 1.0)

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ready-made concepts: held-out appearances with details that no words can tell.
 
-Each has its own shade, proportions and texture details, the same in all of its photos; placement,
-size, background and now and then the style vary, as in a user's handful of photos.
+Each has its own shades, proportions and texture details, drawn at random as everything in the
+world and the same in all of its photos; placement, size, background and now and then the style
+vary, as in a user's handful of photos.
 
 `python -m mrti_jax.mini.concepts FOLDER [NAME]` draws a concept's photos; without a name those of
 the sample concept that ship in `mrti_jax/assets/concept`.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,72 +20,40 @@ from PIL import Image
 from mrti_jax.errors import UserError, nearest
 from mrti_jax.mini.world.caption import with_article
 from mrti_jax.mini.world.combos import Combo
-from mrti_jax.mini.world.palette import Shift
 from mrti_jax.mini.world.render import render
-from mrti_jax.mini.world.scene import Scene, random_background, random_placement
+from mrti_jax.mini.world.scene import Scene, random_background, random_details, random_placement
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """A named concept of the world; fields as in `Scene`."""
+    """A named concept of the world: what words can tell, and the details as fields of `Scene`."""
 
     name: str
     combo: Combo
-    aspect: float
-    angle: float
-    period: float
-    phase: float
-    duty: float
-    colour_shift: Shift = (0.0, 0.0, 0.0)
-    second_shift: Shift = (0.0, 0.0, 0.0)
+    details: Mapping[str, float]
 
 
-def _appearance(
-    name: str,
-    words: str,
-    aspect: float,
-    angle: float,
-    period: float,
-    phase: float,
-    duty: float,
-    shifts: tuple[Shift, Shift],
-) -> Appearance:
-    combo = Combo(*words.split())
-    return Appearance(name, combo, aspect, angle, period, phase, duty, *shifts)
-
-
-# name, words, aspect, angle, period, phase, duty, shifts of the two colours
-_ALL = (
-    _appearance("jane", "star striped blue yellow", 1.0, 0.26, 10.0, 0.25, 0.42,
-                shifts=((-0.012, 0.02, 0.035), (-0.010, 0.03, 0.0))),
-    _appearance("nell", "heart checked red white", 1.08, 0.2, 9.4, 0.1, 0.5,
-                shifts=((-0.010, 0.0, 0.03), (0.0, 0.03, 0.0))),
-    _appearance("otto", "flower dotted purple white", 0.93, -0.25, 9.2, 0.5, 0.6,
-                shifts=((-0.012, 0.0, 0.035), (0.0, 0.02, -0.02))),
-    _appearance("luna", "moon striped blue white", 0.95, -0.24, 11.2, 0.4, 0.45,
-                shifts=((0.012, 0.0, -0.03), (0.0, 0.0, 0.0))),
-    _appearance("gus", "ring zigzag green white", 1.05, 0.04, 9.0, 0.0, 0.5,
-                shifts=((0.012, 0.03, -0.02), (0.0, 0.0, 0.0))),
-    _appearance("cora", "cross ringed orange blue", 1.0, 0.0, 10.4, 0.3, 0.55,
-                shifts=((-0.010, 0.0, 0.0), (0.010, 0.03, 0.03))),
-    _appearance("dax", "diamond checked black yellow", 0.9, 0.28, 9.6, 0.2, 0.5,
-                shifts=((0.0, 0.0, 0.02), (0.010, 0.0, 0.0))),
-    _appearance("quinn", "square ringed pink blue", 1.12, 0.0, 12.0, 0.6, 0.42,
-                shifts=((0.010, 0.03, 0.0), (0.0, -0.03, 0.03))),
-    _appearance("tess", "triangle zigzag white red", 0.92, 0.1, 9.8, 0.3, 0.45,
-                shifts=((0.0, 0.02, 0.0), (0.010, 0.0, 0.0))),
-    _appearance("zoe", "circle zigzag yellow green", 1.15, -0.2, 10.6, 0.5, 0.5,
-                shifts=((-0.010, 0.0, 0.0), (0.010, 0.0, -0.03))),
-    _appearance("hugo", "heart striped black pink", 0.92, 0.22, 9.4, 0.7, 0.5,
-                shifts=((0.0, 0.0, 0.02), (-0.010, 0.03, 0.0))),
-    _appearance("stella", "star dotted red white", 1.06, -0.1, 10.2, 0.0, 0.55,
-                shifts=((0.010, 0.0, 0.02), (0.0, 0.0, 0.0))),
-    _appearance("olaf", "circle checked orange blue", 0.88, -0.28, 10.0, 0.25, 0.5,
-                shifts=((0.008, 0.0, 0.0), (-0.010, 0.0, 0.03))),
-    _appearance("flora", "flower striped pink purple", 1.0, 0.24, 10.4, 0.2, 0.4,
-                shifts=((-0.010, 0.02, 0.0), (0.010, 0.0, 0.03))),
-)  # fmt: skip
-CONCEPTS: dict[str, Appearance] = {appearance.name: appearance for appearance in _ALL}
+_WORDS = {
+    "jane": "star striped blue yellow",
+    "nell": "heart checked red white",
+    "otto": "flower dotted purple white",
+    "luna": "moon striped blue white",
+    "gus": "ring zigzag green white",
+    "cora": "cross ringed orange blue",
+    "dax": "diamond checked black yellow",
+    "quinn": "square ringed pink blue",
+    "tess": "triangle zigzag white red",
+    "zoe": "circle zigzag yellow green",
+    "hugo": "heart striped black pink",
+    "stella": "star dotted red white",
+    "olaf": "circle checked orange blue",
+    "flora": "flower striped pink purple",
+}
+_SEED = 2
+CONCEPTS: dict[str, Appearance] = {
+    name: Appearance(name, Combo(*words.split()), random_details(np.random.default_rng((_SEED, i))))
+    for i, (name, words) in enumerate(_WORDS.items())
+}
 SAMPLE = "jane"
 """The concept of the project's examples."""
 SAMPLE_SEED = 3  # four photos (none painted or drawn) of different backgrounds and places
@@ -121,14 +90,8 @@ def photos(appearance: Appearance, n: int = 4, *, rng: np.random.Generator) -> l
                 background_kind=str(rng.choice(("plain", "gradient"), p=(0.75, 0.25))),
                 style=str(rng.choice(("photo", "painting", "drawing"), p=(0.8, 0.1, 0.1))),
                 rotation=float(np.deg2rad(rng.uniform(-10.0, 10.0))),
-                aspect=appearance.aspect,
-                angle=appearance.angle,
-                period=appearance.period,
-                phase=appearance.phase,
-                duty=appearance.duty,
-                colour_shift=appearance.colour_shift,
-                second_shift=appearance.second_shift,
                 brush=float(rng.uniform(0.0, 2 * np.pi)),
+                **appearance.details,  # type: ignore[arg-type, misc]
                 **placement,  # type: ignore[arg-type]
             )
         )

@@ -23,7 +23,9 @@ from mrti_jax.models.frozen import Frozen, initialise
 from mrti_jax.models.unet import UNet2DConditionModel
 
 EMPTY_CAPTIONS = 0.1
-NAMED_CAPTIONS = 0.4
+NAMED_CAPTIONS = 0.5
+# Of all diffusion time. With less noise the picture itself shows what a name tells.
+LEAST_NAMED_TIME = 0.5
 # Most of a picture is background; without this the objects' shapes are learned last.
 OBJECT_WEIGHT = 4.0
 # How much likelier than a plain object a textured one is to be chosen: plain ones are learned soon.
@@ -73,7 +75,7 @@ def train_unet(
     Squared error of v (Salimans & Ho 2022, appendix D), heavier inside the object.
 
     Timesteps are stratified over the batch, half of them between 250 and 850, where layout and
-    texture are decided.
+    texture are decided; with names, all of them from 500.
     """
     noise_schedule = NoiseSchedule.from_config(SCHEDULER)
     total = noise_schedule.num_train_timesteps
@@ -90,12 +92,15 @@ def train_unet(
         strata = (jnp.arange(count) + jax.random.uniform(time_key, (count,))) / count
         middle = jnp.arange(count) % 2 == 0
         times = jnp.where(middle, 0.25 + 0.6 * strata, strata)
+        ids = jnp.asarray(batch.ids)
+        named = (ids == name_id).any(1)
+        times = jnp.where(named, LEAST_NAMED_TIME + (1.0 - LEAST_NAMED_TIME) * strata, times)
         timesteps = jnp.minimum(total * times, total - 1).astype(jnp.int32)
         noise = jax.random.normal(noise_key, latents.shape)
         noisy = noise_schedule.add_noise(latents, noise, timesteps)
         encoder = text.bind(params["text"])
-        ids, named = jnp.asarray(batch.ids), batch.appearances @ params["names"]
-        context = encoder.encode(with_names(encoder.embed(ids), ids, name_id, named))
+        names = batch.appearances @ params["names"]
+        context = encoder.encode(with_names(encoder.embed(ids), ids, name_id, names))
         prediction = unet.bind(params["unet"])(noisy, timesteps, context)
         error = jnp.mean((prediction - noise_schedule.target(latents, noise, timesteps)) ** 2, -1)
         fraction = step / amounts.unet_steps

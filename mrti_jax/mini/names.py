@@ -20,8 +20,7 @@ from mrti_jax.mini.world import Scene
 from mrti_jax.mini.world.palette import COLOURS
 from mrti_jax.mini.world.shapes import SHAPES
 from mrti_jax.mini.world.textures import TEXTURES
-from mrti_jax.models.stored.find import mini_folder
-from mrti_jax.models.stored.model import MINI
+from mrti_jax.models.stored.find import local_path
 
 NAME = "name"
 """Stands for a name in captions: one token, and no word of other captions."""
@@ -29,13 +28,11 @@ NAME = "name"
 FILE = "names.safetensors"
 
 _KINDS = (*SHAPES, *TEXTURES, *COLOURS, *(f"second {colour}" for colour in COLOURS))
-# Aspect, angle, period, duty, phase as cosine and sine, and the three shifts of both colours.
-_NUM_DETAILS = 12
+# Both shades, aspect, angle, period, duty, and phase as cosine and sine.
+_NUM_DETAILS = 8
 _NUM_VALUES = len(_KINDS) + _NUM_DETAILS
 # The squares of a textured appearance's values add up to about this.
-_SQUARES = 14
-# About the standard deviations of the world's shifts of hue, saturation and value.
-_SHIFT = np.array([0.008, 0.02, 0.02])
+_SQUARES = 10
 
 
 def appearance_features(scenes: Sequence[Scene]) -> Float[np.ndarray, "n f"]:
@@ -46,15 +43,16 @@ def appearance_features(scenes: Sequence[Scene]) -> Float[np.ndarray, "n f"]:
 def _appearance(scene: Scene) -> Float[np.ndarray, " f"]:
     kinds = {scene.shape, scene.texture, scene.colour, f"second {scene.second}"}
     details = np.zeros(_NUM_DETAILS)
-    details[0] = (scene.aspect - 1.0) / 0.1
-    details[6:9] = scene.colour_shift / _SHIFT
+    # Each about as large as its standard deviation in the world.
+    details[0] = scene.colour_shade / 0.6
+    details[2] = np.log(scene.aspect) / 0.15
     if scene.second is not None:
         turn = 2 * np.pi * scene.phase
-        details[1] = scene.angle / 0.2
-        details[2] = (scene.period - 10.5) / 0.9
-        details[3] = (scene.duty - 0.5) / 0.06
-        details[4:6] = np.cos(turn), np.sin(turn)
-        details[9:] = scene.second_shift / _SHIFT
+        details[1] = scene.second_shade / 0.6
+        details[3] = scene.angle / 0.2
+        details[4] = (scene.period - 10.5) / 0.9
+        details[5] = (scene.duty - 0.5) / 0.12
+        details[6:] = np.cos(turn), np.sin(turn)
     return np.array([*(kind in kinds for kind in _KINDS), *details], np.float32)
 
 
@@ -79,7 +77,6 @@ def save_map(names: Float[Array | np.ndarray, "f d"], folder: epath.PathLike) ->
     save_file({"names": np.asarray(names, np.float16)}, epath.Path(folder) / FILE)
 
 
-def load_map(model: epath.PathLike) -> Float[np.ndarray, "f d"]:
+def load_map(model: str) -> Float[np.ndarray, "f d"]:
     """The map of the model in a folder, or of the embedded one ("mini"), float32."""
-    folder = mini_folder() if model == MINI else epath.Path(model)
-    return load_file(folder / FILE)["names"].astype(np.float32)
+    return load_file(local_path(model) / FILE)["names"].astype(np.float32)

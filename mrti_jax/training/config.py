@@ -65,7 +65,7 @@ class ConceptConfig:
     """A one-token word for what the photos show, such as `dog`; training starts from it."""
     num_buckets: int = 10
     """Rows of the table; 1 is ordinary Textual Inversion."""
-    num_vectors: int = 3
+    num_vectors: int = 1
     """Token positions that the word takes: the first starts from the initializer, the others from
     the mean of all token embeddings."""
 
@@ -98,8 +98,8 @@ class OptimizerConfig:
 
     learning_rate: float | None = None
     """The peak, per update whatever the batch size: about how far each element moves. If not given,
-    0.15 times the root mean square of the model's token embeddings, divided by num_vectors: 4.9e-3
-    for the embedded model and three vectors, the paper's 2e-3 for Stable Diffusion 1.x and one."""
+    0.15 times the root mean square of the model's token embeddings, divided by num_vectors: 1.5e-2
+    for the embedded model, the paper's 2e-3 for Stable Diffusion 1.x."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """What follows the warm-up; cosine and linear fall to 0 at the last step."""
     warmup_steps: int = 10

@@ -43,9 +43,9 @@ def test_new_photos_of_a_concept_are_near(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_another_period_and_angle_are_far_in_the_fine_distances_alone(name: str) -> None:
-    own = CONCEPTS[name]
-    same, found = mean(name), mean(name, period=own.period / 1.4, angle=own.angle + 0.7)
-    assert found.coarse < same.coarse + 4.0
+    own = CONCEPTS[name].details
+    same, found = mean(name), mean(name, period=own["period"] / 1.4, angle=own["angle"] + 0.7)
+    assert found.coarse < same.coarse + 8.0  # with few and wide bars, areas of colour move
     assert found.fine > 1.8 * same.fine
     assert found.aligned > max(FAR_ALIGNED, 1.8 * same.aligned)
 
@@ -54,7 +54,7 @@ def test_another_period_and_angle_are_far_in_the_fine_distances_alone(name: str)
 def test_another_phase_is_no_difference_of_texture(name: str) -> None:
     if CONCEPTS[name].combo.texture == "ringed":
         pytest.skip("the phase of rings changes which colour is in the middle")
-    assert mean(name, phase=CONCEPTS[name].phase + 0.3).fine < NEAR_FINE
+    assert mean(name, phase=CONCEPTS[name].details["phase"] + 0.3).fine < NEAR_FINE
 
 
 @pytest.mark.parametrize("name", NAMES)

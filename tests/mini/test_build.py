@@ -38,8 +38,11 @@ def test_builds_a_model_and_trains_one_on(tmp_path: Path) -> None:
 
     names = load_map(first)
     save_map(np.full_like(names, 0.5), first)
+    merges = Path(first) / "tokenizer" / "merges.txt"
+    merges.write_text("".join(merges.read_text().splitlines(keepends=True)[:-1]))
     build(Build(second, str(tmp_path / "work2"), first, ONE_STEP))
     after = StableDiffusion.load(second)
+    assert (Path(second) / "tokenizer" / "merges.txt").read_text() == merges.read_text()
     assert after.vae.config == before.vae.config
     assert same(after.vae.params, before.vae.params)
     assert not same(after.unet.params, before.unet.params)

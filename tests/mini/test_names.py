@@ -30,8 +30,8 @@ STAR = Scene("star", "striped", "blue", "yellow", "white", angle=0.2, phase=0.3)
         {"period": 11.0},
         {"phase": 0.6},
         {"duty": 0.6},
-        {"colour_shift": (0.01, 0.0, 0.0)},
-        {"second_shift": (0.0, 0.03, 0.0)},
+        {"colour_shade": 0.5},
+        {"second_shade": -0.5},
     ],
 )
 def test_a_name_tells_what_changes_the_object(change: dict[str, object]) -> None:

@@ -1,48 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ten named colours of the world, small shifts of them, and which pairs contrast well."""
+"""The ten named colours of the world, the shades of each, and which pairs contrast well."""
 
-import colorsys
 from functools import cache
 
 import numpy as np
 from jaxtyping import Float
 
-PALETTE: dict[str, tuple[int, int, int]] = {
-    "red": (212, 38, 44),
-    "orange": (246, 138, 28),
-    "yellow": (250, 218, 66),
-    "green": (52, 158, 74),
-    "blue": (44, 98, 208),
-    "purple": (134, 58, 172),
-    "pink": (246, 154, 192),
-    "brown": (122, 74, 40),
-    "black": (30, 30, 34),
-    "white": (244, 244, 240),
+PALETTE: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "red": ((178, 24, 38), (212, 38, 44), (242, 80, 66)),
+    "orange": ((228, 112, 10), (246, 138, 28), (250, 152, 52)),
+    "yellow": ((240, 206, 40), (250, 218, 66), (253, 240, 150)),
+    "green": ((26, 116, 56), (52, 158, 74), (124, 204, 110)),
+    "blue": ((20, 60, 140), (44, 98, 208), (100, 164, 240)),
+    "purple": ((104, 36, 136), (134, 58, 172), (178, 116, 212)),
+    "pink": ((240, 118, 172), (246, 154, 192), (250, 176, 206)),
+    "brown": ((88, 48, 26), (122, 74, 40), (148, 98, 60)),
+    "black": ((14, 14, 16), (30, 30, 34), (48, 48, 54)),
+    "white": ((228, 228, 224), (244, 244, 240), (255, 255, 255)),
 }
-COLOURS = tuple(PALETTE)
+"""Each colour's darkest, middle and lightest shade."""
 
-Shift = tuple[float, float, float]
-"""Hue (turns), saturation and value offsets, each added to the palette colour's own."""
+COLOURS = tuple(PALETTE)
 
 _MIN_CONTRAST = 52.0  # CIE76; below it two colours blur into each other at 64 px
 
 
 @cache
-def rgb(name: str, shift: Shift = (0.0, 0.0, 0.0)) -> Float[np.ndarray, "3"]:
-    """Colour `name` shifted in HSV, float32 in [0, 1]. KeyError for an unknown name."""
-    hue, saturation, value = colorsys.rgb_to_hsv(*(c / 255 for c in PALETTE[name]))
-    colour = colorsys.hsv_to_rgb(
-        (hue + shift[0]) % 1.0,
-        min(max(saturation + shift[1], 0.0), 1.0),
-        min(max(value + shift[2], 0.0), 1.0),
-    )
-    return np.asarray(colour, np.float32)
+def rgb(name: str, shade: float = 0.0) -> Float[np.ndarray, "3"]:
+    """Colour `name` from its darkest (-1) to its lightest (1) shade, float32 in [0, 1]. KeyError
+    for an unknown name."""
+    levels = np.array(PALETTE[name], np.float32) / 255
+    return np.stack([np.interp(shade, (-1, 0, 1), level) for level in levels.T]).astype(np.float32)
 
 
-def random_shift(rng: np.random.Generator) -> Shift:
-    """A small unnamed shift that stays well inside the colour's own region."""
-    hue, saturation, value = rng.uniform(-1.0, 1.0, 3) * (0.012, 0.03, 0.035)
-    return (round(float(hue), 4), round(float(saturation), 4), round(float(value), 4))
+def random_shade(rng: np.random.Generator, most: float = 1.0) -> float:
+    """A shade within `most` of the middle; no word tells it."""
+    return round(float(rng.uniform(-most, most)), 3)
 
 
 def lab(colours: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:

@@ -62,7 +62,7 @@ def _coverage(distance: Plane, pixel: float) -> Plane:
 
 def background(scene: Scene, size: int) -> Float[np.ndarray, "size size 3"]:
     """What lies behind the object, float32 in [0, 1], before any brush strokes."""
-    colour = rgb(scene.background, scene.background_shift)
+    colour = rgb(scene.background, scene.background_shade)
     picture = np.empty((size, size, 3), np.float32)
     picture[:] = colour
     x, y = _grid(size)
@@ -83,7 +83,7 @@ def background(scene: Scene, size: int) -> Float[np.ndarray, "size size 3"]:
 
 def _surface(scene: Scene, x: Plane, y: Plane, pixel: float) -> Float[np.ndarray, "h w 3"]:
     """The object's colours before the drawing style."""
-    base = rgb(scene.colour, scene.colour_shift)
+    base = rgb(scene.colour, scene.colour_shade)
     texture = TEXTURES[scene.texture]
     if texture is None or scene.second is None:
         return np.broadcast_to(base, (*x.shape, 3))
@@ -91,7 +91,7 @@ def _surface(scene: Scene, x: Plane, y: Plane, pixel: float) -> Float[np.ndarray
     cos, sin = np.cos(scene.angle), np.sin(scene.angle)
     depth = texture(cos * dx + sin * dy, cos * dy - sin * dx, scene.period, scene.phase, scene.duty)
     share = _coverage(-depth, pixel)[..., None]
-    return base + share * (rgb(scene.second, scene.second_shift) - base)
+    return base + share * (rgb(scene.second, scene.second_shade) - base)
 
 
 def _lit(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mrti_jax.mini.world.combos import HELD_OUT, THINGS, Combo
-from mrti_jax.mini.world.palette import COLOURS, CONTRASTING, Shift, random_shift
+from mrti_jax.mini.world.palette import COLOURS, CONTRASTING, random_shade
 from mrti_jax.mini.world.shapes import SHAPES
 from mrti_jax.mini.world.textures import TEXTURES
 
@@ -18,6 +18,7 @@ DIAMETERS = {"small": 26.0, "medium": 36.0, "large": 46.0}
 _PATTERNED = tuple(t for t in TEXTURES if t != "plain")
 _HELD_OUT_SORTED = sorted(HELD_OUT, key=str)
 _SHARE_THINGS = 0.12
+_MOST_ASPECT = 0.25  # natural logarithm of width over height
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,9 @@ class Scene:
     """One object on a background. Lengths are in px of a 64 x 64 picture, angles in radians.
 
     `second` is None for the plain texture. `aspect` is width over height. `angle`, `period`,
-    `phase` (periods) and `duty` shape the texture. `thing` is the noun for the whole
-    appearance, if it has one. `brush` (radians) places the brush strokes of a painting.
+    `phase` (periods) and `duty` shape the texture. Shades go from -1 (dark) to 1 (light).
+    `thing` is the noun for the whole appearance, if it has one. `brush` (radians) places the brush
+    strokes of a painting.
     """
 
     shape: str
@@ -48,9 +50,9 @@ class Scene:
     period: float = 10.0
     phase: float = 0.0
     duty: float = 0.5
-    colour_shift: Shift = (0.0, 0.0, 0.0)
-    second_shift: Shift = (0.0, 0.0, 0.0)
-    background_shift: Shift = (0.0, 0.0, 0.0)
+    colour_shade: float = 0.0
+    second_shade: float = 0.0
+    background_shade: float = 0.0
     brush: float = 0.0
 
     @property
@@ -99,23 +101,38 @@ def random_placement(rng: np.random.Generator) -> dict[str, str | float]:
     return {"size": size, "place": place, "diameter": diameter, "x": x, "y": y}
 
 
+def random_details(rng: np.random.Generator) -> dict[str, float]:
+    """What words don't tell of an appearance, as keyword arguments of Scene."""
+    return {
+        "aspect": round(float(np.exp(rng.uniform(-_MOST_ASPECT, _MOST_ASPECT))), 3),
+        "angle": round(float(rng.uniform(-0.3, 0.3)), 3),
+        "period": round(float(rng.uniform(9.0, 12.0)), 2),
+        "phase": round(float(rng.uniform(0.0, 1.0)), 3),
+        "duty": round(float(rng.uniform(0.3, 0.7)), 3),
+        "colour_shade": random_shade(rng),
+        "second_shade": random_shade(rng),
+    }
+
+
 def random_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
     """A scene for base training, or one with a held-out appearance; a pure function of `rng`."""
     thing = None
+    details = random_details(rng)
     if not held_out and rng.random() < _SHARE_THINGS:
         thing = str(rng.choice(tuple(THINGS)))
         kind = THINGS[thing]
         combo = kind.combo
-        aspect = kind.aspect * float(rng.uniform(0.98, 1.02))
-        angle = kind.angle + float(rng.normal(0.0, 0.04))
-        period, duty, phase = kind.period, kind.duty, 0.0
+        details |= {
+            "aspect": kind.aspect * float(rng.uniform(0.98, 1.02)),
+            "angle": kind.angle + float(rng.normal(0.0, 0.04)),
+            "period": kind.period,
+            "phase": 0.0,
+            "duty": kind.duty,
+            "colour_shade": random_shade(rng, 0.2),
+            "second_shade": random_shade(rng, 0.2),
+        }
     else:
         combo = random_combo(rng, held_out=held_out)
-        aspect = float(rng.uniform(0.85, 1.18))
-        angle = float(rng.uniform(-0.3, 0.3))
-        period = float(rng.uniform(9.0, 12.0))
-        duty = float(rng.uniform(0.4, 0.6))
-        phase = float(rng.uniform(0.0, 1.0))
     return Scene(
         *combo,
         background=random_background(combo, rng),
@@ -123,14 +140,8 @@ def random_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
         style=str(rng.choice(STYLES, p=(0.5, 0.25, 0.25))),
         thing=thing,
         rotation=float(np.deg2rad(rng.uniform(-10.0, 10.0))),
-        aspect=aspect,
-        angle=angle,
-        period=period,
-        phase=phase,
-        duty=duty,
-        colour_shift=random_shift(rng),
-        second_shift=random_shift(rng),
-        background_shift=random_shift(rng),
+        background_shade=random_shade(rng, 0.2),
         brush=float(rng.uniform(0.0, 2 * np.pi)),
+        **details,  # type: ignore[arg-type, misc]
         **random_placement(rng),  # type: ignore[arg-type]
     )

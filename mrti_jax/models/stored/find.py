@@ -38,7 +38,7 @@ def _open(source: ModelSource) -> StoredModel:
     if source.path.startswith(HUB_PAGES):
         hub_id = "/".join(source.path.removeprefix(HUB_PAGES).split("/")[:2])
         raise UserError(f"model '{source.path}' is a web page: give its Hub id, '{hub_id}'")
-    path = mini_folder() if source.path == MINI else to_path(source.path)
+    path = local_path(source.path)
     on_hub = is_on_hub(source.path)
     if source.revision is not None and not on_hub:
         raise UserError(
@@ -77,6 +77,11 @@ def tokenizer_folder(stored: StoredTokenizer) -> epath.Path:
         return fetch_tokenizer(stored.where)
     except UserError as error:
         raise UserError(f"no tokenizer (--tokenizer gives a folder with one): {error}") from None
+
+
+def local_path(model: str) -> epath.Path:
+    """Where a model that is not on the Hub is: "mini" is the embedded one."""
+    return mini_folder() if model == MINI else to_path(model)
 
 
 def mini_folder() -> epath.Path:
