@@ -99,8 +99,8 @@ def train_unet(
         noise = jax.random.normal(noise_key, latents.shape)
         noisy = noise_schedule.add_noise(latents, noise, timesteps)
         encoder = text.bind(params["text"])
-        names = batch.appearances @ params["names"]
-        context = encoder.encode(with_names(encoder.embed(ids), ids, name_id, names))
+        embeddings = batch.appearances @ params["names"]
+        context = encoder.encode(with_names(encoder.embed(ids), ids, name_id, embeddings))
         prediction = unet.bind(params["unet"])(noisy, timesteps, context)
         error = jnp.mean((prediction - noise_schedule.target(latents, noise, timesteps)) ** 2, -1)
         fraction = step / amounts.unet_steps

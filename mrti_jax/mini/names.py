@@ -43,7 +43,7 @@ def appearance_features(scenes: Sequence[Scene]) -> Float[np.ndarray, "n f"]:
 def _appearance(scene: Scene) -> Float[np.ndarray, " f"]:
     kinds = {scene.shape, scene.texture, scene.colour, f"second {scene.second}"}
     details = np.zeros(_NUM_DETAILS)
-    # Each about as large as its standard deviation in the world.
+    # Each in about the standard deviations that it has in the world.
     details[0] = scene.colour_shade / 0.6
     details[2] = np.log(scene.aspect) / 0.15
     if scene.second is not None:
