@@ -39,7 +39,7 @@ class Flags:
     recipes: tuple[str, ...] = (
         "configs/paper.yaml",
         "configs/mini.yaml",
-        "configs/mini.yaml@train.steps=400",
+        "configs/mini.yaml@train.steps=200",
     )
     """Files of settings, of which those of the word, the optimizer and the training count;
     FILE@SECTION.KEY=VALUE has another value of one of them."""

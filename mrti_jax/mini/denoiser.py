@@ -24,6 +24,9 @@ from mrti_jax.models.unet import UNet2DConditionModel
 
 EMPTY_CAPTIONS = 0.1
 NAMED_CAPTIONS = 0.5
+# Of the captions with a name. A zero vector in its place says nothing of the object, as where a
+# learned word has no row.
+NAMELESS = 0.2
 # Of all diffusion time. With less noise the picture itself shows what a name tells.
 LEAST_NAMED_TIME = 0.5
 # Most of a picture is background; without this the objects' shapes are learned last.
@@ -75,7 +78,7 @@ def train_unet(
     Squared error of v (Salimans & Ho 2022, appendix D), heavier inside the object.
 
     Timesteps are stratified over the batch, half of them between 250 and 850, where layout and
-    texture are decided; with names, all of them from 500.
+    texture are decided; where a name tells of the object, all of them from 500.
     """
     noise_schedule = NoiseSchedule.from_config(SCHEDULER)
     total = noise_schedule.num_train_timesteps
@@ -93,7 +96,7 @@ def train_unet(
         middle = jnp.arange(count) % 2 == 0
         times = jnp.where(middle, 0.25 + 0.6 * strata, strata)
         ids = jnp.asarray(batch.ids)
-        named = (ids == name_id).any(1)
+        named = (ids == name_id).any(1) & batch.appearances.any(1)
         times = jnp.where(named, LEAST_NAMED_TIME + (1.0 - LEAST_NAMED_TIME) * strata, times)
         timesteps = jnp.minimum(total * times, total - 1).astype(jnp.int32)
         noise = jax.random.normal(noise_key, latents.shape)
@@ -121,7 +124,8 @@ def train_unet(
         last = step >= amounts.unet_steps - amounts.full_context_steps
         length = text.config.max_position_embeddings if last else amounts.context_length
         ids = token_ids(captions, tokenizer, length)
-        return Batch(moments[chosen], masks[chosen], ids, features[chosen])
+        known = rng.random(len(chosen)) >= NAMELESS
+        return Batch(moments[chosen], masks[chosen], ids, features[chosen] * known[:, None])
 
     fitted = fit(
         "unet",

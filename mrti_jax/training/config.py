@@ -125,7 +125,7 @@ class OptimizerConfig:
 class TrainConfig:
     """How long and how to train."""
 
-    steps: int = 200
+    steps: int = 400
     """Updates of the table."""
     batch_size: int = 8
     """Examples of one update, over all devices. Every example trains one row."""

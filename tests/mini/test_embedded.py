@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mrti_jax.concept import Concept
 from mrti_jax.mini.checker import read
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.stored.find import mini_folder
@@ -40,6 +41,20 @@ def test_draws_the_colours_of_captions(mini: StableDiffusion) -> None:
     readings = [read(picture.image) for picture in pictures]
     assert [reading.background for reading in readings] == [b for _, b in pairs]
     assert sum(reading.colour == a for (a, _), reading in zip(pairs, readings, strict=True)) >= 3
+
+
+def test_a_zero_vector_says_nothing_of_the_object(mini: StableDiffusion) -> None:
+    zero = np.zeros((1, 1, mini.text_encoder.config.hidden_size), np.float32)
+    nothing = Concept("nothing", zero, np.array([0, 1000], np.int32))
+    prompt = "a photo of a <nothing> on a white background"
+    pictures = generate(
+        mini, prompt, [nothing], seeds=range(12), num_steps=15, guidance_scale=2.0, batch_size=6
+    )
+    readings = [read(picture.image) for picture in pictures]
+    assert sum(reading.background == "white" for reading in readings) >= 11
+    # No kind of object is the half of them: each is one of ten shapes and one of nine colours.
+    for kinds in ([r.shape for r in readings], [r.colour for r in readings]):
+        assert max(map(kinds.count, kinds)) <= 8
 
 
 def test_the_same_seed_draws_the_same_picture(mini: StableDiffusion) -> None:
