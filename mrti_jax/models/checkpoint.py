@@ -5,6 +5,7 @@ A module's attribute path is the tensor's name in the checkpoint; only the leaf 
 `scale`, `embedding` are all `weight`), and kernels are transposed (OIHW -> HWIO, out-in -> in-out).
 """
 
+import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -98,14 +99,18 @@ def _read(
     want: jax.ShapeDtypeStruct,
     place: NamedSharding | Format,
 ) -> jax.Array:
-    axes = stored_axes(path, len(want.shape))
-
-    def read(index: tuple[slice, ...] | None) -> np.ndarray:
-        assert index is not None
-        stored_index = tuple(index[axes.index(axis)] for axis in range(len(axes)))
-        return tensor.read(stored_index, want.dtype).transpose(axes)
-
+    # A function defined here would be decorated with the tests' type checks, which lose warnings in
+    # threads.
+    read = functools.partial(_read_part, tensor, stored_axes(path, len(want.shape)), want.dtype)
     return jax.make_array_from_callback(want.shape, place, read)
+
+
+def _read_part(
+    tensor: StoredTensor, axes: tuple[int, ...], dtype: np.dtype, index: tuple[slice, ...] | None
+) -> np.ndarray:
+    assert index is not None
+    stored_index = tuple(index[axes.index(axis)] for axis in range(len(axes)))
+    return tensor.read(stored_index, dtype).transpose(axes)
 
 
 def save_module(params: Params, path: epath.Path, dtype: jax.typing.DTypeLike) -> None:
