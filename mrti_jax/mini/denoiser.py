@@ -26,7 +26,7 @@ EMPTY_CAPTIONS = 0.1
 NAMED_CAPTIONS = 0.5
 # Of the captions with a name. A zero vector in its place says nothing of the object, as where a
 # learned word has no row.
-NAMELESS = 0.2
+EMPTY_NAMES = 0.2
 # Of all diffusion time. With less noise the picture itself shows what a name tells.
 LEAST_NAMED_TIME = 0.5
 # Most of a picture is background; without this the objects' shapes are learned last.
@@ -124,7 +124,7 @@ def train_unet(
         last = step >= amounts.unet_steps - amounts.full_context_steps
         length = text.config.max_position_embeddings if last else amounts.context_length
         ids = token_ids(captions, tokenizer, length)
-        known = rng.random(len(chosen)) >= NAMELESS
+        known = rng.random(len(chosen)) >= EMPTY_NAMES
         return Batch(moments[chosen], masks[chosen], ids, features[chosen] * known[:, None])
 
     fitted = fit(
