@@ -28,7 +28,7 @@ EXAMPLE = f'{PROG} "a photo of a red circle"'
 
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 50, 7.5
 # More guidance draws the embedded model's colours stronger than a caption names them.
-MINI_STEPS, MINI_GUIDANCE = 30, 2.0
+MINI_STEPS, MINI_GUIDANCE = 30, 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Flags(SourceOptions, ProcessFlags):
     steps: int | None = None
     """Number of sampling steps; 50 if not given, 30 for the embedded model."""
     guidance: float | None = None
-    """Scale of classifier-free guidance, 1 is none; 7.5 if not given, 2 for the embedded model."""
+    """Scale of classifier-free guidance, 1 is none; 7.5 if not given, 3 for the embedded model."""
     guidance_rescale: float = 0.0
     """How far guided predictions are scaled back to the spread of unguided ones, 0 to 1; 0.7 where
     the model's noise schedule ends in pure noise (rescale_betas_zero_snr)."""

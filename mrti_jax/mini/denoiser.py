@@ -28,7 +28,9 @@ NAMED_CAPTIONS = 0.5
 # learned word has no row.
 EMPTY_NAMES = 0.2
 # Of all diffusion time. With less noise the picture itself shows what a name tells.
-LEAST_NAMED_TIME = 0.5
+LEAST_NAMED_TIME = 0.6
+# The part of diffusion time in which layout and texture are decided.
+MIDDLE = (0.3, 0.94)
 # Most of a picture is background; without this the objects' shapes are learned last.
 OBJECT_WEIGHT = 4.0
 # How much likelier than a plain object a textured one is to be chosen: plain ones are learned soon.
@@ -77,8 +79,8 @@ def train_unet(
 
     Squared error of v (Salimans & Ho 2022, appendix D), heavier inside the object.
 
-    Timesteps are stratified over the batch, half of them between 250 and 850, where layout and
-    texture are decided; where a name tells of the object, all of them from 500.
+    Timesteps are stratified over the batch, half of them in the MIDDLE; where a name tells of the
+    object, all of them from LEAST_NAMED_TIME.
     """
     noise_schedule = NoiseSchedule.from_config(SCHEDULER)
     total = noise_schedule.num_train_timesteps
@@ -94,7 +96,7 @@ def train_unet(
         count = len(latents)
         strata = (jnp.arange(count) + jax.random.uniform(time_key, (count,))) / count
         middle = jnp.arange(count) % 2 == 0
-        times = jnp.where(middle, 0.25 + 0.6 * strata, strata)
+        times = jnp.where(middle, MIDDLE[0] + (MIDDLE[1] - MIDDLE[0]) * strata, strata)
         ids = jnp.asarray(batch.ids)
         named = (ids == name_id).any(1) & batch.appearances.any(1)
         times = jnp.where(named, LEAST_NAMED_TIME + (1.0 - LEAST_NAMED_TIME) * strata, times)

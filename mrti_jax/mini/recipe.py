@@ -3,6 +3,7 @@
 
 import dataclasses
 
+from mrti_jax.mini.schedule import trained_betas
 from mrti_jax.models.clip import CLIPTextConfig
 from mrti_jax.models.unet import UNetConfig
 from mrti_jax.models.vae import VAEConfig
@@ -32,15 +33,13 @@ UNET = UNetConfig(
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "_diffusers_version": "0.42.1",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
     "clip_sample": False,
     "num_train_timesteps": 1000,
     "prediction_type": "v_prediction",
     "set_alpha_to_one": False,
     "steps_offset": 1,
-    "timestep_spacing": "leading",
+    "timestep_spacing": "trailing",
+    "trained_betas": trained_betas(),
 }
 
 

@@ -340,9 +340,7 @@ class UNet2DConditionModel(nnx.Module):
         height and width. Others leave both out of account.
         """
         dtype = self.conv_in.kernel.get_value().dtype
-        time = self.time_embedding(
-            self._sinusoids(timesteps, self.config.block_out_channels[0]).astype(dtype)
-        )
+        time = self.embed_time(timesteps)
         if self.config.addition_embed_type is not None:
             assert pooled is not None and sizes is not None and sizes.shape[1] == NUM_SIZES
             assert self.config.addition_time_embed_dim is not None
@@ -359,6 +357,11 @@ class UNet2DConditionModel(nnx.Module):
         for up_block in self.up_blocks:
             x = up_block(x, skips, time, context)
         return self.conv_out(self.conv_norm_out(x, jax.nn.silu))
+
+    def embed_time(self, timesteps: Num[Array, "b"]) -> Float[Array, "b e"]:
+        """What the blocks are told of the timesteps, in the weights' dtype."""
+        sinusoids = self._sinusoids(timesteps, self.config.block_out_channels[0])
+        return self.time_embedding(sinusoids.astype(self.conv_in.kernel.get_value().dtype))
 
     def _sinusoids(self, values: Num[Array, "n"], width: int) -> Float[Array, "n e"]:
         return timestep_embedding(

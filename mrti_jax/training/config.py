@@ -118,7 +118,8 @@ class OptimizerConfig:
     shared."""
     shared: bool = True
     """Learn a base that all rows share and an offset of each from it: every example then moves all
-    rows. Without it an example moves the row of its bucket alone, as in the paper."""
+    rows, and one whose timesteps tell little of the word keeps to the base. Without it an example
+    moves the row of its bucket alone, as in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +160,7 @@ class TrainConfig:
     """Updates between grids of pictures drawn with the concept so far; 0: none."""
     picture_steps: int = 30
     """Sampling steps of those pictures and of the last grid."""
-    picture_guidance: float = 2.0
+    picture_guidance: float = 3.0
     """Their scale of classifier-free guidance."""
     final_grid: bool = True
     """Draw the labelled grid at the end."""

@@ -54,8 +54,10 @@ def update_table(
     config is `dense`, which is PyTorch's AdamW on the whole table, or `shared`.
 
     `shared`: row n is base + offset n, and Adam moves base and offsets by their own gradients; the
-    base's is the sum of all rows'. Only the table is kept, since both moves are moves of it. A
-    table of one row has no base: it would move twice.
+    base's is the sum of all rows'. But all offsets are divided by the same root mean square, the
+    largest of theirs: at timesteps that tell little of the word a row keeps to the base, where its
+    own would make it wander as far as the others. Only the table is kept, since both moves are
+    moves of it. A table of one row has no base: it would move twice.
     """
     if config.dense:
         trained = jnp.ones_like(trained)
@@ -64,12 +66,21 @@ def update_table(
         return jnp.where(trained.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
     directions, rows = jax.vmap(_adam(config).update)(gradient, state["rows"])
-    moves = keep(directions + config.weight_decay * table, jnp.zeros_like(table))
     new_state = {"rows": jax.tree.map(keep, rows, state["rows"])}
+    if "base" in state:
+        divisors = _divisors(config, new_state["rows"])
+        directions *= divisors / divisors.max(0)
+    moves = keep(directions + config.weight_decay * table, jnp.zeros_like(table))
     if "base" in state:
         direction, new_state["base"] = _adam(config).update(gradient.sum(0), state["base"])
         moves += direction
     return table - learning_rate(config, steps)(step) * moves, new_state
+
+
+def _divisors(config: OptimizerConfig, rows: optax.ScaleByAdamState) -> Float[Array, "n v d"]:
+    """What Adam divides each row's mean gradient by."""
+    correction = 1 - config.beta2 ** jnp.maximum(rows.count, 1)
+    return jnp.sqrt(rows.nu / correction[:, None, None]) + config.eps
 
 
 def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
