@@ -8,6 +8,9 @@ import pytest
 
 from mrti_jax.concept import Concept
 from mrti_jax.mini.checker import read
+from mrti_jax.mini.concepts import CONCEPTS
+from mrti_jax.mini.names import appearance_features, load_map
+from mrti_jax.mini.world import Scene
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.stored.find import mini_folder
 from mrti_jax.sampling import generate
@@ -55,6 +58,33 @@ def test_a_zero_vector_says_nothing_of_the_object(mini: StableDiffusion) -> None
     # Neither one shape nor one colour prevails.
     for kinds in ([r.shape for r in readings], [r.colour for r in readings]):
         assert max(map(kinds.count, kinds)) <= 8
+
+
+def test_the_noisy_buckets_settle_colours(mini: StableDiffusion) -> None:
+    boundaries = np.arange(0, 1001, 100, dtype=np.int32)
+    appearances = list(CONCEPTS.values())[::2]
+    concepts, prompts = [], []
+    for appearance in appearances:
+        scene = Scene(*appearance.combo, background="", **appearance.details)
+        row = appearance_features([scene]) @ load_map("mini")
+        table = np.broadcast_to(row.astype(np.float32), (10, *row.shape))
+        concepts.append(Concept(appearance.name, table, boundaries))
+        background = "white" if "white" not in appearance.combo else "black"
+        prompts.append(f"a photo of a <{appearance.name}({{k}})> on a {background} background")
+    right = {}
+    for k in (8, 9):
+        drawn = generate(
+            mini,
+            [prompt.format(k=k) for prompt in prompts],
+            concepts,
+            num_steps=20,
+            guidance_scale=3.0,
+            batch_size=7,
+        )
+        pairs = zip(appearances, drawn, strict=True)
+        right[k] = sum(read(p.image).colour in (a.combo.colour, a.combo.second) for a, p in pairs)
+    # Two of ten colours by chance: 1.4 of 7.
+    assert right[8] >= 6 and right[9] >= 4
 
 
 def test_the_same_seed_draws_the_same_picture(mini: StableDiffusion) -> None:
