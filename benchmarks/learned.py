@@ -15,7 +15,7 @@ from mrti_jax.concept import Concept, Nothing
 from mrti_jax.mini.concepts import CONCEPTS, PHOTO_SIZE, Appearance, photos
 from mrti_jax.mini.world import render
 from mrti_jax.mini.world.caption import with_article
-from mrti_jax.mini.world.scene import random_background
+from mrti_jax.mini.world.palette import COLOURS, lab, rgb
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sample import MINI_GUIDANCE, MINI_STEPS
 from mrti_jax.sampling import generate
@@ -25,7 +25,6 @@ from mrti_jax.training.learning_rate import with_learning_rate
 
 NUM_PHOTOS = 4
 PHOTO_SEED = 77
-BACKGROUND_SEED = 5
 PICTURE_SIZE = 64
 FOLDER = "runs/benchmark_concepts"
 
@@ -72,9 +71,16 @@ def concept_photos(
 
 
 def background(appearance: Appearance) -> str:
-    """Words for one that the object stands out from: on a red one no one sees a red outline."""
-    rng = np.random.default_rng((BACKGROUND_SEED, list(CONCEPTS).index(appearance.name)))
-    return f"on {with_article(random_background(appearance.combo, rng))} background"
+    """Words for the one that the object stands out from most: on a red one no one sees a red
+    outline, on a brown one hardly an orange one."""
+    _, _, *colours = appearance.combo
+    shades = (appearance.details["colour_shade"], appearance.details["second_shade"])
+    object_colours = lab(np.stack([rgb(*pair) for pair in zip(colours, shades, strict=True)]))
+
+    def gap(name: str) -> float:
+        return float(np.linalg.norm(lab(rgb(name)) - object_colours, axis=-1).min())
+
+    return f"on {with_article(max(COLOURS, key=gap))} background"
 
 
 def checksum(sd: StableDiffusion) -> str:
