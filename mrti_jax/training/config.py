@@ -98,7 +98,7 @@ class OptimizerConfig:
 
     learning_rate: float | None = None
     """The peak, per update whatever the batch size: about how far each element moves. If not given,
-    0.075 times the root mean square of the model's token embeddings, divided by num_vectors: 7.5e-3
+    0.075 times the root mean square of the model's token embeddings, divided by num_vectors: 7.6e-3
     for the embedded model, 1e-3 for Stable Diffusion 1.x, half of the paper's rate."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """What follows the warm-up; cosine and linear fall to 0 at the last step."""
