@@ -81,8 +81,8 @@ def base_parts(
     if settings.start is not None:
         one_device = make_mesh(jax.devices()[:1])
         start = StableDiffusion.load(settings.start, dtype=np.float32, mesh=one_device)
-        schedules = map(NoiseSchedule.from_config, (start.scheduler_config, SCHEDULER))
-        unet = retimed(start.unet, *schedules)
+        old, new = map(NoiseSchedule.from_config, (start.scheduler_config, SCHEDULER))
+        unet = retimed(start.unet, old, new)
         return start.vae, unet, start.text_models[0], load_map(settings.start)
 
     def pictures() -> dict[str, np.ndarray]:

@@ -36,14 +36,13 @@ def retimed(
         np.log(old.noise_to_signal),
         np.arange(old.num_train_timesteps),
     )
-    fitted = _fit(unet, jnp.asarray(same_noise, jnp.float32), new.num_train_timesteps)
+    fitted = _fit(unet, jnp.asarray(same_noise, jnp.float32))
     return dataclasses.replace(unet, params=unet.params | {"time_embedding": fitted})
 
 
-def _fit(
-    unet: Frozen[UNet2DConditionModel], same_noise: Float[Array, " T"], timesteps: int
-) -> Params:
+def _fit(unet: Frozen[UNet2DConditionModel], same_noise: Float[Array, " T"]) -> Params:
     """The time embedding that gives timesteps 0 .. T - 1 what `unet`'s gives `same_noise`."""
+    timesteps = jnp.arange(len(same_noise), dtype=jnp.float32)
 
     def embed(fitted: Params, timesteps: Float[Array, " T"]) -> Float[Array, "T e"]:
         return unet.bind(unet.params | {"time_embedding": fitted}).embed_time(timesteps)
@@ -55,8 +54,7 @@ def _fit(
         wanted = embed(before, same_noise)
 
         def error(fitted: Params) -> Float[Array, ""]:
-            given = embed(fitted, jnp.arange(timesteps, dtype=jnp.float32))
-            return jnp.mean(jnp.square(given - wanted))
+            return jnp.mean(jnp.square(embed(fitted, timesteps) - wanted))
 
         def step(_: Array, carry: tuple[Params, optax.OptState]) -> tuple[Params, optax.OptState]:
             fitted, state = carry

@@ -18,7 +18,7 @@ _POWER = 16
 
 
 def trained_betas() -> list[float]:
-    """The betas, in six digits."""
+    """The betas of timesteps 0 .. T - 1, T as in Stable Diffusion's, in six digits."""
     plain = NoiseSchedule.from_config(STABLE_DIFFUSION).alphas_cumprod.astype(np.float64)
     times = np.arange(len(plain) + 1) / len(plain)
     # -log alpha_cumprod at time 0, 1/T, ..., 1: the noise added so far.
@@ -27,4 +27,5 @@ def trained_betas() -> list[float]:
 
 
 def _bent(times: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """w(u)"""
     return (1 - _BEND) * times + _BEND * times**_POWER

@@ -67,18 +67,17 @@ def update_table(
 
     directions, rows = jax.vmap(_adam(config).update)(gradient, state["rows"])
     new_state = {"rows": jax.tree.map(keep, rows, state["rows"])}
+    base_direction: Array | float = 0.0
     if "base" in state:
         divisors = _divisors(config, new_state["rows"])
         directions *= divisors / divisors.max(0)
-    moves = keep(directions + config.weight_decay * table, jnp.zeros_like(table))
-    if "base" in state:
-        direction, new_state["base"] = _adam(config).update(gradient.sum(0), state["base"])
-        moves += direction
+        base_direction, new_state["base"] = _adam(config).update(gradient.sum(0), state["base"])
+    moves = base_direction + keep(directions + config.weight_decay * table, jnp.zeros_like(table))
     return table - learning_rate(config, steps)(step) * moves, new_state
 
 
 def _divisors(config: OptimizerConfig, rows: optax.ScaleByAdamState) -> Float[Array, "n v d"]:
-    """What Adam divides each row's mean gradient by."""
+    """What Adam divides each row's mean gradient by (algorithm 2, line 12)."""
     correction = 1 - config.beta2 ** jnp.maximum(rows.count, 1)
     return jnp.sqrt(rows.nu / correction[:, None, None]) + config.eps
 

@@ -65,9 +65,9 @@ def test_dense_rows_go_on_moving_by_momentum_and_decay():
 
 def test_shared_rows_are_a_base_and_offsets_that_share_a_divisor():
     trained = RNG.random((12, 3)) < 0.6
-    tables = run(with_base(), trained)
-    base = alone(optax.adam(0.05), (GRADIENTS * trained[:, :, None, None]).sum(1))
-    b1, b2, eps = 0.9, 0.999, 1e-8
+    b1, b2, eps = 0.9, 0.9, 1e-8  # with b2 = 0.999, 1 - b2^n has few digits in float32
+    tables = run(dataclasses.replace(with_base(), beta2=b2), trained)
+    base = alone(optax.adam(0.05, b2=b2), (GRADIENTS * trained[:, :, None, None]).sum(1))
     count, mean, square = np.zeros((3, 1, 1)), np.zeros(START.shape), np.zeros(START.shape)
     offset = np.zeros(START.shape)
     for step in range(12):
@@ -78,9 +78,9 @@ def test_shared_rows_are_a_base_and_offsets_that_share_a_divisor():
         seen = np.maximum(count, 1)
         divisor = (np.sqrt(square / (1 - b2**seen)) + eps).max(0)
         offset -= on * 0.05 * mean / (1 - b1**seen) / divisor
-        # float32: twice twelve roundings of values of about 2
         wanted = START + base[step + 1] + offset
-        np.testing.assert_allclose(tables[step + 1], wanted, rtol=0, atol=5e-6)
+        # float32, twelve updates of about 0.05
+        np.testing.assert_allclose(tables[step + 1], wanted, rtol=0, atol=2e-6)
 
 
 def test_a_row_that_says_little_keeps_to_the_base():
