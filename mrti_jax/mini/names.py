@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Int
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
+from mrti_jax.files import write_whole
 from mrti_jax.mini.world import Scene
 from mrti_jax.mini.world.palette import COLOURS
 from mrti_jax.mini.world.shapes import SHAPES
@@ -74,7 +75,7 @@ def with_names(
 
 def save_map(names: Float[Array | np.ndarray, "f d"], folder: epath.PathLike) -> None:
     """Writes the map into a model's folder, in float16 as the model's own weights."""
-    save_file({"names": np.asarray(names, np.float16)}, epath.Path(folder) / FILE)
+    write_whole(epath.Path(folder) / FILE, save({"names": np.asarray(names, np.float16)}))
 
 
 def load_map(model: str) -> Float[np.ndarray, "f d"]:

@@ -18,9 +18,10 @@ from etils import epath
 from flax import nnx
 from jax.experimental.layout import Format
 from jax.sharding import Mesh, NamedSharding
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from mrti_jax.errors import UserError
+from mrti_jax.files import write_whole
 from mrti_jax.models.frozen import Frozen, Params, Weights, abstract
 from mrti_jax.models.stored.model import StoredModule
 from mrti_jax.models.stored.tensor import StoredTensor, Tensors
@@ -114,7 +115,7 @@ def _read_part(
 
 
 def save_module(params: Params, path: epath.Path, dtype: jax.typing.DTypeLike) -> None:
-    """Writes weights as safetensors that diffusers and transformers read."""
+    """Writes weights as safetensors that diffusers and transformers read. UserError if it can't."""
     tensors = {}
     for keys, value in nnx.traversals.flatten_mapping(params).items():
         array = np.asarray(value)
@@ -122,5 +123,4 @@ def save_module(params: Params, path: epath.Path, dtype: jax.typing.DTypeLike) -
         tensors[tensor_name(keys)] = np.ascontiguousarray(
             array.transpose(inverse).astype(jnp.dtype(dtype))
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"format": "pt"})
+    write_whole(path, save(tensors, metadata={"format": "pt"}))

@@ -171,3 +171,10 @@ def test_round_trip_is_exact(copy: Path, dtype: jax.typing.DTypeLike) -> None:
         save_module(params, epath.Path(copy / path), dtype)
     after = StableDiffusion.load(copy, dtype=dtype)
     jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+
+
+def test_weights_may_be_read_by_whom_other_files_may(tiny_folder: Path, tmp_path: Path) -> None:
+    weights, plain = tmp_path / "weights.safetensors", tmp_path / "plain"
+    save_module(StableDiffusion.load(tiny_folder).vae.params, epath.Path(weights), jnp.float32)
+    plain.touch()
+    assert weights.stat().st_mode == plain.stat().st_mode
