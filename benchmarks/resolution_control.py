@@ -67,7 +67,8 @@ def main(flags: Flags) -> None:
     sd = StableDiffusion.load(flags.model)
     appearances = chosen(flags.concepts + 1)
     report.line(
-        f"{flags.concepts} concepts, {flags.seeds} noises each; tables of {flags.buckets} rows, "
+        f"{flags.concepts} concepts, {flags.seeds} noises each; tables of {flags.buckets} rows"
+        f"{' with a shared base' if flags.learning.shared else ''}, "
         f"{flags.learning.updates} updates of {flags.learning.batch_size} examples; "
         f"{flags.drawing.sampling_steps} sampling steps, guidance {flags.drawing.guidance:g}, "
         f"nothing = {flags.nothing}"

@@ -78,10 +78,11 @@ class Flags(SourceOptions, ProcessFlags):
     training began from."""
     official_semi: bool = False
     """<star(k)> as in the code of the paper's authors: without bucket k itself."""
-    grid: str | None = None
-    """A prompt with {k} in it, drawn once for each bucket: "a photo of <star[{k}]>"."""
+    grid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A prompt with {k} in it, drawn once for each bucket: "a photo of <star[{k}]>"; several are
+    drawn one below the other."""
     grid_rows: Literal["seeds", "schemes"] = "seeds"
-    """What the rows of --grid are: the seeds, or the three schemes."""
+    """What the rows of each --grid are: the seeds, or the three schemes."""
     grid_value: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A bucket or resolution to put for {k}, all buckets if not given; several times."""
     out: str = "pictures"
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: Flags) -> None:
     prompts = [*flags.prompts, *_read_prompts(flags.prompts_file)]
-    if not prompts and flags.grid is None:
+    if not prompts and not flags.grid:
         raise UserError(f"there is no prompt: give one, as in {EXAMPLE}")
     use_compilation_cache()
     join_processes(flags, stop_together=False)
@@ -126,8 +127,8 @@ def _run(flags: Flags) -> None:
         print(describe(sd.mesh, sd.dtype, pictures, -(-pictures // sd.mesh.size)))
     if prompts:
         _draw_prompts(flags, sd, concepts, prompts)
-    if flags.grid is not None:
-        _draw_sweep(flags, sd, concepts, flags.grid)
+    if flags.grid:
+        _draw_sweep(flags, sd, concepts)
 
 
 def _draw_prompts(
@@ -143,22 +144,22 @@ def _draw_prompts(
     _save(flags, rows, prompts, seeds, _title(pictures[0]))
 
 
-def _draw_sweep(
-    flags: Flags, sd: "StableDiffusion", concepts: "list[Concept]", template: str
-) -> None:
+def _draw_sweep(flags: Flags, sd: "StableDiffusion", concepts: "list[Concept]") -> None:
     from mrti_jax.sampling.sweep import sweep
 
     with _bar() as progress:
         result = sweep(
             sd,
-            template,
+            flags.grid,
             concepts,
             rows=flags.grid_rows,
             values=flags.grid_value,
             progress=progress,
             **_options(flags),
         )
-    title = f"{template} - {_title(result.pictures[0][0])}"
+    title = _title(result.pictures[0][0])
+    if len(flags.grid) == 1:  # of several, each is the label of its rows
+        title = f"{flags.grid[0]} - {title}"
     _save(flags, result.pictures, result.row_labels, result.column_labels, title)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One prompt over all resolutions: a table of pictures with the same noise along each row."""
+"""Prompts over all resolutions: a table of pictures with the same noise along each row."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ class Sweep:
 
 def sweep(
     sd: StableDiffusion,
-    template: str,
+    templates: str | Sequence[str],
     concepts: Iterable[Concept],
     *,
     rows: SweepRows = "seeds",
@@ -38,47 +38,49 @@ def sweep(
     images_per_prompt: int = 1,
     **options: Any,
 ) -> Sweep:
-    """Draws a prompt such as `a photo of <star[{k}]>` with each value of `{k}`, one per column.
+    """Draws prompts such as `a photo of <star[{k}]>` with each value of `{k}`, one per column.
 
     Args:
-        rows: "seeds" is a row per seed; "schemes" is a row per scheme and seed, in which the
-            brackets around `{k}` are those of the scheme.
+        templates: one below the other.
+        rows: "seeds" is a row per template and seed; "schemes" is one per template, scheme and
+            seed, in which the brackets around `{k}` are those of the scheme.
         values: buckets ("3") or resolutions ("0.3"); all buckets if none is given.
         options: of `generate`.
 
     Raises:
-        UserError: there is no `{k}`, or what `generate` refuses.
+        UserError: a template has no `{k}`, or what `generate` refuses.
     """
-    if MARK not in template:
-        raise UserError(
-            f"the grid's prompt {template!r} has no {MARK}: write for example "
-            '"a photo of <star[{k}]>"'
-        )
+    templates = [templates] if isinstance(templates, str) else list(templates)
+    for template in templates:
+        if MARK not in template:
+            raise UserError(
+                f"the grid's prompt {template!r} has no {MARK}: write for example "
+                '"a photo of <star[{k}]>"'
+            )
     table = by_name(concepts)
-    values = list(values) or default_values(template, table.values())
+    values = list(values) or default_values(templates, table.values())
     all_seeds = expand_seeds(seeds, images_per_prompt)
-    templates = {"": template} if rows == "seeds" else scheme_templates(template)
-    prompts = [variant.replace(MARK, value) for variant in templates.values() for value in values]
-    flat = generate(sd, prompts, table.values(), seeds=all_seeds, **options)
+    blocks: list[tuple[list[str], str]] = []  # labels and template
+    for template in templates:
+        told = [template] * (len(templates) > 1)
+        variants = {"": template} if rows == "seeds" else scheme_templates(template)
+        blocks += [(told + [scheme] * bool(scheme), text) for scheme, text in variants.items()]
+    prompts = [text.replace(MARK, value) for _, text in blocks for value in values]
+    flat = iter(generate(sd, prompts, table.values(), seeds=all_seeds, **options))
 
     pictures: list[list[Picture]] = []
     labels: list[str] = []
-    for block, scheme in enumerate(templates):
-        for index, seed in enumerate(all_seeds):
-            starts = [
-                (block * len(values) + column) * len(all_seeds) for column in range(len(values))
-            ]
-            pictures.append([flat[start + index] for start in starts])
-            told = [scheme] * bool(scheme)
-            if not scheme or len(all_seeds) > 1:
-                told.append(f"seed {seed}")
-            labels.append(", ".join(told))
+    for told, _ in blocks:
+        columns = [[next(flat) for _ in all_seeds] for _ in values]
+        pictures += [list(row) for row in zip(*columns, strict=True)]
+        tells_seeds = not told or len(all_seeds) > 1
+        labels += [", ".join(told + [f"seed {seed}"] * tells_seeds) for seed in all_seeds]
     return Sweep(pictures, labels, [f"k = {value}" for value in values])
 
 
-def default_values(template: str, concepts: Iterable[Concept]) -> list[str]:
-    """All buckets of the concepts that a template names, or tenths where their numbers differ."""
-    named = {word.name for word in parse(template.replace(MARK, "0")).words}
+def default_values(templates: Sequence[str], concepts: Iterable[Concept]) -> list[str]:
+    """All buckets of the concepts that templates name, or tenths where their numbers differ."""
+    named = {word.name for text in templates for word in parse(text.replace(MARK, "0")).words}
     counts = {concept.num_buckets for concept in concepts if concept.name in named}
     if len(counts) == 1:
         return [str(k) for k in range(counts.pop())]

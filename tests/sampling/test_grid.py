@@ -87,14 +87,34 @@ def test_sweep_over_the_schemes(tiny_sd: StableDiffusion) -> None:
     assert fully[0].image.shape == (PICTURE_SIZE, PICTURE_SIZE, 3)
 
 
+def test_sweep_of_several_prompts(tiny_sd: StableDiffusion) -> None:
+    templates = ["a <jane[{k}]>", "a red <jane({k})>"]
+    options = {"values": ["0", "9"], "seeds": [3, 8]} | FAST
+    result = sweep(tiny_sd, templates, [tiny_concept()], **options)
+    assert result.row_labels == [f"{text}, seed {seed}" for text in templates for seed in (3, 8)]
+    told = [
+        [(picture.parameters["prompt"], picture.parameters["seed"]) for picture in row]
+        for row in result.pictures
+    ]
+    assert told == [
+        [(text.replace("{k}", k), seed) for k in ("0", "9")]
+        for text in templates
+        for seed in (3, 8)
+    ]
+    of_one_seed = sweep(tiny_sd, templates, [tiny_concept()], **options | {"seeds": 8})
+    assert of_one_seed.row_labels == templates
+    np.testing.assert_array_equal(of_one_seed.pictures[1][1].image, result.pictures[3][1].image)
+
+
 def test_values_of_concepts_with_different_buckets() -> None:
     concepts = [tiny_concept("jane", 4), tiny_concept("bob", 10), tiny_concept("eve", 3)]
-    assert default_values("<jane[{k}]>", concepts) == ["0", "1", "2", "3"]
-    assert default_values("<jane[{k}]> and <bob(0)>", concepts)[:2] == ["0.0", "0.1"]
+    assert default_values(["<jane[{k}]>"], concepts) == ["0", "1", "2", "3"]
+    assert default_values(["<jane[{k}]>", "<bob[{k}]>"], concepts)[:2] == ["0.0", "0.1"]
+    assert default_values(["<jane[{k}]> and <bob(0)>"], concepts)[:2] == ["0.0", "0.1"]
 
 
 def test_templates_without_a_place_for_k(tiny_sd: StableDiffusion) -> None:
     with pytest.raises(UserError, match=r"has no \{k\}"):
-        sweep(tiny_sd, "a <jane>", [tiny_concept()], values=["0.5"])
+        sweep(tiny_sd, ["a <jane[{k}]>", "a <jane>"], [tiny_concept()], values=["0.5"])
     with pytest.raises(UserError, match="whose scheme"):
         scheme_templates("{k} dogs")
