@@ -118,9 +118,8 @@ class OptimizerConfig:
     shared."""
     shared: bool = True
     """Learn a base that all rows share and an offset of each from it: every example then moves all
-    rows, and one whose timesteps tell little of the word keeps to the base. Coarse rows then know
-    detail that their own timesteps don't show. Without it an example moves the row of its bucket
-    alone, as in the paper."""
+    rows, and one whose timesteps tell little of the word keeps to the base. Rows then differ less.
+    Without it an example moves the row of its bucket alone, as in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
