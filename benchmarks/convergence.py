@@ -157,11 +157,11 @@ def _recipe(named: str, every: int) -> Config:
     """What decides how a table is learned, on the embedded model, with a checkpoint for each point
     of the curve."""
     path, _, change = named.partition("@")
-    settings = read_yaml(epath.Path(path))
+    settings = dict(read_yaml(epath.Path(path)))
     if change:
         key, value = change.split("=")
         section, name = key.split(".")
-        settings.setdefault(section, {})[name] = yaml.safe_load(value)
+        settings[section] = settings.get(section, {}) | {name: yaml.safe_load(value)}
     recipe = from_mapping(Config, settings, path)
     if every % recipe.train.batch_size:
         raise ValueError(f"--every {every} is no multiple of {path}'s {recipe.train.batch_size}")

@@ -179,7 +179,8 @@ def same_noise(a: Cutout, b: Cutout) -> tuple[float, float]:
     """Low-pass and high-pass difference in Delta E of two whole pictures, pixel by pixel."""
     gap = a.lab - b.lab
     low = ndimage.gaussian_filter(gap, (NOISE_BLUR, NOISE_BLUR, 0.0))
-    return tuple(float(np.sqrt((part**2).sum(-1).mean())) for part in (low, gap - low))
+    low_pass, high_pass = (np.sqrt((part**2).sum(-1).mean()) for part in (low, gap - low))
+    return float(low_pass), float(high_pass)
 
 
 def to_photos(drawing: Cutout, photos: list[Cutout]) -> Distances:

@@ -17,6 +17,7 @@ from benchmarks.held_out import grid, held_out_loss
 from benchmarks.learned import Drawing, Learning, chosen, draw, learned
 from benchmarks.report import Report
 from mrti_jax.commands import use_compilation_cache
+from mrti_jax.concept import Concept
 from mrti_jax.mini.checker import read
 from mrti_jax.mini.concepts import Appearance, best_caption
 from mrti_jax.models.stable_diffusion import StableDiffusion
@@ -57,13 +58,11 @@ def main(flags: Flags) -> None:
     for appearance in appearances:
         points = grid(sd, appearance)
         caption = best_caption(appearance).removeprefix("a photo of a ")
-        words = {"best caption in words": (caption, None)}
+        words: dict[str, tuple[str, Concept | None]] = {"best caption in words": (caption, None)}
         for count in flags.vectors:
-            concept = learned(sd, appearance, flags.buckets, flags.learning, count)
-            words[f"<name> of {count} vector{'s' if count > 1 else ''}"] = (
-                f"<{concept.name}>",
-                concept,
-            )
+            table = learned(sd, appearance, flags.buckets, flags.learning, count)
+            told = f"<name> of {count} vector{'s' if count > 1 else ''}"
+            words[told] = f"<{table.name}>", table
         for method, (word, concept) in words.items():
             prompts = [f"a photo of a {word} on a {colour} background" for colour in BACKGROUNDS]
             concepts = [] if concept is None else [concept]

@@ -2,7 +2,6 @@
 """The concepts that the benchmarks learn, kept in a folder so that each is learned once."""
 
 import dataclasses
-import functools
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,10 +86,10 @@ def background(appearance: Appearance) -> str:
 
 def checksum(sd: StableDiffusion) -> str:
     """Of the weights that a table depends on."""
-    weights = jax.tree.leaves((sd.unet.params, sd.text_encoder.params))
-    return (
-        f"{functools.reduce(lambda sum, leaf: zlib.crc32(np.asarray(leaf), sum), weights, 0):08x}"
-    )
+    value = 0
+    for leaf in jax.tree.leaves((sd.unet.params, sd.text_encoder.params)):
+        value = zlib.crc32(np.asarray(leaf).tobytes(), value)
+    return f"{value:08x}"
 
 
 def settings_checksum(config: Config) -> str:

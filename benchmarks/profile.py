@@ -74,8 +74,8 @@ def main(flags: Flags) -> None:
         with jax.profiler.trace(flags.trace):
             wall, _ = measure()
     kernels: dict[str, list[float]] = defaultdict(list)
-    for name, seconds in _kernels(Path(flags.trace)):
-        kernels[name].append(seconds)
+    for name, duration in _kernels(Path(flags.trace)):
+        kernels[name].append(duration)
     busy = sum(map(sum, kernels.values()))
     report.line(f"wall time {1e3 * wall:.1f} ms, of which kernels {1e3 * busy:.1f} ms")
 
