@@ -35,8 +35,8 @@ def test_there_are_commands() -> None:
 def test_command(command: str, arguments: str) -> None:
     flags = tyro.cli(FLAGS[command], args=shlex.split(arguments, comments=True))
     if isinstance(flags, sample.Flags):
-        template = [flags.grid.replace("{k}", "0")] if flags.grid else []
-        for prompt in [*flags.prompts, *template]:
+        templates = [template.replace("{k}", "0") for template in flags.grid]
+        for prompt in [*flags.prompts, *templates]:
             assert parse(prompt).words
     elif isinstance(flags, train.Flags) and flags.recipe:
         assert (ROOT / flags.recipe).exists()
