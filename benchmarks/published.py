@@ -120,7 +120,8 @@ def train(work: Work) -> Callable[[], tuple[float, float]]:
         if not work.best:
             others = torch.ones(len(table), dtype=torch.bool, device=models.device)
             others[new] = False
-            table.grad[others] = 0  # type: ignore[index]
+            assert table.grad is not None
+            table.grad[others] = 0
         optimizer.step()
         optimizer.zero_grad()
 
