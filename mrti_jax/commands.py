@@ -44,8 +44,11 @@ def run_command(
     *,
     prog: str,
     description: str,
+    less_memory: str = "",
 ) -> int:
     """Reads the flags and runs `body` with them; gives the exit status.
+
+    `less_memory`: what to say where a device is out of memory: flags that take less of it.
 
     A UserError is one line on stderr and status 2, a warning one line on stderr; a run that was
     told to stop (SIGTERM), or has lost one of its processes, has status 75. `--help` and wrong
@@ -67,6 +70,8 @@ def run_command(
         except KeyboardInterrupt:
             return _fail("interrupted", EXIT_INTERRUPTED)
         except Exception as error:
+            if less_memory and "RESOURCE_EXHAUSTED" in str(error):
+                return _fail(f"a device is out of memory: {less_memory} ({error})", EXIT_USER_ERROR)
             if not _is_one_of_several():
                 raise
             from mrti_jax.parallel.processes import means_a_lost_process

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written whole or not at all, whenever the process is killed."""
+"""Paths, text that users wrote, and files that are written whole or not at all."""
 
 import os
 import re
@@ -10,7 +10,8 @@ from mrti_jax.errors import UserError
 
 
 def write_whole(path: epath.Path, content: bytes) -> None:
-    """Writes a file, beside its place at first: a reader never sees half of it.
+    """Writes a file, beside its place at first: a reader never sees half of it, whenever the
+    process is killed.
 
     Raises UserError where it can't be written; what was there before is still there then.
     """
@@ -44,6 +45,14 @@ def append_line(path: epath.Path, line: str) -> None:
             file.write(line + "\n")
     except OSError as error:
         raise UserError(f"can't write {path}: {reason(error)}") from error
+
+
+def read_words(path: epath.Path) -> str:
+    """The text of a file in UTF-8, without the mark that Windows' editors put before it.
+
+    Raises OSError and UnicodeDecodeError.
+    """
+    return path.read_bytes().decode("utf-8-sig")
 
 
 def to_path(path: epath.PathLike) -> epath.Path:

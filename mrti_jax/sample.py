@@ -4,14 +4,14 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
-from mrti_jax.errors import UserError
-from mrti_jax.files import to_path
+from mrti_jax.errors import UserError, warn
+from mrti_jax.files import read_words, to_path
 from mrti_jax.models.stored.model import SourceOptions
 
 if TYPE_CHECKING:  # at run time they wait until the flags are read: --help needs no jax
@@ -29,16 +29,19 @@ EXAMPLE = f'{PROG} "a photo of a red circle"'
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 50, 7.5
 # More guidance draws the embedded model's colours stronger than a caption names them.
 MINI_STEPS, MINI_GUIDANCE = 30, 3.0
+MAX_COLUMNS = 10
+LESS_MEMORY = "a smaller --batch-size or --size, --vae-slicing on, or --dtype bfloat16 take less"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(SourceOptions, ProcessFlags):
+class Flags:
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """What to draw; each prompt in quotes."""
     prompts_file: str | None = None
-    """A text file with a prompt on each line; empty lines and lines with # are left out."""
+    """A text file with a prompt on each line; empty ones and those that begin with # are left
+    out."""
     concept: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A concept file, training folder or checkpoint folder; may be given several times."""
+    """A concept file, training folder or checkpoint folder; for several, repeat the flag."""
     model: str = "mini"
     """A diffusers folder, a single .safetensors or .ckpt file, a Hub id (owner/model), or 'mini',
     the embedded model."""
@@ -68,7 +71,7 @@ class Flags(SourceOptions, ProcessFlags):
     target_size: tuple[int, int] | None = None
     """SDXL only: height and width that the original was cut to; the picture's own if not given."""
     seed: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = ()
-    """Seed of the noise, 0 if not given; may be given several times."""
+    """Seed of the noise, 0 if not given; for several, repeat the flag."""
     images_per_prompt: int = 1
     """Pictures for each prompt and seed; they have the seeds s, s + 1, ..."""
     eta: float = 0.0
@@ -79,14 +82,15 @@ class Flags(SourceOptions, ProcessFlags):
     official_semi: bool = False
     """<star(k)> as in the code of the paper's authors: without bucket k itself."""
     grid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A prompt with {k} in it, drawn once for each bucket: "a photo of <star[{k}]>"; several are
-    drawn one below the other."""
+    """A prompt with {k} in it, drawn once for each bucket: "a photo of <star[{k}]>"; for several,
+    one below the other, repeat the flag."""
     grid_rows: Literal["seeds", "schemes"] = "seeds"
     """What the rows of each --grid are: the seeds, or the three schemes."""
     grid_value: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A bucket or resolution to put for {k}, all buckets if not given; several times."""
+    """A bucket or resolution to put for {k}, all buckets if not given; for several, repeat the
+    flag."""
     out: str = "pictures"
-    """Folder for the PNG files and their grid; nothing in it is overwritten."""
+    """Folder for the PNG files, and a sheet with all of them; nothing in it is overwritten."""
     batch_size: int = 8
     """The most pictures drawn at once; a CPU draws one after the other."""
     vae_slicing: Literal["auto", "on", "off"] = "auto"
@@ -97,19 +101,26 @@ class Flags(SourceOptions, ProcessFlags):
     fsdp: int | None = None
     """Devices that hold the weights together, each a part; as few as have the memory, if not given:
     usually 1."""
+    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
+    """How attention is computed; auto: the fastest way known for the devices."""
+    source: tyro.conf.OmitArgPrefixes[SourceOptions] = field(default_factory=SourceOptions)
+    """What is to be said of a model beside its path."""
+    processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
+    """On several machines: how this process finds the others of its run."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and gives its exit status."""
-    return run_command(Flags, _run, argv, prog=PROG, description=DESCRIPTION)
+    return run_command(
+        Flags, _run, argv, prog=PROG, description=DESCRIPTION, less_memory=LESS_MEMORY
+    )
 
 
 def _run(flags: Flags) -> None:
+    _check_flags(flags)
     prompts = [*flags.prompts, *_read_prompts(flags.prompts_file)]
-    if not prompts and not flags.grid:
-        raise UserError(f"there is no prompt: give one, as in {EXAMPLE}")
     use_compilation_cache()
-    join_processes(flags, stop_together=False)
+    join_processes(flags.processes, stop_together=False)
     from mrti_jax.models.stable_diffusion import StableDiffusion
     from mrti_jax.parallel.banner import describe
     from mrti_jax.parallel.mesh import make_mesh
@@ -119,35 +130,94 @@ def _run(flags: Flags) -> None:
 
     check_folder(flags.out)
     concepts = [_load_concept(path) for path in flags.concept]
+    options = _options(flags)
+    _check_prompts(flags, prompts, concepts, options)
     mesh = None if flags.fsdp is None else make_mesh(fsdp=flags.fsdp)
     with failing_together():
-        sd = StableDiffusion.load(flags.model, **flags.options, dtype=flags.dtype, mesh=mesh)
+        sd = StableDiffusion.load(
+            flags.model,
+            **flags.source.options,
+            dtype=flags.dtype,
+            mesh=mesh,
+            attention=flags.attention,
+        )
     if is_writer():
         pictures = pictures_at_once(sd.mesh, flags.batch_size)
         print(describe(sd.mesh, sd.dtype, pictures, -(-pictures // sd.mesh.size)))
     if prompts:
-        _draw_prompts(flags, sd, concepts, prompts)
+        _draw_prompts(flags, sd, concepts, prompts, options)
     if flags.grid:
-        _draw_sweep(flags, sd, concepts)
+        _draw_sweep(flags, sd, concepts, options)
+
+
+def _check_flags(flags: Flags) -> None:
+    """Raises UserError for flags that don't go together."""
+    if not flags.prompts and not flags.prompts_file and not flags.grid:
+        raise UserError(f"there is no prompt: give one, as in {EXAMPLE}")
+    if not flags.grid and (flags.grid_value or flags.grid_rows != "seeds"):
+        raise UserError("--grid-value and --grid-rows are of a --grid, and there is none")
+    for prompt in flags.prompts:  # a second value behind a flag that takes one is read as a prompt
+        if prompt.isdecimal():
+            raise UserError(
+                f"the prompt '{prompt}' is a number: for several seeds or values repeat the flag, "
+                f"as in --seed 1 --seed {prompt}"
+            )
+        if prompt.endswith(".safetensors"):
+            raise UserError(
+                f"the prompt '{prompt}' is a file: for several concepts repeat the flag, as in "
+                f"--concept FILE --concept {prompt}"
+            )
+
+
+def _check_prompts(
+    flags: Flags, prompts: list[str], concepts: "list[Concept]", options: dict[str, Any]
+) -> None:
+    """Raises UserError for what can't be drawn, before a model is fetched and loaded for it; warns
+    of concepts that no prompt names."""
+    from mrti_jax.concept import by_name, read_prompt
+    from mrti_jax.sampling.request import check_request, expand_seeds
+    from mrti_jax.sampling.sweep import sweep_rows
+
+    table = by_name(concepts)
+    rows = sweep_rows(flags.grid, flags.grid_rows, flags.grid_value or ("0",))
+    texts = [*prompts, *(prompt for row in rows for prompt in row.prompts), flags.negative_prompt]
+    checked = ("num_steps", "guidance_scale", "guidance_rescale", "sampler", "batch_size")
+    check_request(texts, table, **{name: options[name] for name in checked})
+    expand_seeds(options["seeds"], options["images_per_prompt"])
+    named = {word.name for text in texts for word in read_prompt(text, table).words}
+    for name in table.keys() - named:
+        warn(f"concept '{name}' is loaded, but no prompt names it: write <{name}> to draw it")
 
 
 def _draw_prompts(
-    flags: Flags, sd: "StableDiffusion", concepts: "list[Concept]", prompts: list[str]
+    flags: Flags,
+    sd: "StableDiffusion",
+    concepts: "list[Concept]",
+    prompts: list[str],
+    options: dict[str, Any],
 ) -> None:
     from mrti_jax.sampling import generate
 
-    with _bar() as progress:
-        pictures = generate(sd, prompts, concepts, progress=progress, **_options(flags))
+    with _saving(flags) as save, _bar() as progress:
+        pictures = generate(sd, prompts, concepts, progress=progress, on_picture=save, **options)
     per_prompt = len(pictures) // len(prompts)
     rows = [pictures[i : i + per_prompt] for i in range(0, len(pictures), per_prompt)]
-    seeds = [f"seed {picture.parameters['seed']}" for picture in rows[0]]
-    _save(flags, rows, prompts, seeds, _title(pictures[0]))
+    labels = prompts
+    columns = [f"seed {picture.parameters['seed']}" for picture in rows[0]]
+    if per_prompt > MAX_COLUMNS:
+        rows = [row[i : i + MAX_COLUMNS] for row in rows for i in range(0, per_prompt, MAX_COLUMNS)]
+        told = [row[0].parameters for row in rows]
+        labels = [f"{first['prompt']} - from seed {first['seed']}" for first in told]
+        columns = []
+    _save_sheet(flags, rows, labels, columns, _title(pictures[0]))
 
 
-def _draw_sweep(flags: Flags, sd: "StableDiffusion", concepts: "list[Concept]") -> None:
+def _draw_sweep(
+    flags: Flags, sd: "StableDiffusion", concepts: "list[Concept]", options: dict[str, Any]
+) -> None:
     from mrti_jax.sampling.sweep import sweep
 
-    with _bar() as progress:
+    with _saving(flags) as save, _bar() as progress:
         result = sweep(
             sd,
             flags.grid,
@@ -155,12 +225,13 @@ def _draw_sweep(flags: Flags, sd: "StableDiffusion", concepts: "list[Concept]") 
             rows=flags.grid_rows,
             values=flags.grid_value,
             progress=progress,
-            **_options(flags),
+            on_picture=save,
+            **options,
         )
     title = _title(result.pictures[0][0])
     if len(flags.grid) == 1:  # of several, each is the label of its rows
         title = f"{flags.grid[0]} - {title}"
-    _save(flags, result.pictures, result.row_labels, result.column_labels, title)
+    _save_sheet(flags, result.pictures, result.row_labels, result.column_labels, title)
 
 
 def _options(flags: Flags) -> dict[str, Any]:
@@ -189,7 +260,28 @@ def _options(flags: Flags) -> dict[str, Any]:
     }
 
 
-def _save(
+@contextmanager
+def _saving(flags: Flags) -> "Iterator[Callable[[Picture], None]]":
+    """Saves each picture as it is drawn, and in the end, or when it is cut off, says where."""
+    from mrti_jax.parallel.processes import is_writer
+    from mrti_jax.sampling.png import save_picture
+
+    paths = []
+
+    def save(picture: "Picture") -> None:
+        if is_writer():  # all processes draw, one writes
+            paths.append(save_picture(picture, flags.out))
+
+    try:
+        yield save
+    finally:
+        for path in paths[:8]:
+            print(path)
+        if len(paths) > 8:
+            print(f"... and {len(paths) - 8} more in {flags.out}")
+
+
+def _save_sheet(
     flags: Flags,
     rows: "list[list[Picture]]",
     row_labels: list[str],
@@ -198,18 +290,14 @@ def _save(
 ) -> None:
     from mrti_jax.parallel.processes import is_writer
     from mrti_jax.sampling.grid import make_grid
-    from mrti_jax.sampling.png import save_new, save_picture
+    from mrti_jax.sampling.png import save_new
 
-    if not is_writer():  # all processes draw, one writes
+    count = sum(map(len, rows))
+    if count == 1 or not is_writer():
         return
-    paths = [save_picture(picture, flags.out) for row in rows for picture in row]
     cells = [[picture.image for picture in row] for row in rows]
-    grid = save_new(make_grid(cells, row_labels, column_labels, title), flags.out, "grid")
-    for path in paths[:8]:
-        print(path)
-    if len(paths) > 8:
-        print(f"... and {len(paths) - 8} more in {flags.out}")
-    print(f"{grid} (all {len(paths)} on one sheet)" if len(paths) > 1 else grid)
+    path = save_new(make_grid(cells, row_labels, column_labels, title), flags.out, "grid")
+    print(f"{path} (all {count} on one sheet)")
 
 
 def _title(picture: "Picture") -> str:
@@ -239,11 +327,12 @@ def _read_prompts(path: str | None) -> list[str]:
         return []
 
     try:
-        lines = to_path(path).read_text(encoding="utf-8").splitlines()
+        text = read_words(to_path(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"the file of prompts {path} can't be read: {reason}") from error
-    prompts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    lines = [line.strip() for line in text.splitlines()]
+    prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise UserError(f"the file of prompts {path} holds no prompt")
     return prompts

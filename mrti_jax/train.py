@@ -4,7 +4,7 @@
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import tyro
@@ -20,10 +20,14 @@ DESCRIPTION = f"""Learns a word for what some photos show. Without arguments: th
 that comes with the project, on the embedded model. With photos of your own:
 {PROG} --data.path photos --concept.name rex --concept.initializer dog
 Or many words at once: {PROG} --data.path folder_of_folders --concept.initializer dog"""
+LESS_MEMORY = (
+    "--train.remat blocks, a larger --train.accumulation, a smaller --train.batch-size or "
+    "--data.size, or --model.dtype bfloat16 take less"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(Config, ProcessFlags):
+class Flags(Config):
     """A recipe and what is to be different from it."""
 
     # A list is for a file.
@@ -32,6 +36,8 @@ class Flags(Config, ProcessFlags):
     """Begin anew; the run that is in the folder is kept, under another name."""
     recipe: tyro.conf.Positional[str | None] = None
     """A YAML file with settings, such as configs/sd15.yaml; flags go before it."""
+    processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
+    """On several machines: how this process finds the others of its run."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,9 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         defaults = Flags(**_values(config), recipe=flags.recipe)
         # Once more, now that the defaults are known: what was not given is the recipe's.
         given = tyro.cli(Flags, args=arguments, default=defaults)
-        _run(Config(**_values(given)), given, given.restart)
+        _run(Config(**_values(given)), given.processes, given.restart)
 
-    return run_command(Flags, body, arguments, prog=PROG, description=DESCRIPTION)
+    return run_command(
+        Flags, body, arguments, prog=PROG, description=DESCRIPTION, less_memory=LESS_MEMORY
+    )
 
 
 def _values(config: Config) -> dict[str, Any]:

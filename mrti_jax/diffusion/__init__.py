@@ -1,8 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Diffusion as formulas: noise schedule, training targets, samplers. Knows no model, no prompt."""
 
-from mrti_jax.diffusion.samplers import SAMPLERS, make_sampler, sampler_from_config
+from mrti_jax.diffusion.samplers import (
+    SAMPLERS,
+    check_sampler,
+    make_sampler,
+    sampler_from_config,
+)
 from mrti_jax.diffusion.samplers.sampler import Sampler
 from mrti_jax.diffusion.schedule import NoiseSchedule
 
-__all__ = ["SAMPLERS", "NoiseSchedule", "Sampler", "make_sampler", "sampler_from_config"]
+__all__ = [
+    "SAMPLERS",
+    "NoiseSchedule",
+    "Sampler",
+    "check_sampler",
+    "make_sampler",
+    "sampler_from_config",
+]

@@ -9,13 +9,22 @@ from typing import Any, Literal
 from mrti_jax.concept import Concept, by_name, parse
 from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.sampling.generate import Picture, expand_seeds, generate
+from mrti_jax.sampling.generate import Picture, generate
+from mrti_jax.sampling.request import expand_seeds
 
 SweepRows = Literal["seeds", "schemes"]
 
 MARK = "{k}"
 BRACKETS = {"fully": ("[", "]"), "semi": ("(", ")"), "fixed": ("|", "|")}
 _WORD = re.compile(r"[\[(|]\{k\}[\])|]>")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table before it has seeds: its labels, and a prompt for each column."""
+
+    labels: tuple[str, ...]
+    prompts: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,32 +59,43 @@ def sweep(
     Raises:
         UserError: a template has no `{k}`, or what `generate` refuses.
     """
-    templates = [templates] if isinstance(templates, str) else list(templates)
+    table = by_name(concepts)
+    values = list(values) or default_values(_listed(templates), table.values())
+    all_seeds = expand_seeds(seeds, images_per_prompt)
+    planned = sweep_rows(templates, rows, values)
+    prompts = [prompt for row in planned for prompt in row.prompts]
+    flat = iter(generate(sd, prompts, table.values(), seeds=all_seeds, **options))
+
+    pictures: list[list[Picture]] = []
+    labels: list[str] = []
+    for row in planned:
+        columns = [[next(flat) for _ in all_seeds] for _ in values]
+        pictures += [list(across) for across in zip(*columns, strict=True)]
+        tells_seeds = not row.labels or len(all_seeds) > 1
+        labels += [", ".join([*row.labels, *[f"seed {seed}"] * tells_seeds]) for seed in all_seeds]
+    return Sweep(pictures, labels, [f"k = {value}" for value in values])
+
+
+def sweep_rows(templates: str | Sequence[str], rows: SweepRows, values: Sequence[str]) -> list[Row]:
+    """What `sweep` draws. Raises UserError for a template without `{k}`."""
+    templates = _listed(templates)
+    planned = []
     for template in templates:
         if MARK not in template:
             raise UserError(
                 f"the grid's prompt {template!r} has no {MARK}: write for example "
                 '"a photo of <star[{k}]>"'
             )
-    table = by_name(concepts)
-    values = list(values) or default_values(templates, table.values())
-    all_seeds = expand_seeds(seeds, images_per_prompt)
-    blocks: list[tuple[list[str], str]] = []  # labels and template
-    for template in templates:
-        told = [template] * (len(templates) > 1)
+        told = (template,) * (len(templates) > 1)
         variants = {"": template} if rows == "seeds" else scheme_templates(template)
-        blocks += [(told + [scheme] * bool(scheme), text) for scheme, text in variants.items()]
-    prompts = [text.replace(MARK, value) for _, text in blocks for value in values]
-    flat = iter(generate(sd, prompts, table.values(), seeds=all_seeds, **options))
+        for scheme, text in variants.items():
+            prompts = tuple(text.replace(MARK, value) for value in values)
+            planned.append(Row(told + (scheme,) * bool(scheme), prompts))
+    return planned
 
-    pictures: list[list[Picture]] = []
-    labels: list[str] = []
-    for told, _ in blocks:
-        columns = [[next(flat) for _ in all_seeds] for _ in values]
-        pictures += [list(row) for row in zip(*columns, strict=True)]
-        tells_seeds = not told or len(all_seeds) > 1
-        labels += [", ".join(told + [f"seed {seed}"] * tells_seeds) for seed in all_seeds]
-    return Sweep(pictures, labels, [f"k = {value}" for value in values])
+
+def _listed(templates: str | Sequence[str]) -> list[str]:
+    return [templates] if isinstance(templates, str) else list(templates)
 
 
 def default_values(templates: Sequence[str], concepts: Iterable[Concept]) -> list[str]:

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import is_regular, to_path
+from mrti_jax.files import is_regular, read_words, to_path
 from mrti_jax.parallel.processes import check_same, map_in_parts
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -167,7 +167,7 @@ def _captions(file: epath.Path, word: str) -> tuple[str, ...]:
     if not beside.exists():
         return ()
     try:
-        lines = [line.strip() for line in beside.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in read_words(beside).splitlines()]
     except UnicodeDecodeError:
         raise UserError(f"the captions in '{beside}' are not UTF-8 text") from None
     captions = [line.replace(f"<{word}>", "{}") for line in lines if line]

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m mrti_jax.sample`: what it writes, and one clear line for what it can't do."""
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -99,10 +101,17 @@ def test_a_long_prompt_is_cut_with_a_warning(model: str, tmp_path: Path, capsys:
         (["a <jane[10]>"], "between 0 and 9"),
         (["a <jane[1.5]>"], "above 1.0"),
         (["a <jane["], "malformed concept word"),
-        (["a dog", "--size", "17"], "multiple of 2"),
+        (["a <jane>", "--size", "17"], "multiple of 2"),
         (["a dog", "--sampler", "eular"], "Did you mean 'euler'"),
-        (["a dog", "--steps", "0"], "num_inference_steps is 0"),
+        (["a dog", "--steps", "0"], "num_steps is 0"),
         (["a dog", "--seed", "-3"], "seed"),
+        (["a dog", "--guidance", "nan"], "guidance_scale is nan"),
+        (["a dog", "--guidance", "inf"], "guidance_scale is inf"),
+        (["a dog", "--negative-prompt", "<jan>"], "unknown concept word <jan>"),
+        (["--seed", "1", "2", "a dog"], "--seed 1 --seed 2"),
+        (["--concept", "a", "b.safetensors", "a dog"], "--concept b.safetensors"),
+        (["a dog", "--grid-value", "0.5"], "--grid"),
+        (["a dog", "--grid-rows", "schemes"], "--grid"),
         (["a dog", "--prompts-file", "nowhere.txt"], "nowhere.txt"),
         (["a dog", "--concept", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--grid", "a <jane>"], "{k}"),
@@ -115,6 +124,94 @@ def test_bad_input_is_one_line(
     common = ["--model", model, "--out", str(out), "--concept", jane]
     assert told in error_of(capsys, [*argv, *common])
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["a <jan>"],
+        ["a <jane>", "--negative-prompt", "<jan>"],
+        ["a <jane>", "--steps", "0"],
+        ["a <jane>", "--sampler", "eular"],
+        ["a <jane>", "--seed", "-1"],
+        ["a <jane>", "--guidance-rescale", "2"],
+        ["a <jane>", "--grid", "a <jane>"],
+        ["--grid", "a <jan[{k}]>"],
+        ["--grid", "a <jane[{k}]>", "--grid-value", "10"],
+    ],
+)
+def test_no_model_is_loaded_for_a_slip(
+    argv: list[str], jane: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(StableDiffusion, "load", lambda path, **options: loaded.append(path))
+    error_of(capsys, [*argv, "--concept", jane, "--out", str(tmp_path / "out")])
+    assert loaded == []
+
+
+def test_a_concept_that_no_prompt_names_is_told(
+    model: str, jane: str, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(["a photo of jane", *flags(model, tmp_path / "out", "--concept", jane)]) == 0
+    (line,) = [s for s in capsys.readouterr().err.splitlines() if s.startswith("warning: ")]
+    assert "no prompt names it: write <jane>" in line
+
+
+def test_pictures_are_kept_when_it_is_interrupted(
+    model: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("mrti_jax.sampling.generate")
+
+    draw, calls = module.draw, []
+
+    def interrupted(*arguments: object) -> np.ndarray:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return draw(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "draw", interrupted)
+    out = tmp_path / "out"
+    assert main(["a dog", *flags(model, out, "--images-per-prompt", "9")]) == 130
+    drawn = {path.name for path in out.iterdir()}
+    assert drawn == {f"a-dog-seed{seed}.png" for seed in range(len(drawn))}
+    assert 2 <= len(drawn) < 9
+    assert str(out / "a-dog-seed0.png") in capsys.readouterr().out
+
+
+def test_out_of_memory_is_one_line(
+    model: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("mrti_jax.sampling.generate")
+
+    def full(*arguments: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    monkeypatch.setattr(module, "draw", full)
+    assert main(["a dog", *flags(model, tmp_path / "out")]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: a device is out of memory: a smaller --batch-size")
+
+
+def test_one_picture_needs_no_sheet(model: str, tmp_path: Path) -> None:
+    assert main(["a dog", *flags(model, tmp_path / "out")]) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a-dog-seed0.png"]
+
+
+def test_many_pictures_of_a_prompt_are_several_rows(model: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    many = ["--images-per-prompt", "12", "--size", "8", "--steps", "2"]
+    assert main(["a dog", "--model", model, "--out", str(out), "--sampler", "ddim", *many]) == 0
+    with Image.open(out / "grid.png") as grid:
+        assert grid.width < 11 * 128 + 250 and grid.height > 2 * 128
+
+
+def test_a_file_of_prompts_may_have_comments_and_a_mark(model: str, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("\ufeffa dog\n  # mine\n \n", encoding="utf-8")
+    assert main(["--prompts-file", str(file), *flags(model, tmp_path / "out")]) == 0
+    (picture,) = (tmp_path / "out").iterdir()
+    assert read_parameters(picture)["prompt"] == "a dog"
 
 
 def test_bad_concepts_are_one_line(model: str, jane: str, tmp_path: Path, capsys: Capture) -> None:

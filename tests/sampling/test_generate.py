@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures by seed, batch, guidance and sampler; and what compiles anew."""
 
+import dataclasses
 import importlib
 import warnings
 from collections.abc import Iterator
@@ -124,7 +125,8 @@ def test_negative_prompts(tiny_sd: StableDiffusion) -> None:
 
 
 def test_guidance_of_one_is_no_guidance(tiny_sd: StableDiffusion) -> None:
-    none = images(generate(tiny_sd, "a dog", guidance_scale=1, negative_prompt="red", **FAST))
+    with pytest.warns(UserWarning, match="guidance_scale of 1 is no guidance, so negative_prompt"):
+        none = images(generate(tiny_sd, "a dog", guidance_scale=1, negative_prompt="red", **FAST))
     nearly = images(generate(tiny_sd, "a dog", guidance_scale=1 + 1e-6, **FAST))
     assert np.abs(none - nearly).max() <= 1  # one call of the network on 1 or on 2 examples
     full = images(generate(tiny_sd, "a dog", guidance_scale=7.5, **FAST))
@@ -160,7 +162,9 @@ def test_sizes_and_v_prediction(tiny_v_sd: StableDiffusion) -> None:
         ({"seeds": []}, "nothing to draw"),
         ({"seeds": [1, 2], "images_per_prompt": 2}, "overlap"),
         ({"sampler": "dim"}, "Did you mean 'ddim'"),
-        ({"num_steps": 0}, "num_inference_steps is 0"),
+        ({"num_steps": 0}, "num_steps is 0"),
+        ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
+        ({"negative_prompt": "<jan>", "guidance_scale": 1}, "unknown concept word <jan>"),
         ({"batch_size": 0}, "batch_size"),
         ({"concepts": [tiny_concept(), tiny_concept()]}, "two concepts are named 'jane'"),
         ({"concepts": [tiny_concept(parts=(("", 48),))]}, "width 48"),
@@ -179,3 +183,34 @@ def test_steps_that_skip_buckets_of_a_word_are_told(tiny_sd: StableDiffusion) ->
         warnings.simplefilter("error")
         generate(tiny_sd, "a <jane|3|>", [tiny_concept()], **few)  # its one row is always used
         generate(tiny_sd, "a dog", [tiny_concept()], **few)
+    with pytest.warns(UserWarning, match="5 steps skip buckets") as told:
+        generate(tiny_sd, ["<jane>", "<jane[2]>", "<jane[5]>"], [tiny_concept()], **few)
+    assert len(told) == 1
+
+
+def test_pictures_come_as_they_are_drawn(tiny_sd: StableDiffusion) -> None:
+    events: list[Any] = []
+    pictures = generate(
+        tiny_sd,
+        ["a dog", "a cat"],
+        seeds=[1, 2],
+        progress=lambda done, total: events.append(done),
+        on_picture=events.append,
+        **FAST,
+    )
+    assert [event for event in events if isinstance(event, Picture)] == pictures
+    drawn = 0
+    for event in events:
+        if isinstance(event, Picture):
+            drawn += 1
+        else:
+            assert event == drawn
+
+
+def test_parameters_tell_what_was_said_of_the_model(
+    tiny_folder: Path, tiny_sd: StableDiffusion
+) -> None:
+    source = dataclasses.replace(tiny_sd.source, prediction_type="v_prediction")
+    (picture,) = generate(dataclasses.replace(tiny_sd, source=source), PROMPT, **FAST)
+    assert picture.parameters["prediction_type"] == "v_prediction"
+    assert picture.parameters["model"] == str(tiny_folder)

@@ -137,7 +137,7 @@ def test_missing_and_empty_folders(tmp_path: Path):
 def test_captions_stand_beside_their_image(tmp_path: Path):
     for name in ("a.png", "b.png"):
         Image.new("RGB", (16, 16)).save(tmp_path / name)
-    (tmp_path / "a.txt").write_text("<jane> on a beach\n\na {} at night\n")
+    (tmp_path / "a.txt").write_text("\ufeff<jane> on a beach\n\na {} at night\n", encoding="utf-8")
     first, second = read_folder(tmp_path, 16, caption_word="jane")
     assert first.captions == ("{} on a beach", "a {} at night") and second.captions == ()
     (tmp_path / "b.txt").write_text("a dog\n")

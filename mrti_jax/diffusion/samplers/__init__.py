@@ -39,11 +39,16 @@ def make_sampler(name: str, scheduler_config: Mapping[str, Any], **options: Any)
     `options` (`eta=1.0`, `timestep_spacing="trailing"`, ...) go before the file's. Raises UserError
     for an unknown name or option, and for a value that this sampler doesn't have.
     """
+    check_sampler(name)
+    return SAMPLERS[name](scheduler_config, **options)
+
+
+def check_sampler(name: str) -> None:
+    """Raises UserError for an unknown name."""
     if name not in SAMPLERS:
         raise UserError(
             f"unknown sampler {name!r}, known are {', '.join(SAMPLERS)}.{nearest(name, SAMPLERS)}"
         )
-    return SAMPLERS[name](scheduler_config, **options)
 
 
 def sampler_from_config(scheduler_config: Mapping[str, Any]) -> str:
