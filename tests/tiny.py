@@ -15,8 +15,8 @@ from mrti_jax.concept import Concept, equal_boundaries
 from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from mrti_jax.models.export import save_pipeline
 from mrti_jax.models.frozen import Frozen, abstract
-from mrti_jax.models.stable_diffusion import load_tokenizer
 from mrti_jax.models.stored.find import mini_folder
+from mrti_jax.models.tokenizer import load_tokenizer
 from mrti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from mrti_jax.models.vae import AutoencoderKL, VAEConfig
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from mrti_jax.mini.fit import fit
@@ -76,20 +75,3 @@ def unit_scale(
     std = float(np.sqrt(mean.var() + np.exp(log_variance).mean()))
     config = dataclasses.replace(vae.config, scaling_factor=round(1.0 / std, 5))
     return dataclasses.replace(vae, config=config)
-
-
-def psnr(vae: Frozen[AutoencoderKL], pictures: UInt8[np.ndarray, "n h w 3"]) -> float:
-    """Peak signal-to-noise ratio in dB of reconstructions from the posterior's mean, in 8 bits."""
-
-    @jax.jit
-    def reconstruct(params: Params, x: Float[Array, "b h w 3"]) -> Array:
-        module: AutoencoderKL = nnx.merge(vae.graphdef, nnx.State(params))
-        mean, _ = jnp.split(module.encode(x), 2, axis=-1)
-        return jnp.clip(module.decode(mean), -1.0, 1.0)
-
-    errors = []
-    for i in range(0, len(pictures), 100):
-        x = to_unit(pictures[i : i + 100])
-        y = np.round(127.5 * np.asarray(reconstruct(vae.params, x)))
-        errors.append(np.mean((y - 127.5 * x) ** 2, axis=(1, 2, 3)))
-    return float(10 * np.log10(255.0**2 / np.concatenate(errors).mean()))

@@ -14,10 +14,16 @@ from mrti_jax.errors import UserError
 from mrti_jax.models.checkpoint import mismatches
 from mrti_jax.models.frozen import OneKey, abstract, without_weights
 from mrti_jax.models.memory import DTYPES, kept_bytes, sampling_bytes, training_bytes
-from mrti_jax.models.parts import build_part, check_widths, part_dtype, read_configs
-from mrti_jax.models.stable_diffusion import load_tokenizer
+from mrti_jax.models.parts import (
+    build_part,
+    check_widths,
+    encoder_of,
+    part_dtype,
+    read_configs,
+)
 from mrti_jax.models.stored.find import is_on_hub, tokenizer_folder
 from mrti_jax.models.stored.model import StoredModel, StoredModule
+from mrti_jax.models.tokenizer import load_tokenizer
 from mrti_jax.models.unet import UNet2DConditionModel
 
 # The release that a model descends from, by the width of its text states.
@@ -51,6 +57,10 @@ def describe(name: str, stored: StoredModel) -> list[str]:
         f"family: {family}; predicts {predicts}; made for {side} x {side} px",
     ]
     lines += [f"note: {note}" for note in stored.notes]
+    try:
+        make_sampler(sampler_from_config(stored.scheduler_config), stored.scheduler_config)
+    except UserError as error:  # any other sampler will do
+        lines.append(f"note: it can't be drawn with its own sampler: {error}")
     lines += [
         f"note: {part}: that of {words.where} on the Hub, which is not looked at"
         for part, words in stored.tokenizers.items()
@@ -86,10 +96,11 @@ def _problems(stored: StoredModel, configs: Mapping[str, Any]) -> list[str]:
         if len(found) > _SHOWN:
             lines.append(f"{WRONG}{part}: {len(found) - _SHOWN} more such tensors")
     lines += _refused("widths", partial(check_widths, configs))
-    lines += _refused("scheduler", partial(_check_scheduler, stored.scheduler_config))
+    lines += _refused("scheduler", partial(NoiseSchedule.from_config, stored.scheduler_config))
     for part, words in stored.tokenizers.items():
         if not is_on_hub(words.where):
-            lines += _refused(part, partial(load_tokenizer, tokenizer_folder(words)))
+            text = configs[encoder_of(part)]
+            lines += _refused(part, partial(load_tokenizer, tokenizer_folder(words), text=text))
     if stored.unused:
         more = len(stored.unused) - _SHOWN
         rest = f" and {more} more" if more > 0 else ""
@@ -104,12 +115,6 @@ def _refused(what: str, check: Callable[[], object]) -> list[str]:
     except UserError as error:
         return [f"{WRONG}{what}: {error}"]
     return []
-
-
-def _check_scheduler(config: Mapping[str, Any]) -> None:
-    """Raises UserError where no picture would be drawn without a sampler's name."""
-    NoiseSchedule.from_config(config)
-    make_sampler(sampler_from_config(config), config)
 
 
 def _memory(

@@ -14,7 +14,7 @@ from mrti_jax.files import to_path
 from mrti_jax.models.checkpoint import save_module
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
-from mrti_jax.models.stable_diffusion import load_tokenizer
+from mrti_jax.models.tokenizer import load_tokenizer
 
 # The release of diffusers whose files these are; readers only show it.
 DIFFUSERS_VERSION = "0.42.0"

@@ -66,9 +66,8 @@ def without_weights(config: Any, build: Callable[[], Module]) -> Frozen[Module]:
 def initialise(config: Any, build: Callable[[nnx.Rngs], Module], seed: int) -> Frozen[Module]:
     """A module with freshly drawn weights."""
 
-    def draw() -> tuple[nnx.GraphDef[Module], Params]:
-        graphdef, state = nnx.split(build(nnx.Rngs(seed)), nnx.Param)
-        return graphdef, nnx.to_pure_dict(state)
+    def draw() -> Params:
+        return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(seed)), nnx.Param))
 
     graphdef, _ = abstract(lambda: build(OneKey()))
-    return Frozen(config, graphdef, jax.jit(lambda: draw()[1])())
+    return Frozen(config, graphdef, jax.jit(draw)())

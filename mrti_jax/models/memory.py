@@ -58,8 +58,8 @@ def decoding_bytes(vae: VAEConfig, height: int, width: int, itemsize: int) -> in
     pixels = height * width
     # The second level's channels arrive at the first one's size.
     widest = vae.block_out_channels[min(1, len(vae.block_out_channels) - 1)]
-    mid_attention = (pixels // vae.downscale**2) ** 2 * _LOGIT_BYTES
-    return max(_ALIVE * pixels * widest * itemsize, mid_attention)
+    logits = min((pixels // vae.downscale**2) ** 2, LOGITS)
+    return max(_ALIVE * pixels * widest * itemsize, logits * _LOGIT_BYTES)
 
 
 def training_bytes(unet: UNetConfig, kept: int, weights: int) -> int:

@@ -17,10 +17,18 @@ from mrti_jax.models.attention import Kind, choose_kernel, with_kernel
 from mrti_jax.models.checkpoint import load_module
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
-from mrti_jax.models.parts import TEXT_PARTS, build_part, check_widths, part_dtype, read_configs
+from mrti_jax.models.parts import (
+    TEXT_PARTS,
+    build_part,
+    check_widths,
+    encoder_of,
+    part_dtype,
+    read_configs,
+)
 from mrti_jax.models.stored.find import open_model, tokenizer_folder
-from mrti_jax.models.stored.model import MINI, ModelSource, PredictionType
+from mrti_jax.models.stored.model import MINI, ModelSource, PredictionType, StoredModel
 from mrti_jax.models.text_encoder import TextEncoder, side_by_side
+from mrti_jax.models.tokenizer import load_tokenizer
 from mrti_jax.models.unet import UNet2DConditionModel
 from mrti_jax.models.vae import AutoencoderKL
 from mrti_jax.parallel.mesh import fitting_mesh
@@ -129,35 +137,20 @@ class StableDiffusion:
         return cls(
             source=source,
             tokenizers=tuple(
-                load_tokenizer(tokenizer_folder(words), words.pad_token)
-                for _, words in sorted(stored.tokenizers.items())
+                load_tokenizer(tokenizer_folder(words), words.pad_token, configs[encoder_of(part)])
+                for part, words in sorted(stored.tokenizers.items())
             ),
             text_models=tuple(module(part) for part in text_parts),
             unet=module("unet"),
             vae=module("vae"),
             scheduler_config=dict(stored.scheduler_config),
-            zeros_for_empty_prompt=bool(stored.index.get("force_zeros_for_empty_prompt", False)),
+            zeros_for_empty_prompt=zeros_for_empty_prompt(stored),
             dtype=jnp.dtype(dtype),
             mesh=mesh,
         )
 
 
-def load_tokenizer(folder: epath.Path, pad_token: str | None = None) -> CLIPTokenizer:
-    """The tokenizer of a diffusers folder; never asks the network.
-
-    Args:
-        pad_token: in place of the folder's own, if given.
-
-    Raises:
-        UserError: a file of it is missing or damaged.
-    """
-    missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).exists()]
-    if missing and not (folder / "tokenizer.json").exists():
-        raise UserError(f"{folder} holds no tokenizer: {' and '.join(missing)} missing")
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # damaged files raise anything
-        raise UserError(f"the tokenizer in {folder} can't be read: {error}") from None
-    if pad_token is not None:
-        tokenizer.pad_token = pad_token
-    return tokenizer
+def zeros_for_empty_prompt(stored: StoredModel) -> bool:
+    """Whether guidance is away from zeros: with XL, unless its index says otherwise."""
+    told = stored.index.get("force_zeros_for_empty_prompt", True)
+    return "text_encoder_2" in stored.modules and bool(told)

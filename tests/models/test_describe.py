@@ -96,11 +96,11 @@ def edit_json(path: Path, **values: Any) -> None:
             "scheduler: scheduler config: prediction_type is 'x0'",
         ),
         (
-            lambda f: edit_json(f / "scheduler/scheduler_config.json", _class_name="X"),
-            "scheduler: scheduler config: _class_name is 'X'",
+            lambda f: edit_json(f / "text_encoder/config.json", vocab_size=600),
+            "tokenizer: the tokenizer in .* has 1361 tokens, the text encoder 600",
         ),
     ],
-    ids=["merges", "vocab", "tokenizer-2", "prediction-type", "scheduler"],
+    ids=["merges", "vocab", "tokenizer-2", "prediction-type", "tokens"],
 )
 @pytest.mark.usefixtures("no_gradient")
 def test_what_beside_the_weights_is_wrong(
@@ -108,6 +108,16 @@ def test_what_beside_the_weights_is_wrong(
 ) -> None:
     damage(copy)
     assert re.search(f"^WRONG: {said}", told(capsys, str(copy), status=2), re.MULTILINE)
+
+
+@pytest.mark.usefixtures("no_gradient")
+def test_a_sampler_that_we_lack_is_only_told(
+    capsys: pytest.CaptureFixture[str], copy: Path
+) -> None:
+    edit_json(copy / "scheduler/scheduler_config.json", _class_name="UniPCMultistepScheduler")
+    text = told(capsys, str(copy))
+    assert "note: it can't be drawn with its own sampler: " in text
+    assert "UniPCMultistepScheduler" in text and "tensors: all there" in text
 
 
 @pytest.mark.usefixtures("no_gradient")

@@ -4,7 +4,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -115,11 +115,11 @@ class StoredTensor:
         for start in range(0, num_rows, step):
             yield start, min(start + step, num_rows)
 
-    def _read(self, file: BinaryIO) -> np.ndarray:
+    def _read(self, file: Any) -> np.ndarray:
         # Read, not mapped: a map's pages would count as memory of this process.
         data = np.empty(self.span, np.uint8)
         file.seek(self.offset)
-        if file.readinto(data.data) != len(data):  # type: ignore[attr-defined]
+        if file.readinto(data.data) != len(data):
             raise UserError(f"{self.path} is truncated: download or copy it again")
         strides = tuple(step * self.dtype.itemsize for step in self.strides)
         return np.ndarray(self.shape, self.dtype, data, strides=strides)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a stored tokenizer, and checks that it belongs to its text encoder."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+from transformers import CLIPTokenizer
+
+from mrti_jax.errors import UserError
+from mrti_jax.files import in_object_store
+from mrti_jax.models.clip import CLIPTextConfig
+
+# Where a tokenizer doesn't say how long its prompts are, transformers says more than this.
+_UNTOLD = 10**9
+
+
+def load_tokenizer(
+    folder: epath.Path, pad_token: str | None = None, text: CLIPTextConfig | None = None
+) -> CLIPTokenizer:
+    """The tokenizer of a diffusers folder; never asks the network.
+
+    Args:
+        pad_token: in place of the folder's own, if given.
+        text: the text encoder's; if given, the tokenizer must belong to it.
+
+    Raises:
+        UserError: a file of it is missing or damaged; it has tokens that the text encoder lacks.
+    """
+    missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).exists()]
+    if missing and not (folder / "tokenizer.json").exists():
+        raise UserError(f"{folder} holds no tokenizer: {' and '.join(missing)} missing")
+    # Set later, it would not become a special token, which is split off whatever is beside it.
+    options: dict[str, Any] = {} if pad_token is None else {"pad_token": pad_token}
+    try:
+        with tempfile.TemporaryDirectory() as copy:
+            here = _copied(folder, Path(copy)) if in_object_store(folder) else folder
+            tokenizer = CLIPTokenizer.from_pretrained(str(here), local_files_only=True, **options)
+    except Exception as error:  # damaged files raise anything
+        raise UserError(f"the tokenizer in {folder} can't be read: {error}") from None
+    if text is not None:
+        if len(tokenizer) > text.vocab_size:
+            raise UserError(
+                f"the tokenizer in {folder} has {len(tokenizer)} tokens, the text encoder "
+                f"{text.vocab_size}: they don't belong together"
+            )
+        if tokenizer.model_max_length > _UNTOLD:
+            tokenizer.model_max_length = text.max_position_embeddings
+    return tokenizer
+
+
+def _copied(folder: epath.Path, copy: Path) -> Path:
+    """The folder on this machine, where transformers can read it."""
+    for file in folder.iterdir():
+        if file.suffix in (".json", ".txt"):
+            (copy / file.name).write_bytes(file.read_bytes())
+    return copy
