@@ -6,6 +6,7 @@ same command goes on where it was stopped.
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 
 import jax
@@ -14,6 +15,7 @@ from etils import epath
 from jaxtyping import Float
 from transformers import CLIPTokenizer
 
+from mrti_jax.commands import run_command
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.mini import tokenizer as tokenizer_stage
 from mrti_jax.mini.autoencoder import encode_pictures, train_vae, unit_scale
@@ -29,6 +31,7 @@ from mrti_jax.models.export import save_pipeline
 from mrti_jax.models.frozen import Frozen
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.stored.find import local_path
+from mrti_jax.models.tokenizer import load_tokenizer
 from mrti_jax.models.unet import UNet2DConditionModel
 from mrti_jax.models.vae import AutoencoderKL
 from mrti_jax.parallel.mesh import make_mesh
@@ -103,7 +106,7 @@ def build(settings: Build) -> None:
         tokenizer_stage.write(tokenizer_folder)
     else:
         tokenizer_folder = local_path(settings.start) / "tokenizer"
-    tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_folder))
+    tokenizer = load_tokenizer(epath.Path(tokenizer_folder))
     scenes = list(random_scenes(amounts.unet_pictures, UNET_SEED))
     vae, unet, text, names = base_parts(settings, work, scenes, tokenizer)
 
@@ -129,12 +132,12 @@ def build(settings: Build) -> None:
     save_map(names, out)
 
 
-def main() -> None:
-    """The command."""
-    import tyro
-
-    build(tyro.cli(Build, description=__doc__))
+def main() -> int:
+    """The command; gives its exit status."""
+    return run_command(
+        Build, build, None, prog="python -m mrti_jax.mini.build", description=str(__doc__)
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

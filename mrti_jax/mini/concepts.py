@@ -9,17 +9,21 @@ vary, as in a user's handful of photos.
 the sample concept that ship in `mrti_jax/assets/concept`.
 """
 
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import tyro
 from etils import epath
 from PIL import Image
 
+from mrti_jax.commands import run_command
 from mrti_jax.errors import UserError, nearest
+from mrti_jax.files import to_path, write_whole
 from mrti_jax.mini.world.caption import with_article
-from mrti_jax.mini.world.combos import Combo
+from mrti_jax.mini.world.combos import RESERVED, Combo
 from mrti_jax.mini.world.render import render
 from mrti_jax.mini.world.scene import Scene, random_background, random_details, random_placement
 
@@ -33,26 +37,10 @@ class Appearance:
     details: Mapping[str, float]
 
 
-_WORDS = {
-    "jane": "star striped blue yellow",
-    "nell": "heart checked red white",
-    "otto": "flower dotted purple white",
-    "luna": "moon striped blue white",
-    "gus": "ring zigzag green white",
-    "cora": "cross ringed orange blue",
-    "dax": "diamond checked black yellow",
-    "quinn": "square ringed pink blue",
-    "tess": "triangle zigzag white red",
-    "zoe": "circle zigzag yellow green",
-    "hugo": "heart striped black pink",
-    "stella": "star dotted red white",
-    "olaf": "circle checked orange blue",
-    "flora": "flower striped pink purple",
-}
 _SEED = 2
 CONCEPTS: dict[str, Appearance] = {
-    name: Appearance(name, Combo(*words.split()), random_details(np.random.default_rng((_SEED, i))))
-    for i, (name, words) in enumerate(_WORDS.items())
+    name: Appearance(name, combo, random_details(np.random.default_rng((_SEED, i))))
+    for i, (name, combo) in enumerate(RESERVED.items())
 }
 SAMPLE = "jane"
 """The concept of the project's examples."""
@@ -106,27 +94,33 @@ def best_caption(appearance: Appearance) -> str:
 
 
 def save_photos(appearance: Appearance, folder: epath.PathLike, seed: int = SAMPLE_SEED) -> None:
-    """Writes four photos of the concept as PNG files of 256 x 256 px."""
-    target = epath.Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    """Writes four photos of the concept as PNG files of 256 x 256 px. Raises UserError where they
+    can't be written."""
+    target = to_path(folder)
     for index, scene in enumerate(photos(appearance, rng=np.random.default_rng(seed)), 1):
-        path = target / f"{appearance.name}{index}.png"
-        with path.open("wb") as file:
-            Image.fromarray(render(scene, PHOTO_SIZE)).save(file, "PNG", optimize=True)
+        content = io.BytesIO()
+        Image.fromarray(render(scene, PHOTO_SIZE)).save(content, "PNG", optimize=True)
+        write_whole(target / f"{appearance.name}{index}.png", content.getvalue())
 
 
-def main(arguments: Sequence[str]) -> int:
+@dataclass(frozen=True)
+class Flags:
+    folder: tyro.conf.Positional[str]
+    """Where the photos go."""
+    name: tyro.conf.Positional[str] = SAMPLE
+    """Which of the ready-made concepts."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """The command; gives its exit status."""
-    if not 1 <= len(arguments) <= 2:
-        print("usage: python -m mrti_jax.mini.concepts FOLDER [NAME]", file=sys.stderr)
-        return 2
-    try:
-        save_photos(concept(arguments[1] if len(arguments) > 1 else SAMPLE), arguments[0])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(
+        Flags,
+        lambda flags: save_photos(concept(flags.name), flags.folder),
+        argv,
+        prog="python -m mrti_jax.mini.concepts",
+        description="Draws four photos of a concept.",
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the miniature's tokenizer: byte-level BPE in CLIP's file format, on the world's captions.
+"""Trains the embedded model's tokenizer: byte-level BPE in the format of CLIP, on its captions."""
 
-Run as `python -m mrti_jax.mini.tokenizer FOLDER`.
-"""
-
-import argparse
 import json
 import re
 from functools import cache
@@ -93,9 +89,3 @@ def write(folder: epath.PathLike) -> None:
     (path / "merges.txt").write_text("\n".join(lines) + "\n")
     (path / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
     (path / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", help="where vocab.json, merges.txt and the settings go")
-    write(parser.parse_args().folder)

@@ -4,12 +4,13 @@
 import dataclasses
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mrti_jax.errors import UserError
-from mrti_jax.mini.concepts import CONCEPTS, SAMPLE, best_caption, concept, photos
+from mrti_jax.mini.concepts import CONCEPTS, SAMPLE, best_caption, concept, main, photos
 from mrti_jax.mini.world import HELD_OUT, THINGS, Scene, caption, object_mask, random_scene, render
 from mrti_jax.mini.world.caption import PLACE_PHRASES, TEXTURE_NOUNS
 from mrti_jax.mini.world.palette import COLOURS, CONTRASTING
@@ -155,3 +156,17 @@ def test_concepts_are_held_out_and_keep_their_details_in_every_photo() -> None:
 def test_unknown_concept() -> None:
     with pytest.raises(UserError, match="Did you mean 'jane'"):
         concept("jan")
+
+
+def test_a_concepts_photos_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path / "new"), "dax"]) == 0
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        f"dax{i}.png" for i in (1, 2, 3, 4)
+    }
+    assert main([str(tmp_path), "dex"]) == 2
+    assert "no built-in concept 'dex'" in capsys.readouterr().err
+    (tmp_path / "file").write_text("mine")
+    assert main([str(tmp_path / "file")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
