@@ -14,23 +14,23 @@ TimestepSpacing = Literal["leading", "linspace", "trailing"]
 def spaced_timesteps(
     spacing: TimestepSpacing,
     num_train_timesteps: int,
-    num_inference_steps: int,
+    num_steps: int,
     steps_offset: int = 0,
     *,
     end_at_data: bool = False,
 ) -> Float64[np.ndarray, " n"]:
-    """`num_inference_steps` falling timesteps; `steps_offset` counts for "leading" only.
+    """`num_steps` falling timesteps; `steps_offset` counts for "leading" only.
 
     Whole numbers, save for "linspace". With `end_at_data`, "leading" and "linspace" divide the
     range by one more and leave the last one out: the sampler's last step goes from there to 0.
     Raises UserError where there are fewer than 1 or too many steps.
     Warns where the first timestep has little noise, so that pure noise is a wrong start.
     """
-    total, count = num_train_timesteps, num_inference_steps
+    total, count = num_train_timesteps, num_steps
     if not 1 <= count <= total:
         raise UserError(
-            f"num_inference_steps is {count}; the model was trained with {total} timesteps, so "
-            f"take 1 to {total} steps."
+            f"num_steps is {count}; the model was trained with {total} timesteps, so take 1 to "
+            f"{total} steps."
         )
     points = count + 1 if end_at_data else count
     if spacing == "leading":
@@ -43,13 +43,13 @@ def spaced_timesteps(
     timesteps = timesteps[:count]
     if timesteps[0] > total - 1 or timesteps[-1] < 0:
         raise UserError(
-            f"num_inference_steps {count} with timestep_spacing '{spacing}' and steps_offset "
+            f"num_steps {count} with the model's timestep_spacing '{spacing}' and steps_offset "
             f"{steps_offset} leaves the {total} trained timesteps: take fewer steps."
         )
     if timesteps[0] < 0.1 * (total - 1):
         warn(
-            f"num_inference_steps {count} with timestep_spacing '{spacing}' starts at timestep "
+            f"num_steps {count} with the model's timestep_spacing '{spacing}' starts at timestep "
             f"{timesteps[0]:g} of {total}, where the model expects hardly any noise: take more "
-            "steps, or timestep_spacing 'trailing'."
+            "steps."
         )
     return timesteps

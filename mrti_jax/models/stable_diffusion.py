@@ -42,7 +42,7 @@ class StableDiffusion:
         source: what it was loaded from.
         tokenizers, text_models: one of each, or SDXL's two.
         zeros_for_empty_prompt: the guidance is away from zeros, not from the states of "".
-        scheduler_config: the JSON object of `scheduler/scheduler_config.json`.
+        scheduler_config: the JSON object of `scheduler/scheduler_config.json`, brought up to date.
         dtype: of the weights and activations (norms, softmax and losses are float32 anyway).
         mesh: the devices that hold the weights.
     """
@@ -143,11 +143,20 @@ class StableDiffusion:
             text_models=tuple(module(part) for part in text_parts),
             unet=module("unet"),
             vae=module("vae"),
-            scheduler_config=dict(stored.scheduler_config),
+            scheduler_config=scheduler_config(stored),
             zeros_for_empty_prompt=zeros_for_empty_prompt(stored),
             dtype=jnp.dtype(dtype),
             mesh=mesh,
         )
+
+
+def scheduler_config(stored: StoredModel) -> dict[str, Any]:
+    """The scheduler's options. For 1.x and 2.x diffusers' pipeline overrules two of them, which
+    early files have otherwise; for XL it does not."""
+    config = dict(stored.scheduler_config)
+    if "text_encoder_2" not in stored.modules:
+        config |= {"steps_offset": 1, "clip_sample": False}
+    return config
 
 
 def zeros_for_empty_prompt(stored: StoredModel) -> bool:

@@ -11,6 +11,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from mrti_jax.concept import Concept
+from mrti_jax.diffusion import make_sampler, sampler_from_config
+from mrti_jax.errors import UserError, warn
 from mrti_jax.files import write_whole
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.processes import is_writer
@@ -24,9 +26,17 @@ FINAL_NAME = "grid.png"
 SEEDS = (0, 1)
 RESOLUTIONS = ("0.0", "0.5", "0.8")
 MAX_COLUMNS = 10
+OTHER_SAMPLER = "ddim"
 PROMPTS = {"object": "a photo of a {}", "style": "a painting in the style of {}"}
 # The photos' backgrounds are not the concept's: without a word, they would show through.
 FINAL_PROMPTS = {**PROMPTS, "object": "a photo of a {} on a white background"}
+
+
+def warn_of_another_sampler(sd: StableDiffusion) -> None:
+    """Warns where pictures can't be drawn with the sampler that the model is made for."""
+    name, problem = _sampler(sd)
+    if problem:
+        warn(f"the pictures of the training are drawn with the sampler {name}: {problem}")
 
 
 def draw_progress(
@@ -49,6 +59,7 @@ def draw_progress(
         prompts,
         [concept],
         seeds=SEEDS,
+        sampler=_sampler(sd)[0],
         num_steps=config.train.picture_steps,
         guidance_scale=config.train.picture_guidance,
         height=size,
@@ -94,6 +105,7 @@ def draw_final(
             [concept],
             rows="schemes",
             values=values,
+            sampler=_sampler(sd)[0],
             num_steps=config.train.picture_steps,
             guidance_scale=config.train.picture_guidance,
             height=size,
@@ -110,6 +122,16 @@ def draw_final(
     labels = ["photos", *drawn.row_labels]
     sheet = make_grid(cells, labels, drawn.column_labels, title, rows_above=1)
     _save(sheet, out / FINAL_NAME)
+
+
+def _sampler(sd: StableDiffusion) -> tuple[str, str]:
+    """The model's own, or another and why."""
+    try:
+        name = sampler_from_config(sd.scheduler_config)
+        make_sampler(name, sd.scheduler_config)
+    except UserError as error:
+        return OTHER_SAMPLER, str(error)
+    return name, ""
 
 
 def _save(sheet: Image.Image, path: epath.Path) -> None:

@@ -62,6 +62,8 @@ def test_options_of_the_caller():
         make_sampler("ddim", SD15, etta=1.0)
     with pytest.raises(UserError, match="eta is 2"):
         make_sampler("ddim", SD15, eta=2.0)
+    with pytest.raises(UserError, match="eta is an option of DDIM alone"):
+        make_sampler("euler", SD15, eta=1.0)
     assert make_sampler("ddim", SD15, eta=1).stochastic
     assert make_sampler("ddim", SD15, steps_offset=0).steps_offset == 0
 
@@ -77,7 +79,7 @@ def test_pndm_config_without_the_key_means_runge_kutta():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_number_of_steps(name, count):
     schedule = NoiseSchedule.from_config(SD15)
-    with pytest.raises(UserError, match=f"num_inference_steps is {count}.* 1 to 1000"):
+    with pytest.raises(UserError, match=f"num_steps is {count}.* 1 to 1000"):
         make_sampler(name, SD15).plan(schedule, count)
 
 
@@ -91,8 +93,14 @@ def test_steps_that_leave_the_schedule_or_repeat():
 
 def test_no_signal_and_epsilon():
     config = SD15 | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    with pytest.raises(UserError, match="use 'v_prediction'"):
+    with pytest.raises(UserError, match="has prediction_type 'v_prediction'"):
         make_sampler("ddim", config).plan(NoiseSchedule.from_config(config), 10)
+
+
+@pytest.mark.parametrize("solver_type", ["bh1", "bh2", "logrho"])
+def test_solvers_of_other_schedulers_are_midpoint(solver_type):
+    config = SD15 | {"solver_type": solver_type}
+    assert make_sampler("dpmpp_2m", config) == make_sampler("dpmpp_2m", SD15)
 
 
 def test_scheduler_classes():

@@ -13,9 +13,8 @@ from etils import epath
 from tiny import pads_with, text_config
 
 from mrti_jax.errors import UserError
-from mrti_jax.models.stable_diffusion import StableDiffusion, zeros_for_empty_prompt
-from mrti_jax.models.stored.find import mini_folder, open_model
-from mrti_jax.models.stored.model import ModelSource
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.stored.find import mini_folder
 from mrti_jax.models.tokenizer import load_tokenizer
 
 MINI = mini_folder() / "tokenizer"
@@ -59,17 +58,3 @@ def test_a_model_in_an_object_store(
     np.testing.assert_array_equal(
         sd.unet.params["conv_in"]["kernel"], tiny_sd.unet.params["conv_in"]["kernel"]
     )
-
-
-def test_guidance_away_from_zeros_is_for_xl(
-    tiny_folder: Path, tiny_xl_folder: Path, tmp_path: Path
-) -> None:
-    copy = Path(shutil.copytree(tiny_xl_folder, tmp_path / "xl"))
-    index = json.loads((copy / "model_index.json").read_text())
-    for told, expected in ((True, True), (False, False), (None, True)):
-        values = index | {"force_zeros_for_empty_prompt": told}
-        if told is None:
-            del values["force_zeros_for_empty_prompt"]
-        (copy / "model_index.json").write_text(json.dumps(values))
-        assert zeros_for_empty_prompt(open_model(ModelSource(path=str(copy)))) is expected
-    assert not zeros_for_empty_prompt(open_model(ModelSource(path=str(tiny_folder))))

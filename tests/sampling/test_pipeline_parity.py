@@ -2,6 +2,8 @@
 """Whole pictures against PyTorch's pipelines, from the same folder and latents."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,31 @@ PROMPT, NEGATIVE, SEED = "a photo of a red circle!! and more!", "a blue square!"
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_sd1(sampler: str, tiny_folder: Path, tiny_sd: StableDiffusion) -> None:
     compare(sampler, tiny_folder, tiny_sd)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "outdated"),
+    [
+        ("ddim", {"steps_offset": 0}),
+        ("ddim", {"clip_sample": True}),
+        ("pndm", {"steps_offset": None}),
+        ("euler", {"steps_offset": None, "timestep_spacing": "leading"}),
+    ],
+    ids=["offset", "clip", "pndm", "euler"],
+)
+@pytest.mark.filterwarnings("ignore:The configuration file of this scheduler:FutureWarning")
+def test_outdated_scheduler_config(
+    sampler: str, outdated: dict[str, Any], tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Which diffusers' pipeline of 1.x and 2.x corrects."""
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text()) | {"_class_name": SCHEDULERS[sampler]} | outdated
+    path.write_text(json.dumps({key: v for key, v in config.items() if v is not None}))
+    index = folder / "model_index.json"
+    scheduler = ["diffusers", SCHEDULERS[sampler]]
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"scheduler": scheduler}))
+    compare(None, folder, StableDiffusion.load(folder))
 
 
 def test_sd2(tiny_v_folder: Path, tiny_v_sd: StableDiffusion) -> None:
@@ -75,7 +102,7 @@ def test_embedded_model() -> None:
 
 
 def compare(
-    sampler: str,
+    sampler: str | None,
     folder: Path,
     sd: StableDiffusion,
     ours: dict[str, Any] | None = None,
@@ -88,8 +115,9 @@ def compare(
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
     pipeline = pipeline.to(torch.float32)  # what is stored in float16 as well
     pipeline.set_progress_bar_config(disable=True)
-    scheduler = getattr(diffusers, SCHEDULERS[sampler])
-    pipeline.scheduler = scheduler.from_config(sd.scheduler_config)
+    if sampler is not None:
+        scheduler = getattr(diffusers, SCHEDULERS[sampler])
+        pipeline.scheduler = scheduler.from_config(sd.scheduler_config)
     key = jax.random.fold_in(jax.random.key(SEED), 0)
     size = sd.unet.config.sample_size
     latents = np.asarray(jax.random.normal(key, (size, size, 4)))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole runs on a tiny model: what is trained, what is written, how a stopped run goes on."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,19 @@ def test_sheets_of_pictures(
     learn(tiny_sd, pictures, **WORDS, out=tmp_path, config=config)
     assert (tmp_path / "grid.png").stat().st_size > 1000
     assert [p.name for p in (tmp_path / "pictures").iterdir()] == ["step_000002.png"]
+
+
+@pytest.mark.filterwarnings("ignore:.*steps skip bucket")
+def test_a_model_without_a_sampler_of_ours_is_trained_and_drawn_with_another(
+    tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable, tmp_path: Path
+):
+    config = tiny_sd.scheduler_config | {"_class_name": "UniPCMultistepScheduler"}
+    sd = dataclasses.replace(tiny_sd, scheduler_config=config)
+    made = make_config(concept=FEW_ROWS, train={"picture_steps": 2, "final_grid": True})
+    with pytest.warns(UserWarning, match="drawn with the sampler ddim: .*UniPC") as told:
+        learn(sd, pictures, **WORDS, out=tmp_path, config=made)
+    assert len([one for one in told if "UniPC" in str(one.message)]) == 1
+    assert (tmp_path / "grid.png").exists()
 
 
 def test_empty_places_of_a_batch_are_told(

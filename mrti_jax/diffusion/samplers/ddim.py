@@ -34,7 +34,7 @@ class DDIM(Sampler):
 
     As in the reference, a step goes to t - T // n, which for "linspace" and "trailing" is not
     always the next timestep. One default differs: `clip_sample`, since latents reach far beyond
-    [-1, 1] (the reference's Stable Diffusion pipeline turns it off as well).
+    [-1, 1].
     """
 
     timestep_spacing: TimestepSpacing = "leading"
@@ -53,13 +53,11 @@ class DDIM(Sampler):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def plan(self, schedule: NoiseSchedule, num_inference_steps: int) -> Steps:
+    def plan(self, schedule: NoiseSchedule, num_steps: int) -> Steps:
         total = schedule.num_train_timesteps
-        timesteps = spaced_timesteps(
-            self.timestep_spacing, total, num_inference_steps, self.steps_offset
-        )
+        timesteps = spaced_timesteps(self.timestep_spacing, total, num_steps, self.steps_offset)
         timesteps = timesteps.round().astype(np.int32)
-        next_timesteps = timesteps - total // num_inference_steps
+        next_timesteps = timesteps - total // num_steps
         alphas_cumprod = schedule.alphas_cumprod.astype(np.float64)
         last = 1.0 if self.set_alpha_to_one else alphas_cumprod[0]
         current = alphas_cumprod[timesteps]
@@ -67,8 +65,8 @@ class DDIM(Sampler):
         if self.prediction_type == "epsilon" and current.min() == 0:
             raise UserError(
                 "scheduler config: rescale_betas_zero_snr with prediction_type 'epsilon': at zero "
-                "signal the noise tells nothing of the picture; use 'v_prediction', or another "
-                "timestep_spacing."
+                "signal the noise tells nothing of the picture; a model of such a schedule has "
+                "prediction_type 'v_prediction'."
             )
         variance = self.eta**2 * (1 - following) / (1 - current) * (1 - current / following)
         return Steps(

@@ -32,6 +32,10 @@ class Steps(NamedTuple):
     extrapolation: Any  # 1 / (2 r_i), 0 where the step is first order
 
 
+# Of UniPC and DEIS, which the reference reads as midpoint, too.
+OTHER_SOLVERS = ("bh1", "bh2", "logrho")
+
+
 class DPMppState(NamedTuple):
     """`x0` is what the call before estimated."""
 
@@ -71,14 +75,20 @@ class DPMpp2M(Sampler):
         }
     )
 
-    def plan(self, schedule: NoiseSchedule, num_inference_steps: int) -> Steps:
-        timesteps, ratio = self._timesteps_and_ratios(schedule, num_inference_steps)
+    @classmethod
+    def from_config(cls, scheduler_config: Mapping[str, Any], **options: Any) -> "Sampler":
+        if scheduler_config.get("solver_type") in OTHER_SOLVERS:
+            scheduler_config = {**scheduler_config, "solver_type": "midpoint"}
+        return super().from_config(scheduler_config, **options)
+
+    def plan(self, schedule: NoiseSchedule, num_steps: int) -> Steps:
+        timesteps, ratio = self._timesteps_and_ratios(schedule, num_steps)
         last = 0.0 if self.final_sigmas_type == "zero" else schedule.noise_to_signal[0]
         following = np.append(ratio[1:], last)
         decay_of_ratio = following / ratio  # exp(-h), as lambda = -log(ratio)
         if decay_of_ratio[:-1].max(initial=0) >= 1 or decay_of_ratio[-1] > 1:
             raise UserError(
-                f"num_inference_steps {num_inference_steps} with timestep_spacing "
+                f"num_steps {num_steps} with timestep_spacing "
                 f"'{self.timestep_spacing}' repeats a timestep, which sampler DPMpp2M can't do: "
                 "take fewer steps."
             )
@@ -86,7 +96,7 @@ class DPMpp2M(Sampler):
         with np.errstate(divide="ignore"):
             h = -np.log(decay_of_ratio)
         extrapolation = np.append(0.0, h[1:] / h[:-1] / 2)  # 1 / (2 r), r = h_(i-1) / h_i
-        few = self.lower_order_final and num_inference_steps < FEW_STEPS
+        few = self.lower_order_final and num_steps < FEW_STEPS
         if self.final_sigmas_type == "zero" or self.euler_at_final or few:
             extrapolation[-1] = 0
         return Steps(
@@ -104,19 +114,19 @@ class DPMpp2M(Sampler):
         )
 
     def _timesteps_and_ratios(
-        self, schedule: NoiseSchedule, num_inference_steps: int
+        self, schedule: NoiseSchedule, num_steps: int
     ) -> tuple[Int32[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
         ratios = schedule.noise_to_signal
         timesteps = spaced_timesteps(
             self.timestep_spacing,
             schedule.num_train_timesteps,
-            num_inference_steps,
+            num_steps,
             self.steps_offset,
             end_at_data=True,
         ).round()
         if not self.use_karras_sigmas:
             return timesteps.astype(np.int32), ratios[timesteps.astype(np.int32)]
-        sigmas = karras_sigmas(ratios[-1], ratios[0], num_inference_steps)
+        sigmas = karras_sigmas(ratios[-1], ratios[0], num_steps)
         return timesteps_of(sigmas, ratios).round().astype(np.int32), sigmas
 
     def initialize(self, noise: Float[Array, "*shape"], steps: Steps) -> DPMppState:

@@ -63,12 +63,12 @@ class Euler(Sampler):
         }
     )
 
-    def plan(self, schedule: NoiseSchedule, num_inference_steps: int) -> Steps:
+    def plan(self, schedule: NoiseSchedule, num_steps: int) -> Steps:
         timesteps, sigmas = interpolated(
-            schedule, self.timestep_spacing, num_inference_steps, self.steps_offset
+            schedule, self.timestep_spacing, num_steps, self.steps_offset
         )
         if self.use_karras_sigmas:
-            sigmas = karras_sigmas(sigmas[0], sigmas[-1], num_inference_steps)
+            sigmas = karras_sigmas(sigmas[0], sigmas[-1], num_steps)
             timesteps = timesteps_of(sigmas, schedule.noise_to_signal)
         last = 0.0 if self.final_sigmas_type == "zero" else schedule.noise_to_signal[0]
         following = np.append(sigmas[1:], last)
@@ -94,9 +94,9 @@ class Euler(Sampler):
 
 
 def interpolated(
-    schedule: NoiseSchedule, spacing: TimestepSpacing, num_inference_steps: int, offset: int
+    schedule: NoiseSchedule, spacing: TimestepSpacing, num_steps: int, offset: int
 ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
     """Falling, fractional timesteps and their noise-to-signal ratios."""
     total = schedule.num_train_timesteps
-    timesteps = spaced_timesteps(spacing, total, num_inference_steps, offset)
+    timesteps = spaced_timesteps(spacing, total, num_steps, offset)
     return timesteps, np.interp(timesteps, np.arange(total), schedule.noise_to_signal)

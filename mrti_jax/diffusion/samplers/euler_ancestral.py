@@ -35,9 +35,9 @@ class EulerAncestral(Sampler):
     def stochastic(self) -> bool:
         return True
 
-    def plan(self, schedule: NoiseSchedule, num_inference_steps: int) -> Steps:
+    def plan(self, schedule: NoiseSchedule, num_steps: int) -> Steps:
         timesteps, sigma = interpolated(
-            schedule, self.timestep_spacing, num_inference_steps, self.steps_offset
+            schedule, self.timestep_spacing, num_steps, self.steps_offset
         )
         following = np.append(sigma[1:], 0.0)
         sigma_up = following * np.sqrt(1 - (following / sigma) ** 2)

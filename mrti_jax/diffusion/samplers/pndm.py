@@ -72,12 +72,10 @@ class PNDM(Sampler):
             scheduler_config = {"skip_prk_steps": False, **scheduler_config}
         return super().from_config(scheduler_config, **options)
 
-    def plan(self, schedule: NoiseSchedule, num_inference_steps: int) -> Steps:
+    def plan(self, schedule: NoiseSchedule, num_steps: int) -> Steps:
         total = schedule.num_train_timesteps
-        spaced = spaced_timesteps(
-            self.timestep_spacing, total, num_inference_steps, self.steps_offset
-        )
-        stride = total // num_inference_steps
+        spaced = spaced_timesteps(self.timestep_spacing, total, num_steps, self.steps_offset)
+        stride = total // num_steps
         first, rest = np.split(spaced.round().astype(np.int32), [1])
         timesteps = np.concatenate([first, rest[:1], rest])
         repeats = np.arange(len(timesteps)) == 1

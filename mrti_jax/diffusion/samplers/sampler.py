@@ -59,6 +59,10 @@ class Sampler(ABC):
         """
         kinds = {field.name: field.type for field in fields(cls)}
         for name in options:
+            if name == "eta" and name not in kinds:
+                raise UserError(
+                    "eta is an option of DDIM alone: leave it out, or take the sampler ddim"
+                )
             if name not in kinds:
                 raise UserError(
                     f"sampler {cls.__name__} has no option {name!r}, its options are "
@@ -82,7 +86,7 @@ class Sampler(ABC):
         return False
 
     @abstractmethod
-    def plan(self, schedule: NoiseSchedule, num_inference_steps: int) -> Any:
+    def plan(self, schedule: NoiseSchedule, num_steps: int) -> Any:
         """The timesteps and coefficients of all calls of the network; raises UserError."""
 
     def init_noise_sigma(self, steps: Any) -> Any:
