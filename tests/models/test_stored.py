@@ -351,6 +351,23 @@ def test_encrypted_pytorch_file(tmp_path: Path) -> None:
         read_torch_file(epath.Path(path))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{6: 0xFF}, {9: 0x08, 46: 0xFF}, {28: 0xFF}, {30: 0xFF}, {43: 0x80}],
+    ids=["version", "name-not-utf-8", "name-length", "extra-length", "place"],
+)
+def test_damaged_directory_of_a_pytorch_file(tmp_path: Path, changes: dict[int, int]) -> None:
+    path = write_torch_zip(tmp_path / "a.ckpt", pickle.dumps({}, 2))
+    content = bytearray(path.read_bytes())
+    place = content.find(b"PK\x01\x02")
+    for at, value in changes.items():
+        content[place + at] = value
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_torch_file(epath.Path(path))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_damaged_pytorch_files(tmp_path: Path) -> None:
     def tensor(size: tuple[int, ...]) -> bytes:
         # ('storage', torch.FloatStorage, '0', 'cpu', 4), as a persistent id, in a tensor.

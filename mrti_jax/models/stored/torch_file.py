@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 
 from mrti_jax.errors import UserError
+from mrti_jax.files import reason
 from mrti_jax.models.stored.tensor import DTYPES, StoredTensor
 
 _STORAGES = {
@@ -88,8 +89,12 @@ def read_torch_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[str
             f"{path} was not read, and nothing in it was run: its pickle asks for {refused}, which "
             "no weights need; take the model from a source that you trust, as safetensors"
         ) from None
-    except (OSError, ImportError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} can't be read: {error}") from None
+    except UserError:
+        raise
+    except (OSError, ImportError) as error:
+        raise UserError(f"{path} can't be read: {reason(error)}") from None
+    except Exception as error:  # zipfile raises anything at a damaged directory
+        raise UserError(f"{path} is damaged: {reason(error)}; download or copy it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no state dict, but {type(content).__name__}")
     state = content.get("state_dict", content)
