@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model comes out the same from every layout of its files; what is wrong is told in one line."""
 
+import contextlib
 import json
 import os
 import pickle
 import shutil
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -368,23 +370,94 @@ def test_damaged_directory_of_a_pytorch_file(tmp_path: Path, changes: dict[int, 
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_damaged_pytorch_files(tmp_path: Path) -> None:
-    def tensor(size: tuple[int, ...]) -> bytes:
-        # ('storage', torch.FloatStorage, '0', 'cpu', 4), as a persistent id, in a tensor.
-        storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ"
-        numbers = b"(" + b"".join(b"K" + bytes([n]) for n in size) + b"t"
-        arguments = b"(" + storage + b"K\0" + numbers + b"(K\x01t\x89}t"
-        rebuilt = b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R"
-        return b"\x80\x02}X\x01\0\0\0a" + rebuilt + b"s."
+def pickled_tensor(
+    size: tuple[int, ...],
+    strides: tuple[int, ...] = (1,),
+    first: bytes = b"K\0",
+    storage: bytes = b"",
+    state: bytes = b"",
+) -> bytes:
+    """A state dict with the tensor `a`; `state`: its attributes, as a pickle sets them."""
 
-    path = write_torch_zip(tmp_path / "a.bin", tensor((4,)))
+    def numbers(values: tuple[int, ...]) -> bytes:
+        return b"(" + b"".join(b"I%d\n" % n for n in values) + b"t"
+
+    # ('storage', torch.FloatStorage, '0', 'cpu', 4), as a persistent id.
+    storage = storage or (
+        b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ"
+    )
+    arguments = b"(" + storage + first + numbers(size) + numbers(strides) + b"\x89}t"
+    rebuilt = b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R"
+    return b"\x80\x02}X\x01\0\0\0a" + rebuilt + state + b"s."
+
+
+def test_damaged_pytorch_files(tmp_path: Path) -> None:
+    path = write_torch_zip(tmp_path / "a.bin", pickled_tensor((4,)))
     assert read_torch_file(epath.Path(path))[0]["a"].read().tolist() == [0.0] * 4
     for pickled, told in [
-        (tensor((5,)), "larger than its storage"),
-        (tensor((2, 2)), "ends in ValueError"),
-        (tensor((4,))[:-3], "ends in"),
+        (pickled_tensor((5,)), "larger than its storage"),
+        (pickled_tensor((2**30,), (0,)), "larger than its storage"),
+        (pickled_tensor((3, 2**20), (1, 0)), "larger than its storage"),
+        (pickled_tensor((0, 2**70), (1, 1)), "ends in ValueError"),
+        (pickled_tensor((1,), (2**70,)), "ends in ValueError"),
+        (pickled_tensor((2, 2)), "ends in ValueError"),
+        (pickled_tensor((-1,)), "ends in ValueError"),
+        (pickled_tensor((4,), first=b"G" + bytes(8)), "ends in Type"),
+        (pickled_tensor((4,), storage=b"(K\x04K\0K\x10t"), "ends in Type"),
+        (pickled_tensor((4,))[:-3], "ends in"),
         (b"\x80\x02K\x01.", "holds no state dict, but int"),
     ]:
         write_torch_zip(path, pickled)
         with pytest.raises(UserError, match=told):
             read_torch_file(epath.Path(path))
+
+
+def test_a_storage_that_is_larger_than_the_file(tmp_path: Path) -> None:
+    path = write_torch_zip(tmp_path / "a.bin", pickled_tensor((2**28 - 1,)))
+    content = bytearray(path.read_bytes())
+    entry = content.rfind(b"PK\x01\x02", 0, content.rfind(b"archive/data/0"))
+    content[entry + 20 : entry + 28] = (2**30).to_bytes(4, "little") * 2
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="'archive/data/0' is larger than the file"):
+        read_torch_file(epath.Path(path))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"offset": -100},
+        {"shape": (2**46,)},
+        {"strides": (0,), "shape": (2**46,)},
+        {"path": "/etc/passwd"},
+        (None, {"dtype": "V999", "offset": 2**62}),
+    ],
+    ids=["offset", "shape", "strides", "path", "slots"],
+)
+def test_a_pickle_cannot_change_a_tensor_that_was_checked(tmp_path: Path, state: object) -> None:
+    attributes = pickle.dumps(state, 2)[2:-1] + b"b"
+    path = write_torch_zip(tmp_path / "a.bin", pickled_tensor((4,), state=attributes))
+    tensor = read_torch_file(epath.Path(path))[0]["a"]
+    assert (tensor.path, tensor.shape, tensor.strides) == (epath.Path(path), (4,), (1,))
+    assert tensor.read().tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02}r" + (2**23).to_bytes(4, "little") + b".",
+        b"\x80\x02}p%d\n." % 2**23,
+        b"\x80\x05\x96" + (2**27).to_bytes(8, "little") + b"}.",
+        b"\x80\x05X" + (2**27).to_bytes(4, "little") + b"}.",
+        b"\x80\x05\x95" + (2**27).to_bytes(8, "little") + b"}.",
+    ],
+    ids=["memo", "text-memo", "bytearray", "text", "frame"],
+)
+def test_a_small_pickle_takes_little_memory(tmp_path: Path, pickled: bytes) -> None:
+    path = epath.Path(write_torch_zip(tmp_path / "a.bin", pickled))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(UserError):
+            assert read_torch_file(path) == ({}, {})
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
