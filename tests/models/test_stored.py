@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model comes out the same from every layout of its files; what is wrong is told in one line."""
 
+import collections
 import contextlib
 import json
 import os
@@ -305,6 +306,46 @@ def test_malicious_pickle_is_refused_and_not_run(tmp_path: Path, kind: str, prot
         read_torch_file(epath.Path(path))
     assert "\n" not in str(caught.value)
     assert not target.exists()
+
+
+LEFTOVERS = {
+    "set": {1, 2},
+    "frozenset": frozenset([1]),
+    "bytes": b"abc",
+    "bytearray": bytearray(b"abc"),
+    "complex": 1j,
+    "counter": collections.Counter("aab"),
+    "defaultdict": [collections.defaultdict(kind, {"a": 1}) for kind in (int, list, str)],
+    "numpy": [np.ones(3), np.array([{}, None]), np.float32(1), np.dtype([("a", "<f4")])],
+}
+
+
+@pytest.mark.parametrize("kind", LEFTOVERS)
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_leftovers_of_training_are_read_over(tmp_path: Path, kind: str, protocol: int) -> None:
+    content = {"state_dict": {}, "left": [LEFTOVERS[kind]], "epoch": 3}
+    path = write_torch_zip(tmp_path / "a.ckpt", pickle.dumps(content, protocol))
+    others = read_torch_file(epath.Path(path))[1]
+    assert others == {"state_dict": None, "left": None, "epoch": 3}
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        b"ctorch\nSize\n(K\x01K\x02t\x85R",
+        b"ctorch\nint64\n",
+        b"ctorch\nfloat8_e4m3fn\n",
+        b"ctorch.serialization\n_get_layout\nX\x0d\0\0\0torch.strided\x85R",
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\x01b\x87R(K\x01tb",
+        b"c__builtin__\nset\n]\x85R(K\x01K\x02\x90",
+        b"c__builtin__\nlist\n)R(K\x01K\x02eK\x03a",
+        b"c__builtin__\ndict\n)R(K\x01K\x02uK\x01K\x02s",
+    ],
+    ids=["size", "int64", "float8", "layout", "numpy1", "add", "append", "setitem"],
+)
+def test_leftovers_as_pytorch_writes_them(tmp_path: Path, left: bytes) -> None:
+    path = write_torch_zip(tmp_path / "a.ckpt", b"\x80\x02}(X\x01\0\0\0a" + left + b"u.")
+    assert read_torch_file(epath.Path(path)) == ({}, {"a": None})
 
 
 def test_malicious_pickle_in_a_folder(copy: Path, tmp_path: Path) -> None:

@@ -34,17 +34,32 @@ _STORAGES = {
 }
 # What training scripts leave in a checkpoint beside the weights.
 _IGNORED = {
-    ("_codecs", "encode"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
-    ("pytorch_lightning.callbacks", "ModelCheckpoint"),
-    ("torch.nn.modules.container", "ParameterDict"),
-    ("torch", "device"),
-    ("torch", "float16"),
-    ("torch", "float32"),
-    ("torch", "bfloat16"),
+    (module, name)
+    for modules, names in (
+        (
+            "builtins __builtin__",
+            "bool bytearray complex dict float frozenset int list long set str tuple unicode",
+        ),
+        ("_codecs", "encode"),
+        ("collections", "Counter defaultdict"),
+        ("numpy", "dtype ndarray"),
+        ("numpy.core.multiarray numpy._core.multiarray", "_reconstruct scalar"),
+        ("numpy.core.numeric numpy._core.numeric", "_frombuffer"),
+        (
+            "pytorch_lightning.callbacks pytorch_lightning.callbacks.model_checkpoint",
+            "ModelCheckpoint",
+        ),
+        ("torch.nn.modules.container", "ParameterDict"),
+        ("torch.serialization", "_get_layout"),
+        (
+            "torch",
+            "Size device bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 "
+            "float32 float64 complex32 complex64 complex128 float8_e4m3fn float8_e4m3fnuz "
+            "float8_e5m2 float8_e5m2fnuz float8_e8m0fnu qint8 qint32 quint8",
+        ),
+    )
+    for module in modules.split()
+    for name in names.split()
 }
 _LOCAL_HEADER_BYTES = 30
 # Flags of a zip's entry: encrypted, a patch, strongly encrypted.
@@ -64,6 +79,14 @@ class _Nothing:
 
     def __init__(self, *args: object) -> None:
         pass
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    def add(self, item: object) -> None:
+        pass
+
+    append = extend = add
 
 
 @dataclass(frozen=True)
