@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -247,8 +249,9 @@ def test_damaged_safetensors(tmp_path: Path) -> None:
         text = json.dumps(header).encode()
         return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
-    moved = {**header, "a": {**header["a"], "data_offsets": [-48, 0]}}
-    larger = {**header, "a": {**header["a"], "shape": [3, 5]}}
+    def with_a(**changes: object) -> bytes:
+        return with_header({**header, "a": {**header["a"], **changes}})
+
     for damaged, told in [
         (content[:-1], "truncated"),
         (content[: size // 2], "truncated"),
@@ -256,12 +259,48 @@ def test_damaged_safetensors(tmp_path: Path) -> None:
         (b"", "not a safetensors file"),
         (b"<html>" + bytes(500), "not a safetensors file"),
         (with_header([1]), "not a safetensors file"),
-        (with_header(moved), "not a safetensors file"),
-        (with_header(larger), "not a safetensors file"),
+        (with_a(data_offsets=[-48, 0]), "not a safetensors file"),
+        (with_a(data_offsets=[0.0, 48.0]), "not a safetensors file"),
+        (with_a(data_offsets=[0, 48, 48]), "not a safetensors file"),
+        (with_a(data_offsets=[48, 0]), "not a safetensors file"),
+        (with_a(shape=[3, 5]), "not a safetensors file"),
+        (with_a(shape=[-3, -4]), "not a safetensors file"),
+        (with_a(shape=[12.7]), "not a safetensors file"),
+        (with_a(shape=["12"]), "not a safetensors file"),
+        (with_a(shape="", data_offsets=[0, 4]), "not a safetensors file"),
+        (with_a(shape="26"), "not a safetensors file"),
+        (with_a(shape=[True, 12]), "not a safetensors file"),
+        (with_a(shape=[0, 2**70], data_offsets=[0, 0]), "not a safetensors file"),
+        (with_header({**header, "__metadata__": ["a"]}), "not a safetensors file"),
+        (with_header({**header, "__metadata__": {"a": 1}}), "not a safetensors file"),
     ]:
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=told):
             read_safetensors(epath.Path(path))
+
+
+def test_damaged_safetensors_under_python_o(tmp_path: Path) -> None:
+    header = b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}'
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    read = (
+        "import sys; from etils import epath; "
+        "from mrti_jax.models.stored.safetensors_file import read_safetensors; "
+        "read_safetensors(epath.Path(sys.argv[1]))"
+    )
+    run = [sys.executable, "-O", "-c", read, str(path)]
+    assert b"is not a safetensors file" in subprocess.run(run, capture_output=True).stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_is_no_model(copy: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    assert "is a pipe or a device" in error_of(ModelSource(path=str(pipe)))
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    os.mkfifo(weights)
+    assert "is a pipe or a device" in error_of(ModelSource(path=str(copy)))
 
 
 class Malicious:
