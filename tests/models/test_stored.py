@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model comes out the same from every layout of its files; what is wrong is told in one line."""
 
+import collections
+import contextlib
 import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -244,8 +249,9 @@ def test_damaged_safetensors(tmp_path: Path) -> None:
         text = json.dumps(header).encode()
         return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
-    moved = {**header, "a": {**header["a"], "data_offsets": [-48, 0]}}
-    larger = {**header, "a": {**header["a"], "shape": [3, 5]}}
+    def with_a(**changes: object) -> bytes:
+        return with_header({**header, "a": {**header["a"], **changes}})
+
     for damaged, told in [
         (content[:-1], "truncated"),
         (content[: size // 2], "truncated"),
@@ -253,12 +259,48 @@ def test_damaged_safetensors(tmp_path: Path) -> None:
         (b"", "not a safetensors file"),
         (b"<html>" + bytes(500), "not a safetensors file"),
         (with_header([1]), "not a safetensors file"),
-        (with_header(moved), "not a safetensors file"),
-        (with_header(larger), "not a safetensors file"),
+        (with_a(data_offsets=[-48, 0]), "not a safetensors file"),
+        (with_a(data_offsets=[0.0, 48.0]), "not a safetensors file"),
+        (with_a(data_offsets=[0, 48, 48]), "not a safetensors file"),
+        (with_a(data_offsets=[48, 0]), "not a safetensors file"),
+        (with_a(shape=[3, 5]), "not a safetensors file"),
+        (with_a(shape=[-3, -4]), "not a safetensors file"),
+        (with_a(shape=[12.7]), "not a safetensors file"),
+        (with_a(shape=["12"]), "not a safetensors file"),
+        (with_a(shape="", data_offsets=[0, 4]), "not a safetensors file"),
+        (with_a(shape="26"), "not a safetensors file"),
+        (with_a(shape=[True, 12]), "not a safetensors file"),
+        (with_a(shape=[0, 2**70], data_offsets=[0, 0]), "not a safetensors file"),
+        (with_header({**header, "__metadata__": ["a"]}), "not a safetensors file"),
+        (with_header({**header, "__metadata__": {"a": 1}}), "not a safetensors file"),
     ]:
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=told):
             read_safetensors(epath.Path(path))
+
+
+def test_damaged_safetensors_under_python_o(tmp_path: Path) -> None:
+    header = b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}'
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    read = (
+        "import sys; from etils import epath; "
+        "from mrti_jax.models.stored.safetensors_file import read_safetensors; "
+        "read_safetensors(epath.Path(sys.argv[1]))"
+    )
+    run = [sys.executable, "-O", "-c", read, str(path)]
+    assert b"is not a safetensors file" in subprocess.run(run, capture_output=True).stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_is_no_model(copy: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    assert "is a pipe or a device" in error_of(ModelSource(path=str(pipe)))
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    os.mkfifo(weights)
+    assert "is a pipe or a device" in error_of(ModelSource(path=str(copy)))
 
 
 class Malicious:
@@ -303,6 +345,46 @@ def test_malicious_pickle_is_refused_and_not_run(tmp_path: Path, kind: str, prot
         read_torch_file(epath.Path(path))
     assert "\n" not in str(caught.value)
     assert not target.exists()
+
+
+LEFTOVERS = {
+    "set": {1, 2},
+    "frozenset": frozenset([1]),
+    "bytes": b"abc",
+    "bytearray": bytearray(b"abc"),
+    "complex": 1j,
+    "counter": collections.Counter("aab"),
+    "defaultdict": [collections.defaultdict(kind, {"a": 1}) for kind in (int, list, str)],
+    "numpy": [np.ones(3), np.array([{}, None]), np.float32(1), np.dtype([("a", "<f4")])],
+}
+
+
+@pytest.mark.parametrize("kind", LEFTOVERS)
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_leftovers_of_training_are_read_over(tmp_path: Path, kind: str, protocol: int) -> None:
+    content = {"state_dict": {}, "left": [LEFTOVERS[kind]], "epoch": 3}
+    path = write_torch_zip(tmp_path / "a.ckpt", pickle.dumps(content, protocol))
+    others = read_torch_file(epath.Path(path))[1]
+    assert others == {"state_dict": None, "left": None, "epoch": 3}
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        b"ctorch\nSize\n(K\x01K\x02t\x85R",
+        b"ctorch\nint64\n",
+        b"ctorch\nfloat8_e4m3fn\n",
+        b"ctorch.serialization\n_get_layout\nX\x0d\0\0\0torch.strided\x85R",
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\x01b\x87R(K\x01tb",
+        b"c__builtin__\nset\n]\x85R(K\x01K\x02\x90",
+        b"c__builtin__\nlist\n)R(K\x01K\x02eK\x03a",
+        b"c__builtin__\ndict\n)R(K\x01K\x02uK\x01K\x02s",
+    ],
+    ids=["size", "int64", "float8", "layout", "numpy1", "add", "append", "setitem"],
+)
+def test_leftovers_as_pytorch_writes_them(tmp_path: Path, left: bytes) -> None:
+    path = write_torch_zip(tmp_path / "a.ckpt", b"\x80\x02}(X\x01\0\0\0a" + left + b"u.")
+    assert read_torch_file(epath.Path(path)) == ({}, {"a": None})
 
 
 def test_malicious_pickle_in_a_folder(copy: Path, tmp_path: Path) -> None:
@@ -351,23 +433,111 @@ def test_encrypted_pytorch_file(tmp_path: Path) -> None:
         read_torch_file(epath.Path(path))
 
 
-def test_damaged_pytorch_files(tmp_path: Path) -> None:
-    def tensor(size: tuple[int, ...]) -> bytes:
-        # ('storage', torch.FloatStorage, '0', 'cpu', 4), as a persistent id, in a tensor.
-        storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ"
-        numbers = b"(" + b"".join(b"K" + bytes([n]) for n in size) + b"t"
-        arguments = b"(" + storage + b"K\0" + numbers + b"(K\x01t\x89}t"
-        rebuilt = b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R"
-        return b"\x80\x02}X\x01\0\0\0a" + rebuilt + b"s."
+@pytest.mark.parametrize(
+    "changes",
+    [{6: 0xFF}, {9: 0x08, 46: 0xFF}, {28: 0xFF}, {30: 0xFF}, {43: 0x80}],
+    ids=["version", "name-not-utf-8", "name-length", "extra-length", "place"],
+)
+def test_damaged_directory_of_a_pytorch_file(tmp_path: Path, changes: dict[int, int]) -> None:
+    path = write_torch_zip(tmp_path / "a.ckpt", pickle.dumps({}, 2))
+    content = bytearray(path.read_bytes())
+    place = content.find(b"PK\x01\x02")
+    for at, value in changes.items():
+        content[place + at] = value
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_torch_file(epath.Path(path))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
-    path = write_torch_zip(tmp_path / "a.bin", tensor((4,)))
+
+def pickled_tensor(
+    size: tuple[int, ...],
+    strides: tuple[int, ...] = (1,),
+    first: bytes = b"K\0",
+    storage: bytes = b"",
+    state: bytes = b"",
+) -> bytes:
+    """A state dict with the tensor `a`; `state`: its attributes, as a pickle sets them."""
+
+    def numbers(values: tuple[int, ...]) -> bytes:
+        return b"(" + b"".join(b"I%d\n" % n for n in values) + b"t"
+
+    # ('storage', torch.FloatStorage, '0', 'cpu', 4), as a persistent id.
+    storage = storage or (
+        b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ"
+    )
+    arguments = b"(" + storage + first + numbers(size) + numbers(strides) + b"\x89}t"
+    rebuilt = b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R"
+    return b"\x80\x02}X\x01\0\0\0a" + rebuilt + state + b"s."
+
+
+def test_damaged_pytorch_files(tmp_path: Path) -> None:
+    path = write_torch_zip(tmp_path / "a.bin", pickled_tensor((4,)))
     assert read_torch_file(epath.Path(path))[0]["a"].read().tolist() == [0.0] * 4
     for pickled, told in [
-        (tensor((5,)), "larger than its storage"),
-        (tensor((2, 2)), "ends in ValueError"),
-        (tensor((4,))[:-3], "ends in"),
+        (pickled_tensor((5,)), "larger than its storage"),
+        (pickled_tensor((2**30,), (0,)), "larger than its storage"),
+        (pickled_tensor((3, 2**20), (1, 0)), "larger than its storage"),
+        (pickled_tensor((0, 2**70), (1, 1)), "ends in ValueError"),
+        (pickled_tensor((1,), (2**70,)), "ends in ValueError"),
+        (pickled_tensor((2, 2)), "ends in ValueError"),
+        (pickled_tensor((-1,)), "ends in ValueError"),
+        (pickled_tensor((4,), first=b"G" + bytes(8)), "ends in Type"),
+        (pickled_tensor((4,), storage=b"(K\x04K\0K\x10t"), "ends in Type"),
+        (pickled_tensor((4,))[:-3], "ends in"),
         (b"\x80\x02K\x01.", "holds no state dict, but int"),
     ]:
         write_torch_zip(path, pickled)
         with pytest.raises(UserError, match=told):
             read_torch_file(epath.Path(path))
+
+
+def test_a_storage_that_is_larger_than_the_file(tmp_path: Path) -> None:
+    path = write_torch_zip(tmp_path / "a.bin", pickled_tensor((2**28 - 1,)))
+    content = bytearray(path.read_bytes())
+    entry = content.rfind(b"PK\x01\x02", 0, content.rfind(b"archive/data/0"))
+    content[entry + 20 : entry + 28] = (2**30).to_bytes(4, "little") * 2
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="'archive/data/0' is larger than the file"):
+        read_torch_file(epath.Path(path))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"offset": -100},
+        {"shape": (2**46,)},
+        {"strides": (0,), "shape": (2**46,)},
+        {"path": "/etc/passwd"},
+        (None, {"dtype": "V999", "offset": 2**62}),
+    ],
+    ids=["offset", "shape", "strides", "path", "slots"],
+)
+def test_a_pickle_cannot_change_a_tensor_that_was_checked(tmp_path: Path, state: object) -> None:
+    attributes = pickle.dumps(state, 2)[2:-1] + b"b"
+    path = write_torch_zip(tmp_path / "a.bin", pickled_tensor((4,), state=attributes))
+    tensor = read_torch_file(epath.Path(path))[0]["a"]
+    assert (tensor.path, tensor.shape, tensor.strides) == (epath.Path(path), (4,), (1,))
+    assert tensor.read().tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02}r" + (2**23).to_bytes(4, "little") + b".",
+        b"\x80\x02}p%d\n." % 2**23,
+        b"\x80\x05\x96" + (2**27).to_bytes(8, "little") + b"}.",
+        b"\x80\x05X" + (2**27).to_bytes(4, "little") + b"}.",
+        b"\x80\x05\x95" + (2**27).to_bytes(8, "little") + b"}.",
+    ],
+    ids=["memo", "text-memo", "bytearray", "text", "frame"],
+)
+def test_a_small_pickle_takes_little_memory(tmp_path: Path, pickled: bytes) -> None:
+    path = epath.Path(write_torch_zip(tmp_path / "a.bin", pickled))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(UserError):
+            assert read_torch_file(path) == ({}, {})
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()

@@ -32,8 +32,9 @@ def read_safetensors(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[st
         entries = json.loads(header)
         metadata = entries.pop("__metadata__", {})
         tensors = {name: _tensor(path, 8 + length, entry) for name, entry in entries.items()}
-        assert isinstance(metadata, dict)
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError):
+        if not isinstance(metadata, dict) or not all(type(v) is str for v in metadata.values()):
+            raise ValueError("no metadata")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path} is not a safetensors file, or damaged") from None
     needed = max((tensor.offset + tensor.span for tensor in tensors.values()), default=0)
     if needed > end:
@@ -42,11 +43,15 @@ def read_safetensors(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[st
 
 
 def _tensor(path: epath.Path, start: int, entry: dict[str, Any]) -> StoredTensor:
-    shape = tuple(int(n) for n in entry["shape"])
-    first, last = entry["data_offsets"]
-    dtype = DTYPES[entry["dtype"]]
-    tensor = StoredTensor(path, start + first, dtype, shape, contiguous_strides(shape))
-    assert min(shape, default=0) >= 0 and first >= 0 and tensor.span == last - first
+    shape, (first, last) = entry["shape"], entry["data_offsets"]
+    # Not `isinstance`: JSON's true and false are no numbers.
+    numbers = all(type(n) is int and n >= 0 for n in (*shape, first, last))
+    if not isinstance(shape, list) or not numbers:
+        raise ValueError("no such place")
+    strides = contiguous_strides(tuple(shape))
+    tensor = StoredTensor(path, start + first, DTYPES[entry["dtype"]], tuple(shape), strides)
+    if tensor.span != last - first:
+        raise ValueError("no such tensor")
     return tensor
 
 

@@ -30,6 +30,9 @@ DTYPES: Mapping[str, np.dtype] = {
         "BOOL": np.bool_,
     }.items()
 }
+# NumPy's limits.
+_MAX_AXES = 64
+_MAX_NUMBERS = 2**58
 # Small enough that the allocator hands out the same memory again: fresh pages cost more time than
 # reading.
 _PIECE_BYTES = 8 * 2**20
@@ -50,10 +53,21 @@ class StoredTensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no array at all, such as one of no numbers by 2**64."""
+        longest = math.prod(max(n, 1) for n in self.shape)
+        if len(self.shape) > _MAX_AXES or max(longest, *self.strides, 0) > _MAX_NUMBERS:
+            raise ValueError("no array has this shape")
+
     @property
     def size(self) -> int:
         """How many numbers."""
         return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them, once read."""
+        return self.size * self.dtype.itemsize
 
     @property
     def span(self) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 from etils import epath
 
 from mrti_jax.errors import UserError
+from mrti_jax.files import is_regular
 from mrti_jax.models.stored.safetensors_file import read_safetensors
 from mrti_jax.models.stored.tensor import StoredTensor
 from mrti_jax.models.stored.torch_file import read_torch_file
@@ -22,6 +23,8 @@ def read_tensor_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[st
         UserError: the file is missing, damaged or not to be trusted.
     """
     try:
+        if path.exists() and not path.is_dir() and not is_regular(path):
+            raise UserError(f"{path} is a pipe or a device: give a file, which can be read twice")
         with path.open("rb") as file:
             head = file.read(len(_GIT_LFS))
     except (OSError, ImportError) as error:

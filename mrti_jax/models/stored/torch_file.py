@@ -6,15 +6,18 @@ entry with the numbers of each storage. A pickle is a program that may call any 
 finds stand-ins for the few that weights need, and nothing else.
 """
 
+import io
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from dataclasses import dataclass
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from etils import epath
 
 from mrti_jax.errors import UserError
+from mrti_jax.files import reason
 from mrti_jax.models.stored.tensor import DTYPES, StoredTensor
 
 _STORAGES = {
@@ -31,17 +34,32 @@ _STORAGES = {
 }
 # What training scripts leave in a checkpoint beside the weights.
 _IGNORED = {
-    ("_codecs", "encode"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
-    ("pytorch_lightning.callbacks", "ModelCheckpoint"),
-    ("torch.nn.modules.container", "ParameterDict"),
-    ("torch", "device"),
-    ("torch", "float16"),
-    ("torch", "float32"),
-    ("torch", "bfloat16"),
+    (module, name)
+    for modules, names in (
+        (
+            "builtins __builtin__",
+            "bool bytearray complex dict float frozenset int list long set str tuple unicode",
+        ),
+        ("_codecs", "encode"),
+        ("collections", "Counter defaultdict"),
+        ("numpy", "dtype ndarray"),
+        ("numpy.core.multiarray numpy._core.multiarray", "_reconstruct scalar"),
+        ("numpy.core.numeric numpy._core.numeric", "_frombuffer"),
+        (
+            "pytorch_lightning.callbacks pytorch_lightning.callbacks.model_checkpoint",
+            "ModelCheckpoint",
+        ),
+        ("torch.nn.modules.container", "ParameterDict"),
+        ("torch.serialization", "_get_layout"),
+        (
+            "torch",
+            "Size device bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 "
+            "float32 float64 complex32 complex64 complex128 float8_e4m3fn float8_e4m3fnuz "
+            "float8_e5m2 float8_e5m2fnuz float8_e8m0fnu qint8 qint32 quint8",
+        ),
+    )
+    for module in modules.split()
+    for name in names.split()
 }
 _LOCAL_HEADER_BYTES = 30
 # Flags of a zip's entry: encrypted, a patch, strongly encrypted.
@@ -53,10 +71,7 @@ class _Refused(Exception):
 
 
 class _Dict(dict):
-    """Stands in for OrderedDict, whose pickles carry attributes that are of no use here."""
-
-    def __setstate__(self, state: object) -> None:
-        pass
+    """Stands in for OrderedDict."""
 
 
 class _Nothing:
@@ -65,8 +80,22 @@ class _Nothing:
     def __init__(self, *args: object) -> None:
         pass
 
-    def __setstate__(self, state: object) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         pass
+
+    def add(self, item: object) -> None:
+        pass
+
+    append = extend = add
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """The numbers that tensors share: from byte `start` of the file up to, not including, `end`."""
+
+    dtype: np.dtype
+    start: int
+    end: int
 
 
 def read_torch_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
@@ -88,8 +117,12 @@ def read_torch_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[str
             f"{path} was not read, and nothing in it was run: its pickle asks for {refused}, which "
             "no weights need; take the model from a source that you trust, as safetensors"
         ) from None
-    except (OSError, ImportError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} can't be read: {error}") from None
+    except UserError:
+        raise
+    except (OSError, ImportError) as error:
+        raise UserError(f"{path} can't be read: {reason(error)}") from None
+    except Exception as error:  # zipfile raises anything at a damaged directory
+        raise UserError(f"{path} is damaged: {reason(error)}; download or copy it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no state dict, but {type(content).__name__}")
     state = content.get("state_dict", content)
@@ -101,9 +134,9 @@ def read_torch_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[str
         if isinstance(name, str) and isinstance(value, StoredTensor)
     }
     others = {
-        str(key): value if isinstance(value, int | float | str) else None
+        key: value if isinstance(value, int | float | str) else None
         for key, value in content.items()
-        if not isinstance(value, StoredTensor)
+        if isinstance(key, str) and not isinstance(value, StoredTensor)
     }
     return tensors, others
 
@@ -122,19 +155,28 @@ def _unpickle(path: epath.Path, file: BinaryIO) -> Any:
             raise UserError(f"{path} is compressed or encrypted, as PyTorch's files never are")
         if root + "byteorder" in entries and archive.read(root + "byteorder") == b"big":
             raise UserError(f"{path} was written on a big-endian machine: convert it there")
-        with archive.open(names[0]) as pickled:
-            unpickler = _Unpickler(pickled, path, lambda key: _place(file, entries[root + key]))
-            try:
-                return unpickler.load()
-            except (UserError, _Refused):
-                raise
-            except Exception as error:  # a damaged pickle raises anything
-                kind = type(error).__name__
-                raise UserError(f"{path} is damaged: its pickle ends in {kind}") from None
+        pickled = io.BytesIO(archive.read(names[0]))
+        unpickler = _Unpickler(pickled, path, lambda key: _place(path, file, entries[root + key]))
+        try:
+            return unpickler.load()
+        except (UserError, _Refused):
+            raise
+        except Exception as error:  # a damaged pickle raises anything
+            kind = type(error).__name__
+            raise UserError(f"{path} is damaged: its pickle ends in {kind}") from None
 
 
-class _Unpickler(pickle.Unpickler):
+# In Python: the one in C makes its memo as long as a file of a few bytes asks for.
+class _Unpickler(pickle._Unpickler):
     """Runs a pickle in which every name is one of the stand-ins below."""
+
+    dispatch: ClassVar = {
+        **pickle._Unpickler.dispatch,
+        # Drops the attributes, which nothing here needs: what has been checked stays as it is.
+        pickle.BUILD[0]: pickle._Unpickler.dispatch[pickle.POP[0]],
+        # Reads what is there, and does not first make room for all that is claimed.
+        pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
+    }
 
     def __init__(
         self,
@@ -155,43 +197,48 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._known:
-            raise _Refused(f"{module}.{name}"[:100])
+            raise _Refused(repr(f"{module}.{name}"[:100])[1:-1])
         return self._known[module, name]
 
-    def persistent_load(self, pid: Any) -> tuple[np.dtype, int, int]:
-        """The dtype of a storage, and its place in the file (see `_place`)."""
+    def persistent_load(self, pid: Any) -> _Storage:
         _, dtype, key, _, _ = pid
-        return DTYPES[dtype], *self._place(f"data/{key}")
+        if not isinstance(key, str):
+            raise TypeError("no such storage")
+        return _Storage(DTYPES[dtype], *self._place(f"data/{key}"))
 
     def _tensor(
         self,
-        storage: tuple[np.dtype, int, int],
+        storage: _Storage,
         first: int,
         shape: tuple[int, ...],
         strides: tuple[int, ...],
         *rest: object,
     ) -> StoredTensor:
-        dtype, start, end = storage
-        shape, strides = tuple(map(int, shape)), tuple(map(int, strides))
-        if len(shape) != len(strides) or min((first, *shape, *strides)) < 0:
+        numbers = (first, *shape, *strides)
+        if not isinstance(storage, _Storage) or not all(type(n) is int for n in numbers):
+            raise TypeError("no such tensor")
+        if len(shape) != len(strides) or min(numbers) < 0:
             raise ValueError("no such tensor")
-        offset = start + first * dtype.itemsize
-        tensor = StoredTensor(self._path, offset, dtype, shape, strides)
-        if offset + tensor.span > end:
+        offset = storage.start + first * storage.dtype.itemsize
+        tensor = StoredTensor(self._path, offset, storage.dtype, tuple(shape), tuple(strides))
+        # Strides may repeat numbers: then the span is short, and the tensor as large as it claims.
+        too_large = tensor.nbytes > storage.end - storage.start
+        if too_large or offset + tensor.span > storage.end:
             raise UserError(f"{self._path} is damaged: a tensor is larger than its storage")
         return tensor
 
 
-def _place(file: BinaryIO, entry: zipfile.ZipInfo) -> tuple[int, int]:
+def _place(path: epath.Path, file: BinaryIO, entry: zipfile.ZipInfo) -> tuple[int, int]:
     """First byte and end of an entry's content in the zip file."""
     # The local header's name and extra field may be longer than the directory says.
-    position = file.tell()
     file.seek(entry.header_offset)
     header = file.read(_LOCAL_HEADER_BYTES)
-    file.seek(position)
     lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
     start = entry.header_offset + _LOCAL_HEADER_BYTES + lengths
-    return start, start + entry.file_size
+    end = start + entry.file_size
+    if end > file.seek(0, 2):
+        raise UserError(f"{path} is damaged: {entry.filename!r} is larger than the file")
+    return start, end
 
 
 def _not_a_zip(path: epath.Path, file: BinaryIO) -> str:
