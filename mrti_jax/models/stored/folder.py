@@ -30,6 +30,15 @@ INDEX = "model_index.json"
 MODULES = ("text_encoder", "text_encoder_2", "unet", "vae")
 # By the text encoder whose texts they split.
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+# Either the first two or the third hold the words; the others change what they mean.
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 _SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt")
 _LORA = "pytorch_lora_weights."
 
