@@ -15,11 +15,11 @@ from mrti_jax.models.checkpoint import save_module
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
 from mrti_jax.models.stable_diffusion import load_tokenizer
+from mrti_jax.models.stored.folder import TOKENIZER_FILES
 
 # The release of diffusers whose files these are; readers only show it.
 DIFFUSERS_VERSION = "0.42.0"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def save_pipeline(
