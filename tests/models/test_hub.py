@@ -258,6 +258,32 @@ def test_a_variant_that_is_not_there(hub: FakeHub) -> None:
             },
             "is an inpainting model",
         ),
+        (
+            {
+                "model_index.json": {},
+                "unet/config.json": {"time_cond_proj_dim": 256},
+                "vae/config.json": {},
+                "text_encoder/config.json": {},
+            },
+            "is a Latent Consistency Model, whose U-Net takes the guidance scale: take the model",
+        ),
+        (
+            {
+                "model_index.json": {"_class_name": "StableDiffusionImageVariationPipeline"},
+                "unet/config.json": {},
+                "vae/config.json": {},
+                "image_encoder/config.json": {},
+            },
+            "is a StableDiffusionImageVariationPipeline: a whole",
+        ),
+        (
+            {
+                "model_index.json": {"_class_name": "IFPipeline"},
+                "unet/config.json": {},
+                "text_encoder/config.json": {},
+            },
+            "is an IFPipeline: a whole",
+        ),
     ],
 )
 def test_of_other_models_no_weights_are_fetched(
