@@ -145,6 +145,7 @@ def test_leftovers_of_training_and_old_names(
 ) -> None:
     extra = {
         "alphas_cumprod": torch.ones(3),
+        "sqrt_recip_alphas_cumprod": torch.ones(3),
         "sqrt_recipm1_alphas_cumprod": torch.ones(3),
         "sqrt_one_minus_alphas_cumprod": torch.ones(3),
         "posterior_mean_coef1": torch.ones(3),
@@ -253,12 +254,13 @@ def test_prediction_type(
 
 
 def test_what_sd2_predicts_is_a_guess_and_told(
-    tmp_path: Path, files: dict[Family, dict[str, Any]]
+    tmp_path: Path, states: dict[Family, States], files: dict[Family, dict[str, Any]]
 ) -> None:
     left_out = {LEFT_OUT: torch.ones(4)}
     path = write(tmp_path / "a.safetensors", files["sd2"] | left_out)
     with pytest.warns(UserWarning, match="--prediction-type epsilon"):
         stored = open_model(ModelSource(path=path))
+    assert_same(stored, states["sd2"])
     assert stored.unused == ()
 
 

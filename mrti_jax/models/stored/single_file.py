@@ -73,14 +73,13 @@ SDXL = Family(
     {**_SCHEDULE, "_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
 )
 
-# OpenCLIP ViT-H has 24 layers, of which Stable Diffusion 2.x reads the last but one.
-_SD2_LAYERS = 23
 _PAD = "!"
-# Kept from training, or constants: nothing is lost without them.
+# Kept from training, or constants: nothing is lost without them. The last are of OpenCLIP, of whose
+# 24 layers Stable Diffusion 2.x reads the last but one.
 _LEFTOVERS = re.compile(
     r"model_ema\..*|(.*\.)?(position_ids|logit_scale|attn_mask)|first_stage_model\.loss\..*|logvar"
     r"|betas|(sqrt_(recip|recipm1|one_minus)?_?|log_one_minus_)?alphas_cumprod(_prev)?"
-    r"|sqrt_recip(m1)?_alphas_cumprod|posterior_.*|lvlb_weights|denoiser\..*|v_pred|ztsnr"
+    r"|posterior_.*|lvlb_weights|denoiser\..*|v_pred|ztsnr"
     r"|cond_stage_model\.model\.(text_projection|transformer\.resblocks\.23\..*)"
 )
 # Of the whole CLIP that the text encoder comes from: some tools save it along.
@@ -226,12 +225,12 @@ def _text_encoders(
     """Config and tensors of each text encoder."""
     first = parts[family.text[0]]
     if family is SD2:
-        states = ldm_text.open_clip_tensors(first, _SD2_LAYERS)
+        states = ldm_text.open_clip_tensors(first)
         return {"text_encoder": (ldm_text.text_config(states, "gelu"), states)}
     states = current_names(first)
     encoders = {"text_encoder": (ldm_text.text_config(states, "quick_gelu"), states)}
     if family is SDXL:
-        states = ldm_text.open_clip_tensors(parts[family.text[1]], None)
+        states = ldm_text.open_clip_tensors(parts[family.text[1]])
         encoders["text_encoder_2"] = ldm_text.text_config(states, "gelu"), states
     return encoders
 
