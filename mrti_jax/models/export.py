@@ -18,7 +18,7 @@ from mrti_jax.models.stable_diffusion import load_tokenizer
 from mrti_jax.models.stored.folder import TOKENIZER_FILES
 
 # The release of diffusers whose files these are; readers only show it.
-DIFFUSERS_VERSION = "0.42.0"
+DIFFUSERS_VERSION = "0.42.1"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
