@@ -14,12 +14,12 @@ from mrti_jax.files import to_path
 from mrti_jax.models.checkpoint import save_module
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
+from mrti_jax.models.stored.folder import TOKENIZER_FILES
 from mrti_jax.models.tokenizer import load_tokenizer
 
 # The release of diffusers whose files these are; readers only show it.
-DIFFUSERS_VERSION = "0.42.0"
+DIFFUSERS_VERSION = "0.42.1"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def save_pipeline(

@@ -11,6 +11,7 @@ from transformers import CLIPTokenizer
 from mrti_jax.errors import UserError
 from mrti_jax.files import in_object_store
 from mrti_jax.models.clip import CLIPTextConfig
+from mrti_jax.models.stored.folder import TOKENIZER_FILES
 
 # Where a tokenizer doesn't say how long its prompts are, transformers says more than this.
 _UNTOLD = 10**9
@@ -52,7 +53,7 @@ def load_tokenizer(
 
 def _copied(folder: epath.Path, copy: Path) -> Path:
     """The folder on this machine, where transformers can read it."""
-    for file in folder.iterdir():
-        if file.suffix in (".json", ".txt"):
-            (copy / file.name).write_bytes(file.read_bytes())
+    for name in TOKENIZER_FILES:
+        if (folder / name).exists():
+            (copy / name).write_bytes((folder / name).read_bytes())
     return copy

@@ -34,6 +34,7 @@ class FakeHub:
         self.folder, self.cache = folder, cache
         self.error: Exception | None = None
         self.disk_error: OSError | None = None
+        self.broken: Callable[[str], Exception | None] = lambda name: None
         self.fetched: set[str] = set()
 
     @property
@@ -55,6 +56,8 @@ class FakeHub:
             raise self.disk_error
         for name in self.names:
             if any(fnmatch(name, pattern) for pattern in allow_patterns):
+                if error := self.broken(name):
+                    raise error
                 self.fetched.add(name)
                 (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(self.folder / name, snapshot / name)
@@ -116,6 +119,13 @@ def test_offline_from_the_cache(hub: FakeHub, revision: str | None) -> None:
         assert open_model(source) == online
 
 
+def test_an_answer_that_is_no_model_leaves_the_cached_copy(hub: FakeHub) -> None:
+    online = open_model(ModelSource(path=REPO))
+    hub.error = answer(errors.HfHubHTTPError, 429)
+    with pytest.warns(UserWarning, match=rf"answers with an error \(HTTP 429.*cached {REPO}"):
+        assert open_model(ModelSource(path=REPO)) == online
+
+
 def answer(kind: type[errors.HfHubHTTPError], status: int) -> errors.HfHubHTTPError:
     response = errors.Response(status)
     response.request = object()
@@ -128,7 +138,11 @@ def answer(kind: type[errors.HfHubHTTPError], status: int) -> errors.HfHubHTTPEr
         (lambda: errors.OfflineModeIsEnabled("offline"), "it is not in the Hub's cache"),
         (lambda: ConnectionError("no route to host"), "can't be reached (ConnectionError)"),
         (lambda: errors.HTTPError("timed out"), "can't be reached (HTTPError)"),
-        (lambda: answer(errors.HfHubHTTPError, 503), "can't be reached (HfHubHTTPError)"),
+        (lambda: answer(errors.HfHubHTTPError, 503), "(HTTP 503, try again later)"),
+        (lambda: answer(errors.HfHubHTTPError, 401), "(HTTP 401, the token isn't valid: `hf auth"),
+        (lambda: answer(errors.HfHubHTTPError, 403), "(HTTP 403, no access: `hf auth login`"),
+        (lambda: answer(errors.HfHubHTTPError, 404), "(HTTP 404, not found: check the name"),
+        (lambda: answer(errors.HfHubHTTPError, 429), "(HTTP 429, too many requests: wait"),
         (lambda: answer(errors.GatedRepoError, 403), "is gated: accept its terms"),
         (
             lambda: answer(errors.RepositoryNotFoundError, 401),
@@ -154,6 +168,43 @@ def test_a_cache_that_is_full_or_not_ours(hub: FakeHub, number: int, told: str) 
     hub.disk_error = OSError(number, os.strerror(number))
     with pytest.raises(UserError, match=f"can't be written to the Hub's cache, .*: {told}"):
         open_model(ModelSource(path=REPO))
+
+
+def not_asked(cause: Exception) -> Exception:
+    error = errors.LocalEntryNotFoundError("not on the disk\n\nCheck your connection")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (lambda: errors.HTTPError("timed out"), "HTTPError: timed out"),
+        (lambda: ConnectionError("reset by peer"), "ConnectionError: reset by peer"),
+        (
+            lambda: RuntimeError("Data processing error\nin a chunk"),
+            "RuntimeError: Data processing",
+        ),
+        (lambda: answer(errors.HfHubHTTPError, 503), "HTTP 503, try again later"),
+        (lambda: not_asked(answer(errors.HfHubHTTPError, 429)), "HTTP 429, too many requests"),
+        (lambda: not_asked(errors.HTTPError("timed out")), "HTTPError: timed out"),
+    ],
+)
+def test_a_download_that_breaks_off_goes_on(
+    hub: FakeHub, error: Callable[[], Exception], told: str
+) -> None:
+    hub.broken = lambda name: error() if name.startswith("unet/diffusion") else None
+    message = refusal()
+    assert f"the download of {REPO} broke off ({told}" in message and "\n" not in message
+    assert message.endswith("): the same command goes on with it")
+    assert "model_index.json" in hub.fetched  # a mark of a cached copy
+    hub.broken = lambda name: None
+    assert "conv_in.bias" in open_model(ModelSource(path=REPO)).modules["unet"].tensors
+
+
+def test_terms_of_a_model_that_tells_its_files(hub: FakeHub) -> None:
+    hub.broken = lambda name: answer(errors.GatedRepoError, 403)
+    assert "is gated: accept its terms" in refusal()
 
 
 def test_without_a_network_there_is_no_waiting(
@@ -207,6 +258,32 @@ def test_a_variant_that_is_not_there(hub: FakeHub) -> None:
             },
             "is an inpainting model",
         ),
+        (
+            {
+                "model_index.json": {},
+                "unet/config.json": {"time_cond_proj_dim": 256},
+                "vae/config.json": {},
+                "text_encoder/config.json": {},
+            },
+            "is a Latent Consistency Model, whose U-Net takes the guidance scale: take the model",
+        ),
+        (
+            {
+                "model_index.json": {"_class_name": "StableDiffusionImageVariationPipeline"},
+                "unet/config.json": {},
+                "vae/config.json": {},
+                "image_encoder/config.json": {},
+            },
+            "is a StableDiffusionImageVariationPipeline: a whole",
+        ),
+        (
+            {
+                "model_index.json": {"_class_name": "IFPipeline"},
+                "unet/config.json": {},
+                "text_encoder/config.json": {},
+            },
+            "is an IFPipeline: a whole",
+        ),
     ],
 )
 def test_of_other_models_no_weights_are_fetched(
@@ -238,14 +315,25 @@ def test_options_without_use_are_told(tiny_folder: Path) -> None:
 
 
 def test_tokenizer_from_the_hub(hub: FakeHub, tmp_path: Path) -> None:
-    hub.folder = Path(mini_folder()) / "tokenizer"
+    hub.folder = Path(shutil.copytree(mini_folder() / "tokenizer", tmp_path / "whole"))
+    (hub.folder / "model.safetensors").write_bytes(b"not needed")
+    (hub.folder / "added_tokens.json").write_text('{"<cat>": 5000}')
     folder = tokenizer_folder(StoredTokenizer("openai/clip"))
-    assert (folder / "merges.txt").exists() and hub.fetched <= {
-        path.name for path in hub.folder.iterdir()
-    }
+    assert {path.name for path in folder.iterdir()} == set(hub.names) - {"model.safetensors"}
     hub.error = ConnectionError("no route to host")
     with pytest.raises(
         UserError, match=r"no tokenizer .--tokenizer gives a folder.*not in the Hub"
     ):
         tokenizer_folder(StoredTokenizer("openai/another"))
     assert tokenizer_folder(StoredTokenizer(str(tmp_path))) == epath.Path(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("vocab.json", "merges.txt"), ("tokenizer.json",)])
+def test_tokenizer_offline(hub: FakeHub, tmp_path: Path, names: tuple[str, ...]) -> None:
+    hub.folder = tmp_path / "words"
+    hub.folder.mkdir()
+    for name in names:
+        (hub.folder / name).write_text("{}")
+    online = tokenizer_folder(StoredTokenizer("openai/clip"))
+    hub.error = errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+    assert tokenizer_folder(StoredTokenizer("openai/clip")) == online

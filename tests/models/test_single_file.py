@@ -145,6 +145,7 @@ def test_leftovers_of_training_and_old_names(
 ) -> None:
     extra = {
         "alphas_cumprod": torch.ones(3),
+        "sqrt_recip_alphas_cumprod": torch.ones(3),
         "sqrt_recipm1_alphas_cumprod": torch.ones(3),
         "sqrt_one_minus_alphas_cumprod": torch.ones(3),
         "posterior_mean_coef1": torch.ones(3),
@@ -253,12 +254,13 @@ def test_prediction_type(
 
 
 def test_what_sd2_predicts_is_a_guess_and_told(
-    tmp_path: Path, files: dict[Family, dict[str, Any]]
+    tmp_path: Path, states: dict[Family, States], files: dict[Family, dict[str, Any]]
 ) -> None:
     left_out = {LEFT_OUT: torch.ones(4)}
     path = write(tmp_path / "a.safetensors", files["sd2"] | left_out)
     with pytest.warns(UserWarning, match="--prediction-type epsilon"):
         stored = open_model(ModelSource(path=path))
+    assert_same(stored, states["sd2"])
     assert stored.unused == ()
 
 
@@ -284,6 +286,13 @@ def only(prefix: str, tensors: dict[str, Any]) -> dict[str, Any]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
+def with_names_of_transformers(files: dict[Family, dict[str, Any]]) -> dict[str, Any]:
+    """The U-Net of 2.x and a text encoder as in 1.x."""
+    text = "cond_stage_model.transformer."
+    others = without("cond_stage_model.", files["sd2"])
+    return others | {k: v for k, v in files["sd1"].items() if k.startswith(text)}
+
+
 ONE = torch.ones(3, 4)
 
 
@@ -299,6 +308,25 @@ ONE = torch.ones(3, 4)
         (
             lambda t: t["sd2"] | {"model.diffusion_model.label_emb.0.0.weight": ONE},
             "is an unCLIP model",
+        ),
+        # Its noise level is an embedding.
+        (
+            lambda t: widened(t["sd2"], 7) | {"model.diffusion_model.label_emb.weight": ONE},
+            "is an upscaler",
+        ),
+        (lambda t: widened(t["sd2"], 9), "is an inpainting model"),
+        (
+            lambda t: t["sd1"] | {"model.diffusion_model.time_embed.cond_proj.weight": ONE},
+            "is a Latent Consistency Model",
+        ),
+        (
+            lambda t: t["sd1"] | {"model.diffusion_model.time_embedding.cond_proj.weight": ONE},
+            "take the model that it was distilled from",
+        ),
+        (with_names_of_transformers, "names of Stable Diffusion 1.x, but the U-Net of 2.x"),
+        (
+            lambda t: without("conditioner.embedders.1.model.text_projection", t["sdxl"]),
+            "lacks conditioner.embedders.1.model.text_projection, of its second text encoder",
         ),
         (lambda t: t["sdxl"] | {"edm_vpred.sigma_max": ONE}, "has the noise levels of EDM"),
         (lambda t: t["sdxl"] | {"edm_mean": ONE}, "has the noise levels of EDM"),

@@ -238,6 +238,24 @@ def test_damaged_folder(copy: Path, damage: Callable[[Path], object], told: str)
     assert told in error_of(ModelSource(path=str(copy)))
 
 
+@pytest.mark.parametrize(
+    ("index", "unet", "told"),
+    [
+        ({"_class_name": "StableDiffusionPipeline"}, {}, "vae/config.json is missing"),
+        ({}, {}, "vae/config.json is missing"),
+        ({"_class_name": "IFPipeline"}, {}, "is an IFPipeline: a whole"),
+        ({}, {"_class_name": "UNetSpatioTemporalConditionModel"}, "is Stable Video Diffusion"),
+    ],
+)
+def test_folder_without_a_part(
+    copy: Path, index: dict[str, str], unet: dict[str, str], told: str
+) -> None:
+    shutil.rmtree(copy / "vae")
+    (copy / "model_index.json").write_text(json.dumps(index))
+    (copy / "unet" / "config.json").write_text(json.dumps(unet))
+    assert told in error_of(ModelSource(path=str(copy)))
+
+
 def test_damaged_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"a": np.ones((3, 4), np.float32), "b": np.ones(5, np.float16)}, path)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A diffusers folder: a sub-folder for each part, with a `config.json` and weights."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from etils import epath
@@ -10,7 +10,9 @@ from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stored.model import StoredModel, StoredModule, StoredTokenizer
 from mrti_jax.models.stored.names import current_names, leftovers
 from mrti_jax.models.stored.refuse import (
+    LCM,
     LORA,
+    OURS,
     REFINER,
     foreign,
     image_conditioned,
@@ -30,6 +32,15 @@ INDEX = "model_index.json"
 MODULES = ("text_encoder", "text_encoder_2", "unet", "vae")
 # By the text encoder whose texts they split.
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+# Either the first two or the third hold the words; the others change what they mean.
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 _SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt")
 _LORA = "pytorch_lora_weights."
 
@@ -86,9 +97,9 @@ def check_kind(what: str, folder: epath.Path) -> dict[str, Any]:
         raise UserError(f"{what} {kind or 'is no diffusers folder: it holds no unet/'}")
     index = read_json(folder / INDEX) if INDEX in names else {}
     unet_config = read_json(folder / "unet" / "config.json")
-    kind = foreign(index) or foreign(unet_config)
-    if kind is None and "text_encoder" not in names and "text_encoder_2" in names:
-        kind = REFINER
+    kind = foreign(index) or foreign(unet_config) or _kind_by_parts(index, names)
+    if kind is None and unet_config.get("time_cond_proj_dim"):
+        kind = LCM
     if kind is None:
         configs = {part: read_json(folder / part / "config.json") for part in present(names)}
         kind = image_conditioned(unet_config, configs["vae"])
@@ -105,7 +116,8 @@ def kind_by_names(names: Collection[str]) -> str | None:
 
 
 def kind_by_class(folder: epath.Path) -> str | None:
-    """The same by its descriptions."""
+    """What a folder without a U-Net is, as in `what_else`, by its descriptions; None if it has none
+    that names a class."""
     for name in (INDEX, "config.json", "transformer/config.json"):
         if (folder / name).exists():
             config = read_json(folder / name)
@@ -134,8 +146,23 @@ def _unused_folders(folder: epath.Path) -> list[str]:
     ]
 
 
+def _kind_by_parts(index: Mapping[str, Any], names: Collection[str]) -> str | None:
+    """What a folder with a U-Net is, as in `what_else`, by the parts beside it; None if they don't
+    tell."""
+    if "text_encoder" not in names and "text_encoder_2" in names:
+        return REFINER
+    class_name = index.get("_class_name")
+    whole = set(present(names)) <= set(names)
+    return (
+        what_class(class_name)
+        if isinstance(class_name, str) and class_name not in OURS and not whole
+        else None
+    )
+
+
 def _kind_by_file(folder: epath.Path, names: Collection[str]) -> str | None:
-    """The same by the only file of tensors in it."""
+    """What a folder without a U-Net is, as in `what_else`, by the only file of tensors in it; None
+    if it holds none or several."""
     files = [name for name in names if name.lower().endswith(_SUFFIXES)]
     if len(files) != 1:
         return None

@@ -12,6 +12,7 @@ from etils import epath
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stored.folder import (
     INDEX,
+    TOKENIZER_FILES,
     check_kind,
     kind_by_class,
     kind_by_names,
@@ -21,19 +22,19 @@ from mrti_jax.models.stored.folder import (
 from mrti_jax.models.stored.weights import no_weights, variant_of_parts, weight_files
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_TOKENIZER_FILES = (
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-)
 # What tells what a model is.
 _DESCRIPTION = re.compile(
     rf"{re.escape(INDEX)}|(\w+/)?config\.json|scheduler/scheduler_config\.json"
 )
 # Seconds to wait for the Hub's first answer.
 _PATIENCE = 5
+# What the Hub says no with -> what to do.
+_ADVICE = {
+    401: "the token isn't valid: `hf auth login`, or unset HF_TOKEN",
+    403: "no access: `hf auth login` with a token that may read it, once its terms are accepted",
+    404: "not found: check the name, and HF_ENDPOINT if it is set",
+    429: "too many requests: wait some minutes, or `hf auth login`, which allows more",
+}
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 Download: TypeAlias = Callable[[list[str]], epath.Path]
@@ -71,35 +72,47 @@ def fetch_model(repo: str, revision: str | None, variant: str | None) -> epath.P
                 raise no_weights(f"{what}: {part}", inside, variant)
             files += [f"{part}/{name}" for name in weights]
         for folder in tokenizers_of(parts):
-            files += [f"{folder}/{name}" for name in _TOKENIZER_FILES]
+            files += [f"{folder}/{name}" for name in TOKENIZER_FILES]
         return download([name for name in files if name in names])
 
-    return _fetch(repo, revision, fetch, mark=INDEX)
+    return _fetch(repo, revision, fetch, marks=(INDEX,))
 
 
 def fetch_tokenizer(repo: str) -> epath.Path:
     """A folder with the tokenizer of a model on the Hub. Raises UserError as `fetch_model`."""
 
     def fetch(names: Collection[str], download: Download) -> epath.Path:
-        return download([name for name in _TOKENIZER_FILES if name in names])
+        return download([name for name in TOKENIZER_FILES if name in names])
 
-    return _fetch(repo, None, fetch, mark="vocab.json")
+    return _fetch(repo, None, fetch, marks=("vocab.json", "tokenizer.json"))
 
 
 def _fetch(
     repo: str,
     revision: str | None,
     fetch: Callable[[Collection[str], Download], epath.Path],
-    mark: str,
+    marks: Collection[str],
 ) -> epath.Path:
     """What `fetch(names of all files, download)` gives.
 
-    `mark`: a file that is in the cache if the repository is.
+    `marks`: files of which one is in the cache if the repository is.
     """
     from huggingface_hub import HfApi, constants, errors, snapshot_download, try_to_load_from_cache
 
     def download(files: list[str]) -> epath.Path:
-        return epath.Path(snapshot_download(repo, revision=revision, allow_patterns=files))
+        try:
+            folder = snapshot_download(repo, revision=revision, allow_patterns=files)
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+            raise
+        # hf_xet, which brings large files, raises RuntimeError.
+        except (errors.HTTPError, OSError, RuntimeError) as error:
+            if getattr(error, "errno", None) in _NOT_WRITTEN:
+                raise
+            raise UserError(
+                f"the download of {repo} broke off ({_why(error)}): the same command goes on with "
+                "it"
+            ) from None
+        return epath.Path(folder)
 
     at = "" if revision is None else f" at revision '{revision}'"
     try:
@@ -126,15 +139,33 @@ def _fetch(
                 f"{repo} can't be written to the Hub's cache, {constants.HF_HUB_CACHE} "
                 f"(HF_HUB_CACHE sets another): {error.strerror}"
             ) from None
-        cached = try_to_load_from_cache(repo, mark, revision=revision)
-        if not isinstance(cached, str):
+        found = (try_to_load_from_cache(repo, mark, revision=revision) for mark in marks)
+        cached = next((path for path in found if isinstance(path, str)), None)
+        trouble = (
+            f"answers with an error ({_why(error)})"
+            if isinstance(error, errors.HfHubHTTPError)
+            else f"can't be reached ({type(error).__name__})"
+        )
+        if cached is None:
             raise UserError(
                 f"there is no folder or file '{repo}', it is not in the Hub's cache{at}, and the "
-                f"Hub can't be reached ({type(error).__name__})"
+                f"Hub {trouble}"
             ) from None
         if not isinstance(error, errors.OfflineModeIsEnabled):
-            warn(f"the Hub can't be reached ({type(error).__name__}): using the cached {repo}{at}")
+            warn(f"the Hub {trouble}: using the cached {repo}{at}")
         return epath.Path(Path(cached).parent)
+
+
+def _why(error: Exception) -> str:
+    """An error in few words: the Hub's status and what to do about it, or the first line of it."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what kept it from asking the Hub
+    if isinstance(error, errors.HfHubHTTPError):
+        status = error.response.status_code
+        return f"HTTP {status}, {_ADVICE.get(status, 'try again later')}"
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def _what_else(names: Collection[str], descriptions: list[str], download: Download) -> str:

@@ -24,18 +24,11 @@ _MODULES = {
 _HEAD_WIDTH = 64
 
 
-def open_clip_tensors(tensors: Tensors, num_layers: int | None) -> dict[str, StoredTensor]:
-    """OpenCLIP's text transformer under the names of transformers, less a leading `text_model.`
-
-    Args:
-        num_layers: layers to keep, if there are more.
-    """
+def open_clip_tensors(tensors: Tensors) -> dict[str, StoredTensor]:
+    """OpenCLIP's text transformer under the names of transformers, less a leading `text_model.`"""
     result: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
-        match = _LAYER.fullmatch(name)
-        if match and num_layers is not None and int(match[1]) >= num_layers:
-            continue
-        if match:
+        if match := _LAYER.fullmatch(name):
             result |= _layer(f"encoder.layers.{match[1]}.", match[2], tensor)
         elif name == "text_projection":  # a matrix there, the weight of a linear map here
             result["text_projection.weight"] = tensor.transposed()

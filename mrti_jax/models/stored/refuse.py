@@ -11,6 +11,10 @@ _WHOLE = "a whole Stable Diffusion 1.x, 2.x or XL is needed"
 REFINER = f"is the refiner of Stable Diffusion XL: {_WHOLE}"
 LORA = f"is a LoRA, a change of a model: {_WHOLE}"
 UNCLIP = f"is an unCLIP model, which draws from the embedding of a picture: {_WHOLE}"
+LCM = (
+    "is a Latent Consistency Model, whose U-Net takes the guidance scale: take the model that it "
+    "was distilled from"
+)
 _VIDEO = "Stable Video Diffusion, which draws from a picture"
 _IMAGE_CONDITIONED = {
     9: "an inpainting model, which edits pictures",
@@ -49,7 +53,7 @@ _CLASSES = {
     "StableVideoDiffusion": _VIDEO,
     "UNetSpatioTemporal": _VIDEO,
 }
-_OURS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+OURS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 
 def what_else(tensors: Tensors, facts: Iterable[str]) -> str:
@@ -72,15 +76,16 @@ def what_else(tensors: Tensors, facts: Iterable[str]) -> str:
 
 
 def what_class(class_name: str) -> str:
-    """The same for a folder without a U-Net, by the class that it names."""
-    if class_name in _OURS:
+    """What a folder without all parts of a model is, as in `what_else`, by the class it names."""
+    if class_name in OURS:
         return "lacks its unet/: download or copy it again"
-    return f"is a {class_name}: {_WHOLE}"
+    article = "an" if class_name[:1] in "AEIO" else "a"
+    return f"is {article} {class_name}: {_WHOLE}"
 
 
 def foreign(config: Mapping[str, Any]) -> str | None:
-    """The same by the class in a `config.json` or `model_index.json`; None if it is none of the
-    known ones."""
+    """What a folder or module is, as in `what_else`, by the class in its `model_index.json` or
+    `config.json`; None if it is none of the known ones."""
     class_name = config.get("_class_name")
     for start, kind in _CLASSES.items():
         if isinstance(class_name, str) and class_name.startswith(start):
@@ -89,8 +94,8 @@ def foreign(config: Mapping[str, Any]) -> str | None:
 
 
 def image_conditioned(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> str | None:
-    """The same for a model whose U-Net takes more than latents; None if it doesn't, or if its
-    configs don't tell."""
+    """What a model is, as in `what_else`, whose U-Net takes a picture beside the latents; None if
+    it doesn't, or if its configs don't tell."""
     if unet_config.get("class_embed_type") == "projection":
         return UNCLIP
     channels, latents = unet_config.get("in_channels", 4), vae_config.get("latent_channels", 4)

@@ -17,7 +17,7 @@ from mrti_jax.models.stored.model import (
     StoredTokenizer,
 )
 from mrti_jax.models.stored.names import current_names
-from mrti_jax.models.stored.refuse import UNCLIP, image_conditioned, what_else
+from mrti_jax.models.stored.refuse import LCM, UNCLIP, image_conditioned, what_else
 from mrti_jax.models.stored.tensor import StoredTensor, Tensors
 from mrti_jax.models.stored.tensor_file import read_tensor_file
 
@@ -73,20 +73,27 @@ SDXL = Family(
     {**_SCHEDULE, "_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
 )
 
-# OpenCLIP ViT-H has 24 layers, of which Stable Diffusion 2.x reads the last but one.
-_SD2_LAYERS = 23
 _PAD = "!"
-# Kept from training, or constants: nothing is lost without them.
+# Kept from training, or constants: nothing is lost without them. The last are of OpenCLIP, of whose
+# 24 layers Stable Diffusion 2.x reads the last but one.
 _LEFTOVERS = re.compile(
     r"model_ema\..*|(.*\.)?(position_ids|logit_scale|attn_mask)|first_stage_model\.loss\..*|logvar"
     r"|betas|(sqrt_(recip|recipm1|one_minus)?_?|log_one_minus_)?alphas_cumprod(_prev)?"
-    r"|sqrt_recip(m1)?_alphas_cumprod|posterior_.*|lvlb_weights|denoiser\..*|v_pred|ztsnr"
+    r"|posterior_.*|lvlb_weights|denoiser\..*|v_pred|ztsnr"
     r"|cond_stage_model\.model\.(text_projection|transformer\.resblocks\.23\..*)"
 )
 # Of the whole CLIP that the text encoder comes from: some tools save it along.
 _UNUSED = re.compile(
     r"(cond_stage_model|conditioner\.embedders\.0)\.transformer\.text_projection\.weight"
 )
+# Where the U-Net and the autoencoder take the latents.
+_CONV_IN = ldm_unet.PREFIX + "input_blocks.0.0.weight"
+_LATENTS_IN = ldm_vae.PREFIX + "decoder.conv_in.weight"
+# A projection of the picture's embedding; an embedding of noise levels is `label_emb.weight`.
+_LABELS = ldm_unet.PREFIX + "label_emb.0."
+_GUIDANCE = re.compile(re.escape(ldm_unet.PREFIX) + r"(time_embed\w*\.)?cond_proj\.weight")
+_PROJECTION = re.compile(re.escape(ldm_unet.PREFIX) + r".*\.proj_in\.weight")
+_POOLING = SDXL.text[1] + "text_projection"
 # What models say of themselves that were trained as in Karras et al. 2022.
 _EDM = re.compile(r"edm_vpred\.sigma_(max|min)|edm_(mean|std)")
 # Updates after which Stable Diffusion 2.0 base, which predicts epsilon, was published.
@@ -142,8 +149,6 @@ def open_file(path: epath.Path, prediction_type: PredictionType | None) -> Store
             f"{path} looks like {family.name}, but lacks tensors, or has some of other shapes: "
             f"{error}"
         ) from None
-    if kind := image_conditioned(configs["unet"], configs["vae"]):
-        raise UserError(f"{path} {kind}")
     found = {part: part_tensors for part, (_, part_tensors) in text.items()}
     found |= {"unet": unet, "vae": vae}
     prefixes = (ldm_unet.PREFIX, *parts)
@@ -178,7 +183,7 @@ def open_file(path: epath.Path, prediction_type: PredictionType | None) -> Store
 
 def family_of(tensors: Tensors) -> Family | None:
     """The family of a whole model, by the names of its tensors; None if it is none."""
-    if ldm_unet.PREFIX + "input_blocks.0.0.weight" in tensors:
+    if _CONV_IN in tensors:
         for family in (SDXL, SD2, SD1):
             if any(name.startswith(family.text[-1]) for name in tensors):
                 return family
@@ -187,12 +192,31 @@ def family_of(tensors: Tensors) -> Family | None:
 
 def _unsupported(family: Family, tensors: Tensors) -> str | None:
     """What keeps a whole model from being used, as in `what_else`; None if nothing does."""
-    if family is not SDXL and any(
-        name.startswith(ldm_unet.PREFIX + "label_emb.") for name in tensors
-    ):
+    inputs = {"in_channels": _channels(_CONV_IN, tensors)}
+    latents = {"latent_channels": _channels(_LATENTS_IN, tensors)}
+    if kind := image_conditioned(inputs, latents):
+        return kind
+    if family is not SDXL and any(name.startswith(_LABELS) for name in tensors):
         return UNCLIP
+    if any(map(_GUIDANCE.fullmatch, tensors)):
+        return LCM
+    if family is SD1 and any(
+        _PROJECTION.fullmatch(name) and len(tensor.shape) == 2 for name, tensor in tensors.items()
+    ):
+        return (
+            "has a text encoder under the names of Stable Diffusion 1.x, but the U-Net of 2.x "
+            "(proj_in.weight is a matrix): take the file as published, or its diffusers folder"
+        )
+    if family is SDXL and not any(name.startswith(_POOLING) for name in tensors):
+        return f"lacks {_POOLING}, of its second text encoder: take another file of this model"
     edm = next(filter(_EDM.fullmatch, tensors), None)
     return edm and f"has the noise levels of EDM (it holds {edm}), which are not supported"
+
+
+def _channels(convolution: str, tensors: Tensors) -> int:
+    """How many a convolution takes; 4, as usual, if it is missing or no convolution."""
+    shape = tensors[convolution].shape if convolution in tensors else ()
+    return shape[1] if len(shape) > 1 else 4
 
 
 def _under(prefix: str, tensors: Tensors) -> dict[str, StoredTensor]:
@@ -226,12 +250,12 @@ def _text_encoders(
     """Config and tensors of each text encoder."""
     first = parts[family.text[0]]
     if family is SD2:
-        states = ldm_text.open_clip_tensors(first, _SD2_LAYERS)
+        states = ldm_text.open_clip_tensors(first)
         return {"text_encoder": (ldm_text.text_config(states, "gelu"), states)}
     states = current_names(first)
     encoders = {"text_encoder": (ldm_text.text_config(states, "quick_gelu"), states)}
     if family is SDXL:
-        states = ldm_text.open_clip_tensors(parts[family.text[1]], None)
+        states = ldm_text.open_clip_tensors(parts[family.text[1]])
         encoders["text_encoder_2"] = ldm_text.text_config(states, "gelu"), states
     return encoders
 
