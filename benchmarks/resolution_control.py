@@ -29,11 +29,10 @@ from benchmarks.learned import (
 )
 from benchmarks.report import Report, mean_and_error
 from mrti_jax.commands import use_compilation_cache
-from mrti_jax.concept import NOTHINGS, Nothing
+from mrti_jax.concept import BRACKETS, NOTHINGS, Nothing
 from mrti_jax.mini.concepts import best_caption
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sampling.grid import make_grid
-from mrti_jax.sampling.sweep import BRACKETS
 
 MEASURES = ("coarse", "fine", "aligned", "low-pass", "high-pass")
 

@@ -23,14 +23,16 @@ from mrti_jax.parallel.mesh import fetch
 
 # Sequences per call of the text encoder: one shape for all prompts, so one compilation.
 ENCODE_BATCH = 8
+# The least number of slots: one shape for all usual tables, so one compilation.
+NUM_SLOTS = 10
 
 
 def slot_boundaries(
-    concepts: Iterable[Concept], num_train_timesteps: int, num_slots: int = 10
+    concepts: Iterable[Concept], num_train_timesteps: int
 ) -> Int32[np.ndarray, "edges"]:
-    """Edges of the slots, from 0 to T: every boundary of every concept is one, at least 10 slots.
+    """Edges of the slots, from 0 to T: every boundary of every concept is one.
 
-    Tables of 1, 2, 5 or 10 equal buckets, and no table at all, give the same 10 equal slots, so
+    Tables of 1, 2, 5 or 10 equal buckets, and no table at all, give the same NUM_SLOTS slots, so
     programs compiled for one serve the others. Give all the concepts that are loaded, not only
     those of one prompt. Raises UserError for a concept of another number of training timesteps.
     """
@@ -38,7 +40,7 @@ def slot_boundaries(
     for concept in concepts:
         _check_timesteps(concept, num_train_timesteps)
         edges |= set(concept.boundaries.tolist())
-    num_slots = min(num_slots, num_train_timesteps)
+    num_slots = min(NUM_SLOTS, num_train_timesteps)
     equal = equal_boundaries(num_slots, num_train_timesteps)
     if edges <= set(equal.tolist()):
         return equal

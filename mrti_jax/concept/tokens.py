@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 from transformers import CLIPTokenizer
 
+from mrti_jax.concept.buckets import bucket_from_boundaries
 from mrti_jax.concept.prompt import Prompt, Word
 from mrti_jax.concept.schemes import rows
 from mrti_jax.concept.table import Concept
@@ -126,7 +127,7 @@ def tokenize(
             parts.append(part)
             continue
         concept = concepts[part.name]
-        at = int(np.searchsorted(concept.boundaries, timestep, side="right")) - 1
+        at = int(bucket_from_boundaries(timestep, concept.boundaries))
         row = rows(part, concept.num_buckets, official_semi)[at]
         if row is not None:
             tables[index] = concept.embeddings[row][:, columns]
