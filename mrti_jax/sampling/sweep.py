@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mrti_jax.concept import BRACKETS, Concept, by_name, parse
+from mrti_jax.concept import BRACKETS, MARK, Concept, by_name, parse
 from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sampling.generate import Picture, expand_seeds, generate
 
 SweepRows = Literal["seeds", "schemes"]
 
-MARK = "{k}"
 _WORD = re.compile(r"[\[(|]\{k\}[\])|]>")
 
 
