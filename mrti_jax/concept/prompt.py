@@ -143,8 +143,8 @@ def _word(text: str, match: re.Match[str]) -> tuple[Word, int]:
         malformed(
             text,
             match.end(),
-            f"{MARK} is filled in by --grid (in Python: sweep) only, elsewhere '{start}' is followed "
-            f"by {_ARGUMENT}",
+            f"{MARK} is filled in by --grid (in Python: sweep) only, elsewhere {_ARGUMENT} is "
+            f"expected after '{start}'",
         )
     if number is None:
         malformed(text, match.end(), f"expected {_ARGUMENT} after '{start}'")
