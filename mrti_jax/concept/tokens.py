@@ -69,39 +69,26 @@ def lay_out(parts: Sequence[str | int], tokenizer: CLIPTokenizer) -> Layout:
     """Tokens of texts and of placeholders (so many positions each), cut and padded to the
     tokenizer's `model_max_length`; BOS and EOS always stay."""
     length = tokenizer.model_max_length
-    ids, part, vector, offset = [tokenizer.bos_token_id], [-1], [-1], [0]
-    source = [-1]
+    eos = tokenizer.eos_token_id
+    # Token id, part and vector of the layout; and where it is from: part and offset.
+    places = [(tokenizer.bos_token_id, -1, -1, -1, 0)]
     for index, item in enumerate(parts):
         if isinstance(item, int):
-            ids += [tokenizer.eos_token_id] * item
-            part += [index] * item
-            vector += range(item)
-            offset += range(item)
-            count = item
-        else:
-            pieces = tokenizer(
-                item, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-            )
-            count = len(pieces["input_ids"])
-            ids += pieces["input_ids"]
-            part += [-1] * count
-            vector += [-1] * count
-            offset += [start for start, _ in pieces["offset_mapping"]]
-        source += [index] * count
-    kept = min(len(ids), length - 1)
-    num_cut = len(ids) - kept
-    padding = length - kept - 1
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    ends = [-1] * (padding + 1)
-    return Layout(
-        ids=np.asarray(ids[:kept] + [tokenizer.eos_token_id] + [pad] * padding, np.int32),
-        part=np.asarray(part[:kept] + ends, np.int32),
-        vector=np.asarray(vector[:kept] + ends, np.int32),
-        end=kept,
-        num_cut=num_cut,
-        cut_part=source[kept] if num_cut else -1,
-        cut_offset=offset[kept] if num_cut else -1,
-    )
+            places += [(eos, index, position, index, position) for position in range(item)]
+            continue
+        pieces = tokenizer(
+            item, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        places += [
+            (token, -1, -1, index, start)
+            for token, (start, _) in zip(pieces["input_ids"], pieces["offset_mapping"], strict=True)
+        ]
+    kept, cut = places[: length - 1], places[length - 1 :]
+    pad = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    ends = [(eos, -1, -1, -1, 0)] + [(pad, -1, -1, -1, 0)] * (length - 1 - len(kept))
+    ids, part, vector, _, _ = np.asarray(kept + ends, np.int32).T.copy()
+    *_, cut_part, cut_offset = cut[0] if cut else (-1, -1)
+    return Layout(ids, part, vector, len(kept), len(cut), cut_part, cut_offset)
 
 
 def tokenize(
