@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer
 from mrti_jax.concept.buckets import equal_boundaries
 from mrti_jax.concept.schemes import read_prompt
 from mrti_jax.concept.table import Concept, Parts
-from mrti_jax.concept.tokens import NOTHINGS, Nothing, Tokens, tokenize
+from mrti_jax.concept.tokens import NOTHINGS, Nothing, Tokens, shorten, tokenize
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.frozen import Frozen
 from mrti_jax.models.text_encoder import TextEncoder, TextStates
@@ -65,8 +65,8 @@ def encode_prompts(
     [slots, b, l, d] and `pooled` [slots, b, p].
 
     `boundaries`: from `slot_boundaries`. The text encoder runs once per distinct prompt and rows.
-    Warns of prompts that are too long. Raises UserError for malformed prompts, unknown words,
-    buckets that a table lacks, and concepts of another text encoder or schedule.
+    Warns once of each prompt that is too long. Raises UserError for malformed prompts, unknown
+    words, buckets that a table lacks, and concepts of another text encoder or schedule.
     """
     if not texts:
         raise UserError("there is no prompt to encode")
@@ -81,6 +81,7 @@ def encode_prompts(
     distinct: dict[bytes, int] = {}
     sequences: list[tuple[Tokens, ...]] = []
     index = np.zeros((len(boundaries) - 1, len(texts)), np.int32)
+    cuts: dict[str, str] = {}
     for column, text in enumerate(texts):
         prompt = read_prompt(text, concepts)
         versions: list[Tokens] = []
@@ -104,10 +105,12 @@ def encode_prompts(
                 sequences.append(tokens)
         longest = max(versions, key=lambda one: one.num_cut)
         if longest.num_cut:
-            warn(
-                f"a prompt is longer than {tokenizers[0].model_max_length} tokens, "
-                f"cut off: {longest.cut}"
-            )
+            cuts[text] = longest.cut
+    for text, cut in cuts.items():
+        warn(
+            f"the prompt {shorten(text, 80)!r} is longer than {tokenizers[0].model_max_length} "
+            f"tokens, cut off: {cut}"
+        )
     # On the host, so that another number of sequences compiles nothing.
     states = _encode_all(sequences, text_encoder)
     return jax.tree.map(lambda values: values[index], states)

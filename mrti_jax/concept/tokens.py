@@ -21,8 +21,6 @@ from mrti_jax.errors import UserError, warn
 Nothing = Literal["zero", "drop", "initializer"]
 NOTHINGS: tuple[Nothing, ...] = ("zero", "drop", "initializer")
 
-_LONGEST_CUT_SHOWN = 300
-
 
 @dataclass(frozen=True, eq=False)
 class Layout:
@@ -161,13 +159,13 @@ def placeholder_ids(
     if layout.num_cut:
         if isinstance(parts[layout.cut_part], int) or layout.cut_part < len(parts) - 1:
             raise UserError(
-                f"the caption {_shorten(template)!r} is longer than {tokenizer.model_max_length} "
+                f"the caption {shorten(template)!r} is longer than {tokenizer.model_max_length} "
                 "tokens and its {} does not fit: shorten it"
             )
         cut = texts[-1][layout.cut_offset :]
         warn(
             f"a caption is longer than {tokenizer.model_max_length} tokens, "
-            f"cut off: {_shorten(cut)!r}"
+            f"cut off: {shorten(cut)!r}"
         )
     return layout.ids, layout.vector, layout.end
 
@@ -189,7 +187,7 @@ def _describe_cut(prompt: Prompt, parts: Sequence[str | int], layout: Layout) ->
     first = prompt.parts[layout.cut_part]
     rest = prompt.parts[layout.cut_part + 1 :]
     head = first[layout.cut_offset :] if isinstance(first, str) else str(first)
-    told = repr(_shorten(head + "".join(map(str, rest))))
+    told = repr(shorten(head + "".join(map(str, rest))))
     lost = [str(part) for part in rest if isinstance(part, Word)]
     if isinstance(first, Word):
         if isinstance(parts[layout.cut_part], int) and layout.cut_offset > 0:
@@ -202,8 +200,9 @@ def _describe_cut(prompt: Prompt, parts: Sequence[str | int], layout: Layout) ->
     return told
 
 
-def _shorten(text: str) -> str:
-    if len(text) <= _LONGEST_CUT_SHOWN:
+def shorten(text: str, longest: int = 300) -> str:
+    """The text, without its middle if it has more than `longest` characters."""
+    if len(text) <= longest:
         return text
-    half = _LONGEST_CUT_SHOWN // 2
+    half = longest // 2
     return f"{text[:half]} ... {text[-half:]}"
