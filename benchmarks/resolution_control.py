@@ -29,11 +29,10 @@ from benchmarks.learned import (
 )
 from benchmarks.report import Report, mean_and_error
 from mrti_jax.commands import use_compilation_cache
-from mrti_jax.concept import NOTHINGS, Nothing
+from mrti_jax.concept import BRACKETS, NOTHINGS, Nothing, Scheme
 from mrti_jax.mini.concepts import best_caption
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sampling.grid import make_grid
-from mrti_jax.sampling.sweep import BRACKETS
 
 MEASURES = ("coarse", "fine", "aligned", "low-pass", "high-pass")
 
@@ -124,7 +123,7 @@ def measure(drawing: Cutout, full: Cutout, photos: list[Cutout]) -> list[float]:
 
 def tell_scheme(
     report: Report,
-    scheme: str,
+    scheme: Scheme,
     values: Float[np.ndarray, "concepts k seeds m"],
     unrelated: Float[np.ndarray, "concepts seeds m"],
 ) -> None:

@@ -6,6 +6,7 @@ Each array annotation of the package is checked at every call (jaxtyping with be
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 install_import_hook("mrti_jax", "typechecker.check")
 
 import fuzz  # noqa: E402
+import jax  # noqa: E402
 import pytest  # noqa: E402
 from tiny import save_tiny  # noqa: E402
 
@@ -71,6 +73,21 @@ def tiny_v_sd(tiny_v_folder: Path) -> StableDiffusion:
 @pytest.fixture(scope="session")
 def tiny_xl_sd(tiny_xl_folder: Path) -> StableDiffusion:
     return StableDiffusion.load(tiny_xl_folder)
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """An entry for every program that XLA compiles or takes from the compilation cache."""
+    events: list[str] = []
+    watching = True
+
+    def listen(event: str, duration: float, **_: object) -> None:
+        if watching and event == "/jax/core/compile/backend_compile_duration":
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    watching = False  # a listener can't be taken off again
 
 
 @pytest.hookimpl(optionalhook=True)

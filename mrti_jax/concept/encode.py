@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer
 from mrti_jax.concept.buckets import equal_boundaries
 from mrti_jax.concept.schemes import read_prompt
 from mrti_jax.concept.table import Concept, Parts
-from mrti_jax.concept.tokens import NOTHINGS, Nothing, Tokens, tokenize
+from mrti_jax.concept.tokens import NOTHINGS, Nothing, Tokens, shorten, tokenize
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.frozen import Frozen
 from mrti_jax.models.text_encoder import TextEncoder, TextStates
@@ -23,14 +23,16 @@ from mrti_jax.parallel.mesh import fetch
 
 # Sequences per call of the text encoder: one shape for all prompts, so one compilation.
 ENCODE_BATCH = 8
+# The least number of slots: one shape for all usual tables, so one compilation.
+NUM_SLOTS = 10
 
 
 def slot_boundaries(
-    concepts: Iterable[Concept], num_train_timesteps: int, num_slots: int = 10
+    concepts: Iterable[Concept], num_train_timesteps: int
 ) -> Int32[np.ndarray, "edges"]:
-    """Edges of the slots, from 0 to T: every boundary of every concept is one, at least 10 slots.
+    """Edges of the slots, from 0 to T: every boundary of every concept is one.
 
-    Tables of 1, 2, 5 or 10 equal buckets, and no table at all, give the same 10 equal slots, so
+    Tables of 1, 2, 5 or 10 equal buckets, and no table at all, give the same NUM_SLOTS slots, so
     programs compiled for one serve the others. Give all the concepts that are loaded, not only
     those of one prompt. Raises UserError for a concept of another number of training timesteps.
     """
@@ -38,7 +40,7 @@ def slot_boundaries(
     for concept in concepts:
         _check_timesteps(concept, num_train_timesteps)
         edges |= set(concept.boundaries.tolist())
-    num_slots = min(num_slots, num_train_timesteps)
+    num_slots = min(NUM_SLOTS, num_train_timesteps)
     equal = equal_boundaries(num_slots, num_train_timesteps)
     if edges <= set(equal.tolist()):
         return equal
@@ -63,8 +65,8 @@ def encode_prompts(
     [slots, b, l, d] and `pooled` [slots, b, p].
 
     `boundaries`: from `slot_boundaries`. The text encoder runs once per distinct prompt and rows.
-    Warns of prompts that are too long. Raises UserError for malformed prompts, unknown words,
-    buckets that a table lacks, and concepts of another text encoder or schedule.
+    Warns once of each prompt that is too long. Raises UserError for malformed prompts, unknown
+    words, buckets that a table lacks, and concepts of another text encoder or schedule.
     """
     if not texts:
         raise UserError("there is no prompt to encode")
@@ -79,6 +81,7 @@ def encode_prompts(
     distinct: dict[bytes, int] = {}
     sequences: list[tuple[Tokens, ...]] = []
     index = np.zeros((len(boundaries) - 1, len(texts)), np.int32)
+    cuts: dict[str, str] = {}
     for column, text in enumerate(texts):
         prompt = read_prompt(text, concepts)
         versions: list[Tokens] = []
@@ -102,10 +105,12 @@ def encode_prompts(
                 sequences.append(tokens)
         longest = max(versions, key=lambda one: one.num_cut)
         if longest.num_cut:
-            warn(
-                f"a prompt is longer than {tokenizers[0].model_max_length} tokens, "
-                f"cut off: {longest.cut}"
-            )
+            cuts[text] = longest.cut
+    for text, cut in cuts.items():
+        warn(
+            f"the prompt {shorten(text, 80)!r} is longer than {tokenizers[0].model_max_length} "
+            f"tokens, cut off: {cut}"
+        )
     # On the host, so that another number of sequences compiles nothing.
     states = _encode_all(sequences, text_encoder)
     return jax.tree.map(lambda values: values[index], states)

@@ -15,6 +15,12 @@ from mrti_jax.errors import UserError
 
 Scheme = Literal["bare", "fully", "semi", "fixed"]
 
+# What stands around the number of a word, by scheme; a bare word has no number.
+BRACKETS: dict[Scheme, tuple[str, str]] = {
+    "fully": ("[", "]"),
+    "semi": ("(", ")"),
+    "fixed": ("|", "|"),
+}
 MAX_NAME = 64
 NAME = r"[A-Za-z][A-Za-z0-9_-]*+"
 # The look-behind keeps the search linear in a long run of backslashes.
@@ -22,12 +28,8 @@ _WORD_START = re.compile(
     rf"(?<!\\)(?P<escape>\\*+)(?P<start><(?P<name>{NAME})(?P<bracket>[>\[(|]))"
 )
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
-_SCHEMES: dict[str, tuple[Scheme, str]] = {
-    "[": ("fully", "]>"),
-    "(": ("semi", ")>"),
-    "|": ("fixed", "|>"),
-}
-_BRACKETS = {"fully": ("[", "]"), "semi": ("(", ")"), "fixed": ("|", "|")}
+_SCHEMES = {left: scheme for scheme, (left, _) in BRACKETS.items()}
+MARK = "{k}"  # where a sweep's prompt gets each value in turn
 _ARGUMENT = "a bucket (0, 1, 2, ...) or a resolution (0.0 to 1.0)"
 _MAX_DIGITS = 400  # enough for every float, and below the limit of Python's int()
 
@@ -54,8 +56,8 @@ class Word:
         if self.scheme == "bare":
             if self.argument is not None:
                 raise UserError(f"a bare word <{self.name}> takes no bucket or resolution")
-        elif self.scheme not in _BRACKETS:
-            known = ", ".join(["bare", *_BRACKETS])
+        elif self.scheme not in BRACKETS:
+            known = ", ".join(["bare", *BRACKETS])
             raise UserError(
                 f"unknown scheme {self.scheme!r} of <{self.name}>, the schemes are {known}"
             )
@@ -69,7 +71,7 @@ class Word:
     def __str__(self) -> str:
         if self.scheme == "bare":
             return f"<{self.name}>"
-        left, right = _BRACKETS[self.scheme]
+        left, right = BRACKETS[self.scheme]
         argument = str(self.argument)
         if isinstance(self.argument, float):  # 1e-05 is written 0.00001, -0.0 is 0.0
             argument = format(abs(Decimal(repr(self.argument))), "f")
@@ -131,30 +133,40 @@ def _word(text: str, match: re.Match[str]) -> tuple[Word, int]:
     """The word that begins at the match, and where the text goes on."""
     name, bracket, start = match["name"], match["bracket"], match["start"]
     if len(name) > MAX_NAME:
-        _malformed(text, match.start("name"), f"a name has at most {MAX_NAME} characters")
+        malformed(text, match.start("name"), f"a name has at most {MAX_NAME} characters")
     if bracket == ">":
         return Word(name), match.end()
-    scheme, closing = _SCHEMES[bracket]
+    scheme = _SCHEMES[bracket]
+    closing = f"{BRACKETS[scheme][1]}>"
     number = _NUMBER.match(text, match.end())
+    if text.startswith(MARK, match.end()):
+        malformed(
+            text,
+            match.end(),
+            f"{MARK} is filled in by --grid (in Python: sweep) only, elsewhere {_ARGUMENT} is "
+            f"expected after '{start}'",
+        )
     if number is None:
-        _malformed(text, match.end(), f"expected {_ARGUMENT} after '{start}'")
+        malformed(text, match.end(), f"expected {_ARGUMENT} after '{start}'")
     written = number.group()
     if len(written) > _MAX_DIGITS:
-        _malformed(text, match.end(), f"a number of {len(written)} characters is too long")
+        malformed(text, match.end(), f"a number of {len(written)} characters is too long")
     argument = float(written) if "." in written else int(written)
     if isinstance(argument, float) and argument > 1:
-        _malformed(
+        malformed(
             text,
             match.end(),
             f"the resolution {written} is above 1.0 (a bucket is written without a decimal point)",
         )
     if not text.startswith(closing, number.end()):
-        _malformed(text, number.end(), f"expected '{closing}' after '{start}{written}'")
+        malformed(text, number.end(), f"expected '{closing}' after '{start}{written}'")
     return Word(name, scheme, argument), number.end() + len(closing)
 
 
-def _malformed(text: str, at: int, problem: str) -> NoReturn:
-    raise UserError(f"malformed concept word: {problem}, at column {at + 1} of {excerpt(text, at)}")
+def malformed(text: str, at: int, problem: str, hint: str = "") -> NoReturn:
+    """Raises UserError with the problem and the column of position `at`, then the hint."""
+    place = f"at column {at + 1} of {excerpt(text, at)}"
+    raise UserError(f"malformed concept word: {problem}, {place}{hint}")
 
 
 def excerpt(text: str, at: int, before: int = 30, after: int = 20) -> str:

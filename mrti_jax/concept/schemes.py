@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from mrti_jax.concept.buckets import resolution_to_bucket
-from mrti_jax.concept.prompt import NAME, Prompt, Word, parse
+from mrti_jax.concept.prompt import NAME, Prompt, Word, malformed, parse
 from mrti_jax.concept.table import Concept
 from mrti_jax.errors import UserError, nearest
 
@@ -14,6 +14,10 @@ from mrti_jax.errors import UserError, nearest
 _TAG = re.compile(
     "a|b|br|div|em|h[1-6]|hr|i|img|li|ol|p|pre|q|s|span|strong|sub|sup|td|th|tr|tt|u|ul", re.I
 )
+
+_NO_WORD = re.compile(rf"<(?P<name>{NAME})(?![>\[(|])")
+# What is neither HTML nor a prompt syntax of others, such as <lora:name:1>.
+_SLIP = re.compile(r"\s*+[:=]?\s*+(?:[\[({|][^<>]*|[0-9.]+\s*+[\])}|]?)>")
 
 
 def word_bucket(word: Word, num_buckets: int) -> int:
@@ -54,7 +58,8 @@ def read_prompt(text: str, concepts: Mapping[str, Concept]) -> Prompt:
 
     A tag is what the prompt closes again (`<x>...</x>`), or a common one of formatting (`<b>`).
     Raises UserError for a malformed or unknown word, one that names a bucket that isn't there, and
-    one that isn't closed.
+    a concept's name after `<` without a word's bracket; also for a name much like a concept's, if a
+    number or bracket of another kind follows (`<jnae:0.8>`).
     """
     parts: list[str | Word] = []
     for part in parse(text).parts:
@@ -63,23 +68,19 @@ def read_prompt(text: str, concepts: Mapping[str, Concept]) -> Prompt:
                 word_bucket(part, concepts[part.name].num_buckets)
                 parts.append(part)
                 continue
-            if not _is_tag(part, text):
+            if part.scheme != "bare" or not _is_tag(part.name, text):
                 _unknown(part, concepts)
             part = str(part)
         if parts and isinstance(parts[-1], str):  # one text, so that it is tokenized as one
             parts[-1] += part
         else:
             parts.append(part)
-    prompt = Prompt(tuple(parts))
-    for text_part in prompt.parts:
-        if isinstance(text_part, str):
-            _check_closed(text_part, concepts)
-    return prompt
+    _check_brackets(text, concepts)
+    return Prompt(tuple(parts))
 
 
-def _is_tag(word: Word, text: str) -> bool:
-    is_tag = _TAG.fullmatch(word.name) or f"</{word.name}>" in text
-    return word.scheme == "bare" and bool(is_tag)
+def _is_tag(name: str, text: str) -> bool:
+    return bool(_TAG.fullmatch(name)) or f"</{name}>" in text
 
 
 def _unknown(word: Word, concepts: Mapping[str, Concept]) -> NoReturn:
@@ -91,7 +92,12 @@ def _unknown(word: Word, concepts: Mapping[str, Concept]) -> NoReturn:
     )
 
 
-def _check_closed(text: str, concepts: Mapping[str, Concept]) -> None:
-    for match in re.finditer(rf"<({NAME})(?![>\[(|])", text):
-        if match[1] in concepts:
-            raise UserError(f"the concept word '{match[0]}' isn't closed: write '{match[0]}>'")
+def _check_brackets(text: str, concepts: Mapping[str, Concept]) -> None:
+    for match in _NO_WORD.finditer(text):
+        name, end = match["name"], match.end()
+        known = name in concepts
+        slip = not known and _SLIP.match(text, end) and not _is_tag(name, text)
+        hint = nearest(name, concepts) if slip else ""
+        if known or hint:
+            expected = f"expected '>', '[', '(' or '|' after '<{name}'"
+            malformed(text, end, expected, f".{hint} For text, put a space after '<'")

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 from transformers import CLIPTokenizer
 
+from mrti_jax.concept.buckets import bucket_from_boundaries
 from mrti_jax.concept.prompt import Prompt, Word
 from mrti_jax.concept.schemes import rows
 from mrti_jax.concept.table import Concept
@@ -19,8 +20,6 @@ from mrti_jax.errors import UserError, warn
 
 Nothing = Literal["zero", "drop", "initializer"]
 NOTHINGS: tuple[Nothing, ...] = ("zero", "drop", "initializer")
-
-_LONGEST_CUT_SHOWN = 300
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,39 +67,26 @@ def lay_out(parts: Sequence[str | int], tokenizer: CLIPTokenizer) -> Layout:
     """Tokens of texts and of placeholders (so many positions each), cut and padded to the
     tokenizer's `model_max_length`; BOS and EOS always stay."""
     length = tokenizer.model_max_length
-    ids, part, vector, offset = [tokenizer.bos_token_id], [-1], [-1], [0]
-    source = [-1]
+    eos = tokenizer.eos_token_id
+    # Token id, part and vector of the layout; and where it is from: part and offset.
+    places = [(tokenizer.bos_token_id, -1, -1, -1, 0)]
     for index, item in enumerate(parts):
         if isinstance(item, int):
-            ids += [tokenizer.eos_token_id] * item
-            part += [index] * item
-            vector += range(item)
-            offset += range(item)
-            count = item
-        else:
-            pieces = tokenizer(
-                item, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-            )
-            count = len(pieces["input_ids"])
-            ids += pieces["input_ids"]
-            part += [-1] * count
-            vector += [-1] * count
-            offset += [start for start, _ in pieces["offset_mapping"]]
-        source += [index] * count
-    kept = min(len(ids), length - 1)
-    num_cut = len(ids) - kept
-    padding = length - kept - 1
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    ends = [-1] * (padding + 1)
-    return Layout(
-        ids=np.asarray(ids[:kept] + [tokenizer.eos_token_id] + [pad] * padding, np.int32),
-        part=np.asarray(part[:kept] + ends, np.int32),
-        vector=np.asarray(vector[:kept] + ends, np.int32),
-        end=kept,
-        num_cut=num_cut,
-        cut_part=source[kept] if num_cut else -1,
-        cut_offset=offset[kept] if num_cut else -1,
-    )
+            places += [(eos, index, position, index, position) for position in range(item)]
+            continue
+        pieces = tokenizer(
+            item, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        places += [
+            (token, -1, -1, index, start)
+            for token, (start, _) in zip(pieces["input_ids"], pieces["offset_mapping"], strict=True)
+        ]
+    kept, cut = places[: length - 1], places[length - 1 :]
+    pad = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    ends = [(eos, -1, -1, -1, 0)] + [(pad, -1, -1, -1, 0)] * (length - 1 - len(kept))
+    ids, part, vector, _, _ = np.asarray(kept + ends, np.int32).T.copy()
+    *_, cut_part, cut_offset = cut[0] if cut else (-1, -1)
+    return Layout(ids, part, vector, len(kept), len(cut), cut_part, cut_offset)
 
 
 def tokenize(
@@ -126,7 +112,7 @@ def tokenize(
             parts.append(part)
             continue
         concept = concepts[part.name]
-        at = int(np.searchsorted(concept.boundaries, timestep, side="right")) - 1
+        at = int(bucket_from_boundaries(timestep, concept.boundaries))
         row = rows(part, concept.num_buckets, official_semi)[at]
         if row is not None:
             tables[index] = concept.embeddings[row][:, columns]
@@ -173,13 +159,13 @@ def placeholder_ids(
     if layout.num_cut:
         if isinstance(parts[layout.cut_part], int) or layout.cut_part < len(parts) - 1:
             raise UserError(
-                f"the caption {_shorten(template)!r} is longer than {tokenizer.model_max_length} "
+                f"the caption {shorten(template)!r} is longer than {tokenizer.model_max_length} "
                 "tokens and its {} does not fit: shorten it"
             )
         cut = texts[-1][layout.cut_offset :]
         warn(
             f"a caption is longer than {tokenizer.model_max_length} tokens, "
-            f"cut off: {_shorten(cut)!r}"
+            f"cut off: {shorten(cut)!r}"
         )
     return layout.ids, layout.vector, layout.end
 
@@ -201,7 +187,7 @@ def _describe_cut(prompt: Prompt, parts: Sequence[str | int], layout: Layout) ->
     first = prompt.parts[layout.cut_part]
     rest = prompt.parts[layout.cut_part + 1 :]
     head = first[layout.cut_offset :] if isinstance(first, str) else str(first)
-    told = repr(_shorten(head + "".join(map(str, rest))))
+    told = repr(shorten(head + "".join(map(str, rest))))
     lost = [str(part) for part in rest if isinstance(part, Word)]
     if isinstance(first, Word):
         if isinstance(parts[layout.cut_part], int) and layout.cut_offset > 0:
@@ -214,8 +200,9 @@ def _describe_cut(prompt: Prompt, parts: Sequence[str | int], layout: Layout) ->
     return told
 
 
-def _shorten(text: str) -> str:
-    if len(text) <= _LONGEST_CUT_SHOWN:
+def shorten(text: str, longest: int = 300) -> str:
+    """The text, without its middle if it has more than `longest` characters."""
+    if len(text) <= longest:
         return text
-    half = _LONGEST_CUT_SHOWN // 2
+    half = longest // 2
     return f"{text[:half]} ... {text[-half:]}"

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mrti_jax.concept import NUM_SLOTS
 from mrti_jax.diffusion import NoiseSchedule, Sampler, make_sampler, sampler_from_config
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.text_encoder import TextStates
@@ -15,8 +16,6 @@ from mrti_jax.models.unet import NUM_SIZES
 from mrti_jax.parallel.aot import on_mesh
 from mrti_jax.parallel.mesh import batch_sharded, replicated
 from mrti_jax.sampling.loop import decode, drawing, make_program
-
-NUM_SLOTS = 10
 
 
 def trace_sampling(

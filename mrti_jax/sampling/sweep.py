@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mrti_jax.concept import Concept, by_name, parse
+from mrti_jax.concept import BRACKETS, MARK, Concept, by_name, parse
 from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sampling.generate import Picture, generate
@@ -14,8 +14,6 @@ from mrti_jax.sampling.request import expand_seeds
 
 SweepRows = Literal["seeds", "schemes"]
 
-MARK = "{k}"
-BRACKETS = {"fully": ("[", "]"), "semi": ("(", ")"), "fixed": ("|", "|")}
 _WORD = re.compile(r"[\[(|]\{k\}[\])|]>")
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompts as text states per slot of diffusion time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -59,21 +59,6 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-@pytest.fixture
-def compiled() -> Iterator[list[str]]:
-    """An entry for every program that XLA compiles or takes from the compilation cache."""
-    events: list[str] = []
-    watching = True
-
-    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if watching and "backend_compile" in event:
-            events.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield events
-    watching = False  # a listener can't be taken off again
-
-
 def test_equals_the_encoder_with_the_word_in_its_place(
     states: Encode,
     tokenizer: CLIPTokenizer,
@@ -123,17 +108,17 @@ def test_each_distinct_sequence_is_encoded_once(
 
 
 def test_a_second_prompt_compiles_nothing(
-    states: Encode, compiled: list[str], make_concept: Callable[..., Concept]
+    states: Encode, compilations: list[str], make_concept: Callable[..., Concept]
 ) -> None:
     jane = make_concept("jane")
-    jax.jit(lambda x: x + len(compiled))(1)
-    assert compiled, "the counter counts"
+    jax.jit(lambda x: x + len(compilations))(1)
+    assert compilations, "the counter counts"
     states(["a dog", ""], [])
-    compiled.clear()
+    compilations.clear()
     states(["a <jane> and <jane(3)>", "red"], [jane])
     states(["a <jane[0.4]>", ""], [jane], nothing="drop")
     assert states(["a <jane>", "<one>"], [jane, make_concept("one", 1, 3)]).shape[0] == 10
-    assert compiled == []
+    assert compilations == []
 
 
 def test_slots(make_concept: Callable[..., Concept]) -> None:
@@ -163,12 +148,17 @@ def test_padded_slots_use_the_right_rows(
 
 
 def test_cut_is_told_once_a_prompt(states: Encode, make_concept: Callable[..., Concept]) -> None:
+    first, second, third = "a " * 18 + "<jane>", "cat " * 19, "cat " * 19 + "red " * 100
     with pytest.warns(UserWarning, match="longer than 20 tokens") as warned:
-        states(["a " * 18 + "<jane>", "dog", "cat " * 19], [make_concept()])
-    assert [str(w.message) for w in warned] == [
-        "a prompt is longer than 20 tokens, cut off: '<jane>' (without effect: <jane>)",
-        "a prompt is longer than 20 tokens, cut off: 'cat '",
+        states([first, "dog", first, second, first, third], [make_concept()])
+    told = [str(w.message) for w in warned]
+    assert told[:2] == [
+        f"the prompt {first!r} is longer than 20 tokens, cut off: '<jane>' "
+        "(without effect: <jane>)",
+        f"the prompt {second!r} is longer than 20 tokens, cut off: 'cat '",
     ]
+    in_short = "cat " * 10 + " ... " + "red " * 10
+    assert len(told) == 3 and told[2].startswith(f"the prompt {in_short!r} is longer than")
 
 
 def test_what_does_not_fit_the_model(

@@ -66,10 +66,60 @@ def test_words_must_be_known(make_concept: Callable[..., Concept]) -> None:
         read_prompt("a <star|3|>", concepts)
     with pytest.raises(UserError, match=r"none is loaded.*write \\<jane>"):
         read_prompt("a <jane>", {})
-    for text in ("a <jane", "a <jane [3]>", "<jane<star>", "<b>a <jane</b>"):
-        with pytest.raises(UserError, match="'<jane' isn't closed"):
-            read_prompt(text, concepts)
-    read_prompt("a <janet", concepts)
+
+
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        ("a <jane", 'column 8 of "a <jane^"'),
+        ("<jane<star>", 'column 6 of "<jane^<star>"'),
+        ("<b>a <jane</b>", 'column 11 of "<b>a <jane^</b>"'),
+        (r"\\<star> <jane [0.8]>", r'column 15 of "\\<star> <jane^ [0.8]>"'),
+        ("<jane{3}>", 'column 6 of "<jane^{3}>"'),
+        ("<jane:0.8>", 'column 6 of "<jane^:0.8>"'),
+    ],
+)
+def test_a_concepts_name_without_the_bracket_of_a_word(
+    text: str, marked: str, make_concept: Callable[..., Concept]
+) -> None:
+    concepts = by_name([make_concept("jane"), make_concept("star")])
+    with pytest.raises(UserError) as error:
+        read_prompt(text, concepts)
+    assert "expected '>', '[', '(' or '|' after '<jane'" in str(error.value)
+    assert marked in str(error.value) and "Did you mean" not in str(error.value)
+    read_prompt(text.replace("<jane", "< jane"), concepts)  # as the message says
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<jan:0.8>", "<jan {3}>", "a <Jane [.5]>", "<jaen =3>", "<jan{x}>", "<jan |7|>", "<jan 3)>"],
+)
+def test_a_slip_in_both_name_and_bracket(text: str, make_concept: Callable[..., Concept]) -> None:
+    concepts = by_name([make_concept("jane")])
+    with pytest.raises(UserError, match=r"'\|' after '<.*\^.*Did you mean 'jane'\?"):
+        read_prompt(text, concepts)
+    assert read_prompt(text, {}).parts == (text,)
+    assert read_prompt(text, by_name([make_concept("teapot")])).parts == (text,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a <janet",
+        "a <jan and",
+        "a < b <3 <jan",
+        "<lora:foo:1> <lora:foo> <lora:2:0.8>",
+        '<lara class="x" id=3>y',
+        "<lara/> </lara> <lara />",
+        "<lara 3>closed</lara>",
+        "x <li 3> y",
+        "x<lara && y>3",
+        r"\<lara[0.8]>",
+    ],
+)
+def test_other_text_near_a_concepts_name(text: str, make_concept: Callable[..., Concept]) -> None:
+    concepts = by_name([make_concept(name) for name in ("jane", "lara1", "lora2", "lit")])
+    assert read_prompt(text, concepts) == parse(text)
 
 
 @pytest.mark.parametrize(

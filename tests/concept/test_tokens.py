@@ -108,7 +108,10 @@ def test_official_semi(tokenizer: CLIPTokenizer, make_concept: Callable[..., Con
             "a " * 17 + "<two> red <jane>",
             "'<two> red <jane>' (only 1 of the 2 vectors of <two> fit) (without effect: <jane>)",
         ),
-        ("<jane> " + "dog " * 17 + "house, red <two>", "', red <two>' (without effect: <two>)"),
+        (
+            "<jane> " + "dog " * 17 + "house, red <two>",
+            "'house, red <two>' (without effect: <two>)",
+        ),
     ],
 )
 def test_cut(
@@ -118,8 +121,6 @@ def test_cut(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tokens = tokens_at(text, 0, concepts, tokenizer)
-    if text.startswith("<jane> dog"):
-        cut = "'house, red <two>' (without effect: <two>)"
     assert len(tokens.ids) == 20 and tokens.ids[-1] == tokenizer.eos_token_id
     assert tokens.cut == cut and (tokens.num_cut > 0) == bool(cut)
 

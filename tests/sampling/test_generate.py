@@ -4,7 +4,6 @@
 import dataclasses
 import importlib
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,6 @@ FAST: dict[str, Any] = {"sampler": "ddim", "num_steps": 12, "batch_size": 2}
 
 def images(pictures: list[Picture]) -> np.ndarray:
     return np.stack([picture.image for picture in pictures]).astype(int)
-
-
-@pytest.fixture
-def compilations() -> Iterator[list[str]]:
-    events: list[str] = []
-    watching = True
-
-    def listen(event: str, duration: float, **_: object) -> None:
-        if watching and event == "/jax/core/compile/backend_compile_duration":
-            events.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield events
-    watching = False  # a listener can't be taken off again
 
 
 def test_order_shape_and_parameters(tiny_sd: StableDiffusion) -> None:
