@@ -46,6 +46,25 @@ def test_labels_and_title_take_room_of_their_own() -> None:
     assert (edge == 255).all()  # nor runs off the sheet
 
 
+def test_a_row_is_as_high_as_its_label() -> None:
+    prompt = "a photo of a <jane({k})> on a white background, " * 5
+    cells = [[solid(10), solid(90)], [solid(170), solid(50)], [solid(30), solid(70)]]
+    labels = [prompt, prompt, "short"]
+    sheet = np.asarray(make_grid(cells, labels, ["k = 0", "k = 1"], rows_above=1))
+    left = sheet.shape[1] - MARGIN - 2 * MIN_CELL - GAP
+    pictures = sheet[:, left + 3, 0]  # down the first column
+    tops = [int(np.flatnonzero(pictures == value)[0]) for value in (10, 170, 30)]
+    assert all((pictures == value).sum() == MIN_CELL for value in (10, 170, 30))
+    inked = (sheet[:, :left] < 100).any(axis=(1, 2))
+    # Runs of lines of ink, apart by less than a line: one per label, in the middle of its pictures.
+    places = np.flatnonzero(inked)
+    blocks = np.split(places, np.flatnonzero(np.diff(places) > GAP) + 1)
+    assert len(blocks) == 3 and len(blocks[0]) > MIN_CELL / 2
+    for block, top in zip(blocks, tops, strict=True):
+        assert abs((block[0] + block[-1]) / 2 - (top + MIN_CELL / 2)) < GAP
+    assert blocks[0][-1] - blocks[0][0] > MIN_CELL and sheet.shape[0] - MARGIN == tops[2] + MIN_CELL
+
+
 def test_column_labels_stand_below_the_rows_that_they_are_not_for() -> None:
     cells = [[solid(10)], [solid(90)]]
     plain = make_grid(cells).height
