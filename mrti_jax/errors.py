@@ -21,5 +21,6 @@ def warn(message: str) -> None:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the known word that is most like `word`, or an empty string."""
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean '{matches[0]}'?" if matches else ""
+    lowered = {one.lower(): one for one in known}
+    matches = difflib.get_close_matches(word.lower(), lowered, n=1)
+    return f" Did you mean '{lowered[matches[0]]}'?" if matches else ""

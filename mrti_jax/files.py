@@ -62,7 +62,7 @@ def to_path(path: epath.PathLike) -> epath.Path:
     that can't be reached with what is installed.
     """
     try:
-        found = epath.Path(path)
+        found = epath.Path(path).expanduser()
     except KeyError as error:
         scheme = error.args[0]
         raise UserError(

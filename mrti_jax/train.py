@@ -2,6 +2,7 @@
 """The command `python -m mrti_jax.train`: learns concepts from photos."""
 
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -35,7 +36,7 @@ class Flags(Config):
     restart: bool = False
     """Begin anew; the run that is in the folder is kept, under another name."""
     recipe: tyro.conf.Positional[str | None] = None
-    """A YAML file with settings, such as configs/sd15.yaml; flags go before it."""
+    """A YAML file with settings, such as configs/sd15.yaml; what a flag says overrides it."""
     processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
     """On several machines: how this process finds the others of its run."""
 
@@ -115,6 +116,8 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
 
 def _tell(run: Config) -> None:
     """What is where."""
+    from mrti_jax.training.pictures import PROMPTS
+
     name, out = run.concept.name, run.out
     assert name and out  # resolve_all has seen to that
     folder = to_path(out)
@@ -123,8 +126,13 @@ def _tell(run: Config) -> None:
         print(f"at all resolutions: {folder / 'grid.png'}")
     model = {} if run.model.path == "mini" else {"model": run.model.path}
     flags = {"concept": out} | model | run.model.options
-    given = [f"--{key.replace('_', '-')} {value}" for key, value in flags.items() if value]
-    print(f'draw it: python -m mrti_jax.sample "a photo of a <{name}>" {" ".join(given)}')
+    given = [
+        f"--{key.replace('_', '-')} {shlex.quote(str(value))}"
+        for key, value in flags.items()
+        if value
+    ]
+    prompt = PROMPTS[run.data.learnable_property].format(f"<{name}>")
+    print(f'draw it: python -m mrti_jax.sample "{prompt}" {" ".join(given)}')
 
 
 if __name__ == "__main__":

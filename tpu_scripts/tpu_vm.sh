@@ -4,7 +4,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 : "${TPU_NAME:?say which TPU: export TPU_NAME=my-tpu}"
-: "${ZONE:?say where it is: export ZONE=us-east1-d}"
+: "${ZONE:?say where it is: export ZONE=us-west4-a}"
 # shellcheck disable=SC2034  # of this project, in the home folder of each worker
 FOLDER=mrti_jax
 

@@ -84,7 +84,12 @@ def _is_tag(name: str, text: str) -> bool:
 
 
 def _unknown(word: Word, concepts: Mapping[str, Concept]) -> NoReturn:
-    known = ", ".join(sorted(concepts)) or "none is loaded"
+    if not concepts:
+        raise UserError(
+            f"no concept is loaded, so {word} means nothing: give the one that it names (--concept "
+            f"runs/{word.name}). For the text {word} itself, write \\{word}"
+        )
+    known = ", ".join(sorted(concepts))
     hint = nearest(word.name, concepts)
     raise UserError(
         f"unknown concept word {word} (known concepts: {known}).{hint} "

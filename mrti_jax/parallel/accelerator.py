@@ -23,7 +23,7 @@ def check_accelerator(root: Path = Path("/")) -> None:
     chosen = jax.config.values.get("jax_platforms") or ""
     try:
         used = jax.default_backend()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # a plugin that is not there asserts
         raise UserError(
             f"JAX can't use what JAX_PLATFORMS={chosen} asks for ({reason(error)}): install JAX "
             "for it (`pip install -e` with '.[tpu]', '.[cuda13]' or '.[cuda12]'), or choose another"

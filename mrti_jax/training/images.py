@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import is_regular, read_words, to_path
+from mrti_jax.files import is_regular, read_words, reason, to_path
 from mrti_jax.parallel.processes import check_same, map_in_parts
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-# More than any camera's; PIL itself refuses twice its own limit of about 89 megapixels.
-MAX_PIXELS = 250_000_000
+# Pictures as well, of formats that are not read.
+OTHERS = (".heic", ".heif", ".gif", ".tif", ".tiff", ".avif", ".jxl", ".jfif", ".dng")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,12 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
     if folder.is_dir():
         paths = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
         files = [file for file in paths if file.suffix.lower() in EXTENSIONS and is_regular(file)]
+        others = [file for file in paths if file.suffix.lower() in OTHERS]
+        if files and others:
+            warn(
+                f"{_count(others, 'picture')} in '{folder}' left out, of a format that isn't read: "
+                f"{_list([file.name for file in others])}; save them as PNG or JPEG"
+            )
         if not files:
             raise UserError(
                 f"the folder '{folder}' holds no images (PNG, JPEG, WebP, BMP): {_describe(paths)}"
@@ -87,6 +93,8 @@ def decode(
         try:
             image = _open(content())
             photo = square(name, image, size)
+        except UnidentifiedImageError:
+            return None, f"{name} (no image)"
         except Exception as error:  # decoders of damaged files raise all kinds
             return None, f"{name} ({' '.join(str(error).split()) or type(error).__name__})"
         is_small = min(image.size) < size
@@ -129,7 +137,16 @@ def square(name: str, image: Image.Image, size: int) -> Photo:
 def from_arrays(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"] | Image.Image], size: int
 ) -> list[Photo]:
-    """Pictures that are in memory already: uint8 RGB arrays or PIL images."""
+    """Pictures that are in memory already: uint8 RGB arrays or PIL images. Raises UserError for
+    anything else."""
+    for image in images:
+        if not isinstance(image, Image.Image) and not (
+            isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
+        ):
+            raise UserError(
+                "pictures in memory are PIL images or uint8 arrays [height, width, 3], one for "
+                f"each, not {type(image).__name__}{getattr(image, 'shape', '')}"
+            )
 
     def pil(image: np.ndarray | Image.Image) -> Image.Image:
         return image if isinstance(image, Image.Image) else Image.fromarray(image)
@@ -142,11 +159,9 @@ def _open(content: bytes | Image.Image) -> Image.Image:
     if isinstance(content, Image.Image):
         return content
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is below
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it refuses twice as many
         # These alone: decoders of other formats run programs, or read files that are named in it.
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width}x{image.height} pixels are too many")
     image.load()
     return image
 
@@ -168,14 +183,14 @@ def _captions(file: epath.Path, word: str) -> tuple[str, ...]:
         return ()
     try:
         lines = [line.strip() for line in read_words(beside).splitlines()]
-    except UnicodeDecodeError:
-        raise UserError(f"the captions in '{beside}' are not UTF-8 text") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the captions in '{beside}' can't be read: {reason(error)}") from None
     captions = [line.replace(f"<{word}>", "{}") for line in lines if line]
     without = [caption for caption in captions if "{}" not in caption]
     if without:
         warn(
-            f"WARNING: {len(without)} of the {len(captions)} captions in '{beside}' are left out, "
-            f"for they have neither <{word}> nor {{}} where the word goes: {without[0][:80]!r}"
+            f"left out {len(without)} of the {len(captions)} captions in '{beside}', which have "
+            f"neither <{word}> nor {{}} where the word goes: {without[0][:80]!r}"
             + (", ..." if len(without) > 1 else "")
         )
     return tuple(caption for caption in captions if "{}" in caption)
@@ -192,7 +207,7 @@ def _describe(paths: Sequence[epath.Path]) -> str:
     return f"it holds {held}"
 
 
-def _count(items: Sequence[str], noun: str) -> str:
+def _count(items: Sequence[object], noun: str) -> str:
     return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
 
 

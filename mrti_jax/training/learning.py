@@ -14,7 +14,7 @@ from mrti_jax.training.config import Config, check
 from mrti_jax.training.learning_rate import with_learning_rate
 from mrti_jax.training.loop import Result, train
 from mrti_jax.training.memory import fitting_concepts, needs_remat
-from mrti_jax.training.pictures import warn_of_another_sampler
+from mrti_jax.training.pictures import check_pictures
 from mrti_jax.training.run import Run
 from mrti_jax.training.slots import count_slots, padded
 from mrti_jax.training.step import frozen_params, make_train_step
@@ -90,8 +90,8 @@ def learn_many(
     slots = plan_slots(sd, config, len(subjects))
     if is_writer():
         _warn_of_empty_places(config, slots, sd.mesh.size)
-    if is_writer() and (config.train.picture_every or config.train.final_grid):
-        warn_of_another_sampler(sd)
+    if config.train.picture_every or config.train.final_grid:
+        check_pictures(sd, config.train.picture_steps)
     size = _training_size(sd, config.data.size)
     runs = [_prepare(sd, subject, config, size, alone=len(subjects) == 1) for subject in subjects]
     limit = memory_limit(sd.mesh.local_devices[0])

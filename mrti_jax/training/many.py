@@ -46,18 +46,28 @@ def _in_list(config: Config) -> list[tuple[ListedConcept, str]]:
 
 
 def _in_folders(path: str) -> list[tuple[ListedConcept, str]]:
-    """The concepts of a folder that holds folders and no files; none, if it is no such folder."""
+    """The concepts of a folder that holds folders and no pictures; none, if it is no such folder.
+
+    Raises UserError for a folder that holds pictures and folders.
+    """
     if path == SAMPLE or path.startswith("tfds:"):
         return []
     root = to_path(path)
     if not root.is_dir():
         return []
+    from mrti_jax.training.images import EXTENSIONS  # not before the flags are read
+
     inside = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    if not all(entry.is_dir() for entry in inside):
-        return []
+    folders = [entry for entry in inside if entry.is_dir()]
+    pictures = [entry.name for entry in inside if entry.suffix.lower() in EXTENSIONS]
+    if folders and pictures:
+        raise UserError(
+            f"'{path}' holds pictures ({pictures[0]}) and folders ({folders[0].name}): move the "
+            "pictures away to learn a word for each folder, or the folders to learn a single one"
+        )
     return [
         (ListedConcept(**asdict(_read(folder)), path=str(folder)), str(folder / CONCEPT_FILE))
-        for folder in inside
+        for folder in folders
     ]
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mrti_jax.concept import Concept
-from mrti_jax.diffusion import make_sampler, sampler_from_config
+from mrti_jax.diffusion import NoiseSchedule, make_sampler, sampler_from_config
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import write_whole
 from mrti_jax.models.stable_diffusion import StableDiffusion
@@ -32,10 +32,14 @@ PROMPTS = {"object": "a photo of a {}", "style": "a painting in the style of {}"
 FINAL_PROMPTS = {**PROMPTS, "object": "a photo of a {} on a white background"}
 
 
-def warn_of_another_sampler(sd: StableDiffusion) -> None:
-    """Warns where pictures can't be drawn with the sampler that the model is made for."""
+def check_pictures(sd: StableDiffusion, picture_steps: int) -> None:
+    """Warns where pictures can't be drawn with the sampler that the model is made for. Raises
+    UserError for more steps than it has timesteps."""
+    most = NoiseSchedule.from_config(sd.scheduler_config).num_train_timesteps
+    if picture_steps > most:
+        raise UserError(f"train.picture_steps is {picture_steps}, it must be at most {most}")
     name, problem = _sampler(sd)
-    if problem:
+    if problem and is_writer():
         warn(f"the pictures of the training are drawn with the sampler {name}: {problem}")
 
 

@@ -127,6 +127,8 @@ class Run:
             self.saved = self.done
             if is_writer():
                 write_yaml(self.config, self._folder / CONFIG_NAME)
+                if self.done < self.config.train.steps:  # of an earlier end
+                    (self._folder / FINAL_NAME).unlink(missing_ok=True)
         self.metrics = Metrics(
             self._folder / METRICS_NAME if self._folder is not None and is_writer() else None,
             self.name,

@@ -10,9 +10,10 @@ from etils import epath
 from mrti_jax.errors import UserError
 
 # Settings that a run may be continued with other values of.
-_FREE = {"out", "data.path", "data.tfds_dir", "model.fsdp"} | {
+_FREE = {"out", "data.path", "data.tfds_dir", "model.fsdp", "model.attention"} | {
     f"train.{name}"
     for name in (
+        "accumulation",
         "at_once",
         "checkpoint_every",
         "keep",

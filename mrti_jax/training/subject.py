@@ -50,7 +50,7 @@ def read_photos(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
     if different < len(photos):
         told = "all" if different == 1 else f"{len(photos) - different}"
         warn(
-            f"WARNING: {told} of the {len(photos)} images are identical to another one, only "
+            f"{told} of the {len(photos)} images are identical to another one, only "
             f"{different} differ: <{subject.name}> is learned from what different images have in "
             "common"
         )

@@ -22,10 +22,10 @@ def read_yaml(path: epath.Path) -> Mapping[Any, Any]:
     try:
         if not path.exists():
             raise UserError(f"there is no configuration file {path}")
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: for photos in it write --data.path {path}")
         if not is_regular(path) or path.stat().length > MAX_BYTES:
-            raise UserError(
-                f"{path} is no configuration file: a folder, a device, or far too large"
-            )
+            raise UserError(f"{path} is no configuration file: a device, or far too large")
         text = read_words(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read the configuration file {path}: {reason(error)}") from None

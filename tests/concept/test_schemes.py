@@ -64,7 +64,7 @@ def test_words_must_be_known(make_concept: Callable[..., Concept]) -> None:
         read_prompt("a <jame[3]>", concepts)
     with pytest.raises(UserError, match="'star' has 3 buckets"):
         read_prompt("a <star|3|>", concepts)
-    with pytest.raises(UserError, match=r"none is loaded.*write \\<jane>"):
+    with pytest.raises(UserError, match=r"no concept is loaded.*runs/jane\).*write \\<jane>"):
         read_prompt("a <jane>", {})
 
 

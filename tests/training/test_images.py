@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image files of all kinds as square RGB pictures."""
 
+import inspect
 import io
 import struct
 import zlib
@@ -154,3 +155,27 @@ def test_pictures_in_memory():
     assert (photos[0].pixels == photos[1].pixels).all()
     with pytest.raises(UserError, match="empty"):
         from_arrays([], 16)
+
+
+def test_pictures_of_formats_that_are_not_read_are_told(tmp_path: Path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    Image.new("RGB", (16, 16)).save(tmp_path / "b.gif")
+    (tmp_path / "c.HEIC").write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"2 pictures in .* left out, .*: b\.gif, c\.HEIC; save"):
+        assert len(read_folder(tmp_path, 16)) == 1
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((16, 16, 3), np.float32), np.zeros((16, 16), np.int32), "a.png"]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_picture_in_memory(image: object):
+    with pytest.raises(UserError, match=r"uint8 arrays \[height, width, 3\]"):
+        inspect.unwrap(from_arrays)([image], 16)  # type: ignore[list-item]
+
+
+def test_captions_that_cannot_be_read(tmp_path: Path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(UserError, match=r"captions in '.*a\.txt' can't be read"):
+        read_folder(tmp_path, 16, caption_word="jane")

@@ -21,8 +21,9 @@ from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import make_mesh
 from mrti_jax.training import Subject, learn, learn_many, load_concept, read_config, run
 from mrti_jax.training.checkpoint import Checkpoints
-from mrti_jax.training.config import ConceptConfig, TrainConfig
+from mrti_jax.training.config import ConceptConfig, Config, DataConfig, TrainConfig
 from mrti_jax.training.draws import draw
+from mrti_jax.training.many import resolve_all
 from mrti_jax.training.slots import count_slots, fill, padded, put, take
 from mrti_jax.training.step import initial_state
 
@@ -196,6 +197,16 @@ def folders(tmp_path: Path, pictures: list[np.ndarray]) -> Path:
             f"learnable_property: {subject.learnable_property}\n"
         )
     return root
+
+
+def test_pictures_beside_folders_are_no_guess(folders: Path) -> None:
+    (folders / "Thumbs.db").write_text("of a file manager")
+    assert len(resolve_all(Config(data=DataConfig(path=str(folders))))) == len(
+        list(folders.glob("*/"))
+    )
+    Image.new("RGB", (16, 16)).save(folders / "loose.png")
+    with pytest.raises(UserError, match=r"holds pictures \(loose\.png\) and folders"):
+        resolve_all(Config(data=DataConfig(path=str(folders))))
 
 
 def command(model: Path, path: Path | str, out: Path, **more: Any) -> list[str]:
