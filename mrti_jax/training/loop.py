@@ -3,7 +3,6 @@
 
 import collections
 import contextlib
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeAlias
@@ -45,9 +44,8 @@ def train(
     file is written. An update that is not finite ends the concept's run, with the last good table
     written; so does a folder that its run can't go on in.
     """
-    title = f"<{runs[0].name}>" if len(runs) == 1 else f"{len(runs)} concepts"
     total = len(runs) * config.steps
-    bar = tqdm(desc=title, total=total, unit="step", disable=not progress, file=sys.stderr)
+    bar = tqdm(desc=_title(runs), total=total, unit="step", disable=not progress, file=sys.stderr)
     with bar, stop_requests() as stop, contextlib.ExitStack() as stack:
         for run in runs:
             stack.enter_context(run)
@@ -62,6 +60,10 @@ def train(
         except Stopped:
             loop.leave()
     return [loop.results[run] for run in runs]
+
+
+def _title(runs: Sequence[Run]) -> str:
+    return f"<{runs[0].name}>" if len(runs) == 1 else f"{len(runs)} concepts"
 
 
 class _Loop:
@@ -103,7 +105,10 @@ class _Loop:
     def update(self, train_step: TrainStep, frozen: dict[str, Any]) -> None:
         """One update of all slots."""
         if self._updates == 0:
+            self._bar.set_description_str("compiling")
             compile_ahead(train_step, self._state, frozen, self._data)
+            self._bar.set_description(_title(self._runs))
+            self._bar.unpause()  # compiling is not counted as time of the updates
         self._state = train_step(self._state, frozen, self._data)
         self._updates += 1
         for run in self._active.values():
@@ -127,11 +132,9 @@ class _Loop:
         self._state = self._recorder.record(self._state, due)
         if any(map(self._is_last, self._active.values())):
             self._recorder.flush()
-        told = [run.metrics for run in self._active.values()]
-        speed = sum(metrics.examples_per_second for metrics in told)
-        if math.isfinite(speed):
-            loss = np.mean([metrics.loss for metrics in told])
-            self._bar.set_postfix_str(f"loss {loss:.4f}, {speed:.1f} examples/s")
+        loss = np.mean([run.metrics.loss for run in self._active.values()])
+        if np.isfinite(loss):
+            self._bar.set_postfix_str(f"loss {loss:.4f}")
 
     def save(self) -> None:
         """Writes the checkpoints that are due, and ends runs whose last update was not finite.
@@ -182,6 +185,8 @@ class _Loop:
         for slot, run in list(self._active.items()):
             if self._is_last(run):
                 state = self._take(slot)
+                if progress:
+                    self._bar.close()  # drawing has a bar of its own
                 self.results[run] = run.finish(state, self._stop.check, progress=progress)
                 del self._active[slot]
 
@@ -193,6 +198,9 @@ class _Loop:
                 self.results[run] = run.finish_again(state, self._stop.check)
                 return
             data = run.data(*self._extent)
+            if run.done and not self._bar.disable:
+                told = f"<{run.name}> goes on after {run.done} of {self._config.steps} updates"
+                self._bar.write(told, file=sys.stderr)
         except UserError as error:
             run.close()
             self._fail(run, error)
