@@ -149,7 +149,7 @@ def test_sizes_and_v_prediction(tiny_v_sd: StableDiffusion) -> None:
         ({"sampler": "dim"}, "Did you mean 'ddim'"),
         ({"num_steps": 0}, "num_steps is 0"),
         ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
-        ({"negative_prompt": "<jan>", "guidance_scale": 1}, "unknown concept word <jan>"),
+        ({"negative_prompt": "<jan>", "guidance_scale": 1}, "no concept is loaded, so <jan>"),
         ({"batch_size": 0}, "batch_size"),
         ({"concepts": [tiny_concept(), tiny_concept()]}, "two concepts are named 'jane'"),
         ({"concepts": [tiny_concept(parts=(("", 48),))]}, "width 48"),
