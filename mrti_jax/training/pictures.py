@@ -2,6 +2,7 @@
 """Labelled sheets of pictures drawn with the concept, during the training and at its end."""
 
 import io
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -34,13 +35,27 @@ FINAL_PROMPTS = {**PROMPTS, "object": "a photo of a {} on a white background"}
 
 def check_pictures(sd: StableDiffusion, picture_steps: int) -> None:
     """Warns where pictures can't be drawn with the sampler that the model is made for. Raises
-    UserError for more steps than it has timesteps."""
-    most = NoiseSchedule.from_config(sd.scheduler_config).num_train_timesteps
+    UserError for more steps than it has timesteps, and where no other sampler can draw them."""
+    schedule = NoiseSchedule.from_config(sd.scheduler_config)
+    most = schedule.num_train_timesteps
     if picture_steps > most:
         raise UserError(f"train.picture_steps is {picture_steps}, it must be at most {most}")
     name, problem = _sampler(sd)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the drawing gives them
+            make_sampler(name, sd.scheduler_config).plan(schedule, picture_steps)
+    except UserError as error:
+        raise UserError(
+            f"the pictures of the training can't be drawn with the sampler {name}: "
+            f"{str(error).rstrip('.')}; to train without them, set train.final_grid to false and "
+            "train.picture_every to 0"
+        ) from None
     if problem and is_writer():
-        warn(f"the pictures of the training are drawn with the sampler {name}: {problem}")
+        warn(
+            f"the pictures of the training are drawn with the sampler {name}, others of this "
+            f"model need --sampler: {problem}"
+        )
 
 
 def draw_progress(

@@ -147,10 +147,34 @@ def test_a_model_without_a_sampler_of_ours_is_trained_and_drawn_with_another(
     config = tiny_sd.scheduler_config | {"_class_name": "UniPCMultistepScheduler"}
     sd = dataclasses.replace(tiny_sd, scheduler_config=config)
     made = make_config(concept=FEW_ROWS, train={"picture_steps": 2, "final_grid": True})
-    with pytest.warns(UserWarning, match="drawn with the sampler ddim: .*UniPC") as told:
+    with pytest.warns(UserWarning, match="drawn with the sampler ddim, .*UniPC") as told:
         learn(sd, pictures, **WORDS, out=tmp_path, config=made)
     assert len([one for one in told if "UniPC" in str(one.message)]) == 1
     assert (tmp_path / "grid.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"_class_name": "UniPCMultistepScheduler", "thresholding": True}, "thresholding is True"),
+        ({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "zero signal"),
+    ],
+    ids=["option", "schedule"],
+)
+def test_pictures_that_no_sampler_can_draw_are_told_before_the_training(
+    changes: dict,
+    words: str,
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    make_config: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("mrti_jax.training.learning.train", lambda *_, **__: pytest.fail("trained"))
+    config = tiny_sd.scheduler_config | {"_class_name": "DDIMScheduler"} | changes
+    sd = dataclasses.replace(tiny_sd, scheduler_config=config)
+    made = make_config(train={"picture_steps": 2, "final_grid": True})
+    with pytest.raises(UserError, match=f"can't be drawn .*ddim: .*{words}.*train.final_grid"):
+        learn(sd, pictures, **WORDS, config=made)
 
 
 def test_empty_places_of_a_batch_are_told(
