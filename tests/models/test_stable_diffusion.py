@@ -13,12 +13,16 @@ from mrti_jax.models.stored.model import ModelSource
 def test_an_outdated_scheduler_config_is_brought_up_to_date(
     tiny_folder: Path, tiny_xl_folder: Path, tmp_path: Path
 ) -> None:
-    for source, offset in ((tiny_folder, 1), (tiny_xl_folder, 0)):
+    outdated = {"steps_offset": 0, "clip_sample": True}
+    for source, expected in (
+        (tiny_folder, {"steps_offset": 1, "clip_sample": False}),
+        (tiny_xl_folder, outdated),
+    ):
         copy = Path(shutil.copytree(source, tmp_path / source.name))
         path = copy / "scheduler" / "scheduler_config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"steps_offset": 0}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | outdated))
         config = scheduler_config(open_model(ModelSource(path=str(copy))))
-        assert config["steps_offset"] == offset
+        assert {key: config[key] for key in outdated} == expected
 
 
 def test_guidance_away_from_zeros_is_for_xl(
