@@ -44,7 +44,8 @@ def spaced_timesteps(
     if timesteps[0] > total - 1 or timesteps[-1] < 0:
         raise UserError(
             f"num_steps {count} with the model's timestep_spacing '{spacing}' and steps_offset "
-            f"{steps_offset} leaves the {total} trained timesteps: take fewer steps."
+            f"{steps_offset} leaves the {total} trained timesteps: take fewer steps, or correct "
+            "steps_offset in the model's scheduler/scheduler_config.json."
         )
     if timesteps[0] < 0.1 * (total - 1):
         warn(

@@ -65,8 +65,9 @@ class DDIM(Sampler):
         if self.prediction_type == "epsilon" and current.min() == 0:
             raise UserError(
                 "scheduler config: rescale_betas_zero_snr with prediction_type 'epsilon': at zero "
-                "signal the noise tells nothing of the picture; a model of such a schedule has "
-                "prediction_type 'v_prediction'."
+                "signal the noise tells nothing of the picture; take the sampler euler, or, if the "
+                "model was trained so, set prediction_type to 'v_prediction' in its "
+                "scheduler/scheduler_config.json."
             )
         variance = self.eta**2 * (1 - following) / (1 - current) * (1 - current / following)
         return Steps(
