@@ -12,12 +12,7 @@ from jaxtyping import Array, Float, Float32, Float64, Int
 
 from mrti_jax.diffusion.betas import betas_from_config
 from mrti_jax.diffusion.option import check_option
-from mrti_jax.diffusion.prediction import (
-    PredictionType,
-    min_snr_weight,
-    training_target,
-    x0_and_epsilon,
-)
+from mrti_jax.diffusion.prediction import PredictionType, min_snr_weight, training_target
 
 # What the PyTorch reference puts in the place of a cumulative product of exactly 0 where a
 # noise-to-signal ratio is needed: the least number of fp16.
@@ -100,16 +95,6 @@ class NoiseSchedule:
         """What the network is trained to say at `add_noise(latents, noise, timesteps)`, fp32."""
         alpha, sigma = self._at(timesteps, latents.ndim)
         return training_target(self.prediction_type, latents, noise, alpha, sigma)
-
-    def x0_and_epsilon(
-        self,
-        prediction: Float[Array, "*batch_and_shape"],
-        noisy_latents: Float[Array, "*batch_and_shape"],
-        timesteps: Int[Array, "..."],
-    ) -> tuple[Float[Array, "*batch_and_shape"], Float[Array, "*batch_and_shape"]]:
-        """The clean latents and the noise, fp32, that a network's prediction stands for."""
-        alpha, sigma = self._at(timesteps, noisy_latents.ndim)
-        return x0_and_epsilon(self.prediction_type, prediction, noisy_latents, alpha, sigma)
 
     def _at(
         self, timesteps: Int[Array, "..."], ndim: int

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mrti_jax.diffusion import NoiseSchedule
+from mrti_jax.diffusion.prediction import x0_and_epsilon
 
 from .reference import PREDICTION_TYPES, SD15, draw, relative_error
 
@@ -76,11 +77,15 @@ def test_the_target_says_what_was_put_in(prediction_type):
     schedule = NoiseSchedule.from_config(SD15 | {"prediction_type": prediction_type})
     latents, noise = jnp.asarray(draw((4, 3, 3, 2))), jnp.asarray(draw((4, 3, 3, 2), seed=1))
     t = jnp.array([0, 10, 500, 999])
+    alpha, sigma = (
+        jnp.float32(x[t])[:, None, None, None] for x in (schedule.alpha, schedule.sigma)
+    )
 
     @jax.jit
     def round_trip(latents, noise, t):
         noisy = schedule.add_noise(latents, noise, t)
-        return schedule.x0_and_epsilon(schedule.target(latents, noise, t), noisy, t)
+        said = schedule.target(latents, noise, t)
+        return x0_and_epsilon(prediction_type, said, noisy, alpha, sigma)
 
     x0, epsilon = round_trip(latents, noise, t)
     # Division by alpha (0.07 at t = 999) or by sigma (0.03 at t = 0) costs up to two digits.
