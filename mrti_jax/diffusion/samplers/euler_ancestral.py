@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-from mrti_jax.diffusion.samplers.euler import estimates, interpolated, start_sigma
-from mrti_jax.diffusion.samplers.sampler import Sampler, State
+from mrti_jax.diffusion.samplers.sampler import State
+from mrti_jax.diffusion.samplers.sigma_space import SigmaSpace
 from mrti_jax.diffusion.schedule import NoiseSchedule
-from mrti_jax.diffusion.timesteps import TimestepSpacing
 
 
 class Steps(NamedTuple):
@@ -25,31 +24,21 @@ class Steps(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EulerAncestral(Sampler):
+class EulerAncestral(SigmaSpace):
     """The posterior of DDPM (Ho et al. 2020, arXiv 2006.11239, eq. 7) in the latents
     x_0 + sigma epsilon: the same distribution as DDIM's with eta 1."""
-
-    timestep_spacing: TimestepSpacing = "linspace"
 
     @property
     def stochastic(self) -> bool:
         return True
 
     def plan(self, schedule: NoiseSchedule, num_steps: int) -> Steps:
-        timesteps, sigma = interpolated(
-            schedule, self.timestep_spacing, num_steps, self.steps_offset
-        )
+        timesteps, sigma = self.interpolated(schedule, num_steps)
         following = np.append(sigma[1:], 0.0)
         sigma_up = following * np.sqrt(1 - (following / sigma) ** 2)
         sigma_down = following**2 / sigma
         input_scale = (sigma**2 + 1) ** -0.5
         return Steps(*np.array([timesteps, sigma, sigma_down, sigma_up, input_scale], np.float32))
-
-    def init_noise_sigma(self, steps: Steps) -> Any:
-        return start_sigma(steps, self.timestep_spacing)
-
-    def model_input(self, state: State, step: Steps) -> Float[Array, "..."]:
-        return step.input_scale * state.latents
 
     def update(
         self,
@@ -59,5 +48,5 @@ class EulerAncestral(Sampler):
         noise: Float[Array, "*shape"] | None = None,
     ) -> State:
         assert noise is not None, "a stochastic sampler needs noise"
-        x0, epsilon = estimates(self.prediction_type, state.latents, prediction, step)
+        x0, epsilon = self.estimates(state.latents, prediction, step)
         return State(x0 + step.sigma_down * epsilon + step.sigma_up * noise)
