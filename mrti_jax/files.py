@@ -47,7 +47,7 @@ def append_line(path: epath.Path, line: str) -> None:
         raise UserError(f"can't write {path}: {reason(error)}") from error
 
 
-def read_words(path: epath.Path) -> str:
+def read_text(path: epath.Path) -> str:
     """The text of a file in UTF-8, without the mark that Windows' editors put before it.
 
     Raises OSError and UnicodeDecodeError.
@@ -56,7 +56,7 @@ def read_words(path: epath.Path) -> str:
 
 
 def to_path(path: epath.PathLike) -> epath.Path:
-    """The path on this machine or in an object store.
+    """The path on this machine, where `~` is the home folder, or in an object store.
 
     Raises UserError for what looks like an object store's, but is none that is known, or of one
     that can't be reached with what is installed.

@@ -11,7 +11,7 @@ import tyro
 
 from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import read_words, to_path
+from mrti_jax.files import read_text, to_path
 from mrti_jax.models.stored.model import SourceOptions
 
 if TYPE_CHECKING:  # at run time they wait until the flags are read: --help needs no jax
@@ -185,7 +185,7 @@ def _check_prompts(
     check_request(texts, table, **{name: options[name] for name in checked})
     expand_seeds(options["seeds"], options["images_per_prompt"])
     named = {word.name for text in texts for word in read_prompt(text, table).words}
-    for name in table.keys() - named:
+    for name in sorted(table.keys() - named):
         warn(f"concept '{name}' is loaded, but no prompt names it: write <{name}> to draw it")
 
 
@@ -309,7 +309,6 @@ def _title(picture: "Picture") -> str:
 
 def _load_concept(path: str) -> "Concept":
     """A concept file or training folder, else the newest of a folder's Orbax checkpoints."""
-
     from mrti_jax.concept import Concept
     from mrti_jax.concept.table import FILE_NAME
 
@@ -325,9 +324,8 @@ def _load_concept(path: str) -> "Concept":
 def _read_prompts(path: str | None) -> list[str]:
     if path is None:
         return []
-
     try:
-        text = read_words(to_path(path))
+        text = read_text(to_path(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"the file of prompts {path} can't be read: {reason}") from error

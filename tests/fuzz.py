@@ -8,11 +8,14 @@ import collections
 import functools
 import os
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from mrti_jax.errors import UserError
 
 FULL = os.environ.get("FUZZ") == "full"
 MOST_SECONDS = 30  # of the processor, for a case
@@ -82,3 +85,15 @@ EXTREMES = [
     b'"../../x"',
     b"[" * 2000,
 ]
+
+
+def result(read: Callable[[], Any]) -> Any:
+    """What is read, or None at an error of ours, which is one line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return read()
+        except UserError as error:
+            message = str(error)
+    assert message and "\n" not in message and len(message) < 2000, message[:3000]
+    return None

@@ -10,6 +10,7 @@ the sample concept that ship in `mrti_jax/assets/concept`.
 """
 
 import io
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,11 +112,22 @@ class Flags:
     """Which of the ready-made concepts."""
 
 
+def _draw(flags: Flags) -> None:
+    appearance = concept(flags.name)
+    save_photos(appearance, flags.folder)
+    shape = appearance.combo[0]
+    print(f"four photos of {flags.name} are in {flags.folder}; to learn it:")
+    print(
+        f"python -m mrti_jax.train --data.path {shlex.quote(flags.folder)} "
+        f"--concept.name {flags.name} --concept.initializer {shape}"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; gives its exit status."""
     return run_command(
         Flags,
-        lambda flags: save_photos(concept(flags.name), flags.folder),
+        _draw,
         argv,
         prog="python -m mrti_jax.mini.concepts",
         description="Draws four photos of a concept.",

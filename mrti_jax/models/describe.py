@@ -17,11 +17,11 @@ from mrti_jax.models.memory import DTYPES, kept_bytes, sampling_bytes, training_
 from mrti_jax.models.parts import (
     build_part,
     check_widths,
-    encoder_of,
     part_dtype,
     read_configs,
 )
 from mrti_jax.models.stored.find import is_on_hub, tokenizer_folder
+from mrti_jax.models.stored.folder import TOKENIZERS
 from mrti_jax.models.stored.model import StoredModel, StoredModule
 from mrti_jax.models.tokenizer import load_tokenizer
 from mrti_jax.models.unet import UNet2DConditionModel
@@ -97,10 +97,11 @@ def _problems(stored: StoredModel, configs: Mapping[str, Any]) -> list[str]:
             lines.append(f"{WRONG}{part}: {len(found) - _SHOWN} more such tensors")
     lines += _refused("widths", partial(check_widths, configs))
     lines += _refused("scheduler", partial(NoiseSchedule.from_config, stored.scheduler_config))
-    for part, words in stored.tokenizers.items():
-        if not is_on_hub(words.where):
-            text = configs[encoder_of(part)]
-            lines += _refused(part, partial(load_tokenizer, tokenizer_folder(words), text=text))
+    for part, name in TOKENIZERS.items():
+        words = stored.tokenizers.get(name)
+        if words is not None and not is_on_hub(words.where):
+            text = configs[part]
+            lines += _refused(name, partial(load_tokenizer, tokenizer_folder(words), text=text))
     if stored.unused:
         more = len(stored.unused) - _SHOWN
         rest = f" and {more} more" if more > 0 else ""

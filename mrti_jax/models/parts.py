@@ -25,11 +25,6 @@ PARTS: Mapping[str, tuple[Any, type[nnx.Module]]] = {
 TEXT_PARTS = ("text_encoder", "text_encoder_2")
 
 
-def encoder_of(tokenizer: str) -> str:
-    """The text encoder of a tokenizer: `text_encoder_2` of `tokenizer_2`."""
-    return tokenizer.replace("tokenizer", "text_encoder")
-
-
 def read_part_config(part: str, config: Mapping[str, Any]) -> Any:
     """The config of a part from its JSON object; UserError for what is not supported."""
     return PARTS[part][0].from_dict(config, f"{part}/config.json")

@@ -21,11 +21,11 @@ from mrti_jax.models.parts import (
     TEXT_PARTS,
     build_part,
     check_widths,
-    encoder_of,
     part_dtype,
     read_configs,
 )
 from mrti_jax.models.stored.find import open_model, tokenizer_folder
+from mrti_jax.models.stored.folder import TOKENIZERS
 from mrti_jax.models.stored.model import MINI, ModelSource, PredictionType, StoredModel
 from mrti_jax.models.text_encoder import TextEncoder, side_by_side
 from mrti_jax.models.tokenizer import load_tokenizer
@@ -133,13 +133,14 @@ class StableDiffusion:
                 config, lambda: with_kernel(build(), kernel), stored.modules[part], mesh
             )
 
+        def read_tokenizer(part: str) -> CLIPTokenizer:
+            words = stored.tokenizers[TOKENIZERS[part]]
+            return load_tokenizer(tokenizer_folder(words), words.pad_token, configs[part])
+
         text_parts = [part for part in TEXT_PARTS if part in stored.modules]
         return cls(
             source=source,
-            tokenizers=tuple(
-                load_tokenizer(tokenizer_folder(words), words.pad_token, configs[encoder_of(part)])
-                for part, words in sorted(stored.tokenizers.items())
-            ),
+            tokenizers=tuple(read_tokenizer(part) for part in text_parts),
             text_models=tuple(module(part) for part in text_parts),
             unet=module("unet"),
             vae=module("vae"),

@@ -66,9 +66,9 @@ def generate(
 ) -> list[Picture]:
     """Draws each prompt with each seed: all pictures of the first prompt, then of the second, ...
 
-    Another prompt, seed, guidance scale or concept compiles nothing anew, as long as the number
-    of pictures, their size, the sampler and the number of steps stay, whether there is guidance at
-    all, and the boundaries of the slots (`slot_boundaries`).
+    Another prompt, seed, guidance scale or concept compiles nothing anew. What does: another number
+    of pictures, size, sampler or number of steps, guidance where there was none, and concepts whose
+    tables have other boundaries (`slot_boundaries`).
 
     Args:
         concepts: what the words in the prompts, such as `<jane[3]>`, may name.
@@ -120,6 +120,8 @@ def generate(
     sizes = told_sizes(sd, (height, width), original_size, crop, target_size)
     schedule = NoiseSchedule.from_config(sd.scheduler_config)
     sampler = sampler or sampler_from_config(sd.scheduler_config)
+    if eta and sampler != "ddim":
+        raise UserError("eta is an option of DDIM alone: leave it out, or take the sampler ddim")
     options = {"eta": eta} if eta else {}
     solver = make_sampler(sampler, sd.scheduler_config, **options)
     steps = solver.plan(schedule, num_steps)
@@ -165,7 +167,7 @@ def generate(
     if sd.unet.config.pooled_dim is not None:
         told = sizes.tolist()
         shared |= {"original_size": told[:2], "crop": told[2:4], "target_size": told[4:]}
-    named = [fingerprints(texts, table) for texts in zip(prompts, negatives, strict=True)]
+    named = [fingerprints(pair, table) for pair in zip(prompts, negatives, strict=True)]
 
     def picture(image: UInt8[np.ndarray, "H W 3"], index: int, seed: int) -> Picture:
         own = {"prompt": prompts[index], "negative_prompt": negatives[index], "seed": seed}

@@ -29,8 +29,8 @@ def make_grid(
     """A sheet of `cells` [rows][columns], pictures of one size; None leaves a place empty.
 
     There is a label for each row, on the left, and for each column, if any, below the first
-    `rows_above` rows, which it is not for. A row is as high as its pictures or
-    its label, whichever is higher.
+    `rows_above` rows, which it is not for. A row is as high as its pictures or its label, whichever
+    is higher.
     """
     num_columns = max(len(row) for row in cells)
     first = next(image for row in cells for image in row if image is not None)

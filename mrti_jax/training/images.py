@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import is_regular, read_words, reason, to_path
+from mrti_jax.files import is_regular, read_text, reason, to_path
 from mrti_jax.parallel.processes import check_same, map_in_parts
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -182,7 +182,7 @@ def _captions(file: epath.Path, word: str) -> tuple[str, ...]:
     if not beside.exists():
         return ()
     try:
-        lines = [line.strip() for line in read_words(beside).splitlines()]
+        lines = [line.strip() for line in read_text(beside).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the captions in '{beside}' can't be read: {reason(error)}") from None
     captions = [line.replace(f"<{word}>", "{}") for line in lines if line]

@@ -11,7 +11,7 @@ import yaml
 from etils import epath
 
 from mrti_jax.errors import UserError, nearest
-from mrti_jax.files import is_regular, read_words, reason, write_whole
+from mrti_jax.files import is_regular, read_text, reason, write_whole
 
 T = TypeVar("T")
 MAX_BYTES = 1_000_000
@@ -26,7 +26,7 @@ def read_yaml(path: epath.Path) -> Mapping[Any, Any]:
             raise UserError(f"{path} is a folder: for photos in it write --data.path {path}")
         if not is_regular(path) or path.stat().length > MAX_BYTES:
             raise UserError(f"{path} is no configuration file: a device, or far too large")
-        text = read_words(path)
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read the configuration file {path}: {reason(error)}") from None
     try:

@@ -165,6 +165,8 @@ def test_a_concepts_photos_by_the_command(
     assert {path.name for path in (tmp_path / "new").iterdir()} == {
         f"dax{i}.png" for i in (1, 2, 3, 4)
     }
+    out = capsys.readouterr().out
+    assert f"--data.path {tmp_path / 'new'} --concept.name dax --concept.initializer" in out
     assert main([str(tmp_path), "dex"]) == 2
     assert "no built-in concept 'dex'" in capsys.readouterr().err
     (tmp_path / "file").write_text("mine")

@@ -59,10 +59,6 @@ class Sampler(ABC):
         """
         kinds = {field.name: field.type for field in fields(cls)}
         for name in options:
-            if name == "eta" and name not in kinds:
-                raise UserError(
-                    "eta is an option of DDIM alone: leave it out, or take the sampler ddim"
-                )
             if name not in kinds:
                 raise UserError(
                     f"sampler {cls.__name__} has no option {name!r}, its options are "
