@@ -128,10 +128,11 @@ def _run(flags: Flags) -> None:
     from mrti_jax.sampling.generate import pictures_at_once
     from mrti_jax.sampling.png import check_folder
 
-    check_folder(flags.out)
-    concepts = [_load_concept(path) for path in flags.concept]
     options = _options(flags)
-    _check_prompts(flags, prompts, concepts, options)
+    with failing_together():
+        check_folder(flags.out)
+        concepts = [_load_concept(path) for path in flags.concept]
+        _check_prompts(flags, prompts, concepts, options)
     mesh = None if flags.fsdp is None else make_mesh(fsdp=flags.fsdp)
     with failing_together():
         sd = StableDiffusion.load(

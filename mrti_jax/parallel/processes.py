@@ -137,6 +137,16 @@ def failing_together() -> Iterator[None]:
     gather(None)
 
 
+def as_writer(work: Callable[[], object]) -> None:
+    """Does what only the process that writes files does; the others wait for it.
+
+    A UserError that it raises is raised in all processes.
+    """
+    with failing_together():
+        if is_writer():
+            work()
+
+
 def check_same(names: Sequence[str], what: str) -> None:
     """Raises UserError, in all processes, unless these names are the same in all of them."""
     lists = gather(list(names))

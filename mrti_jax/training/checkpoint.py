@@ -7,6 +7,7 @@ damage that comes later is found by the digests, and the checkpoint before is ta
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import in_object_store, reason, to_path
 from mrti_jax.parallel.mesh import fetch
-from mrti_jax.parallel.processes import gather, is_writer, means_a_lost_process
+from mrti_jax.parallel.processes import as_writer, gather, means_a_lost_process
 
 FOLDER = "checkpoints"
 _ITEMS = ("state", "concept", "meta")
@@ -107,10 +108,8 @@ class Checkpoints:
             return 0, like
         step, state, damaged = _newest_whole(self._manager, self.folder, read)
         for number in damaged:  # else Orbax would not write checkpoints of these steps again
-            if is_writer():
-                _move_aside(self.folder / str(number))
+            as_writer(functools.partial(_move_aside, self.folder / str(number)))
         if damaged:
-            gather(None)  # the others wait for the writer
             self._manager.reload()
         return step, state
 
@@ -157,17 +156,22 @@ def _newest_whole(
     """The newest checkpoint that can be read: its step, its content, and the damaged newer ones."""
     damaged: list[int] = []
     for step in sorted(manager.all_steps(), reverse=True):
+        where, content, problem = folder / str(step), None, ""
         try:
             content = read(step)
         except UserError:
             raise
+        except PermissionError as error:
+            raise UserError(f"can't read the checkpoint {where}: {reason(error)}") from error
         except Exception as error:  # readers of damaged files raise all kinds
-            warn(f"the checkpoint {folder / str(step)} is damaged and left out: {reason(error)}")
-            damaged.append(step)
-            continue
-        if damaged:
-            warn(f"the checkpoint before it is taken, {folder / str(step)}")
-        return step, content, damaged
+            problem = reason(error)
+        problem = next(filter(None, gather(problem)), "")  # processes take the same one
+        if content is not None and not problem:
+            if damaged:
+                warn(f"the checkpoint before it is taken, {where}")
+            return step, content, damaged
+        warn(f"the checkpoint {where} is damaged and left out: {problem}")
+        damaged.append(step)
     raise UserError(
         f"none of the checkpoints in {folder} can be read: begin anew with --restart, or choose "
         "another --out"

@@ -11,7 +11,7 @@ from etils import epath
 
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import in_object_store, reason
-from mrti_jax.parallel.processes import gather, is_writer
+from mrti_jax.parallel.processes import as_writer, gather, is_writer
 
 LOCK_NAME = ".lock"
 
@@ -22,16 +22,16 @@ def writable(folder: epath.Path) -> epath.Path:
     All processes must see the file: checkpoints are written and read by all of them.
     """
     probe = folder / ".probe"
-    problem = ""
-    if is_writer():
+
+    def make() -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe.write_text("")
         except (OSError, ImportError) as error:
             problem = " ".join(str(error).split())
-    (problem, *_) = gather(problem)
-    if problem:
-        raise UserError(f"can't write to the folder '{folder}' (--out): {problem}")
+            raise UserError(f"can't write to the folder '{folder}' (--out): {problem}") from error
+
+    as_writer(make)
     seen = gather(probe.exists())
     if is_writer():
         probe.unlink(missing_ok=True)
@@ -53,21 +53,24 @@ def held(folder: epath.Path) -> Iterator[None]:
     Raises UserError if another run is at work there.
     """
     with contextlib.ExitStack() as stack:
-        problem = ""
-        if is_writer() and not in_object_store(folder):
+
+        def hold() -> None:
+            if in_object_store(folder):
+                return
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 _lock(stack.enter_context((folder / LOCK_NAME).open("a")), folder)
-            except BlockingIOError:
-                problem = (
+            except BlockingIOError as error:
+                raise UserError(
                     f"another run is at work in the folder '{folder}' (--out): wait for its end, "
                     "or choose another folder"
-                )
+                ) from error
             except OSError as error:
-                problem = f"can't write to the folder '{folder}' (--out): {reason(error)}"
-        (problem, *_) = gather(problem)
-        if problem:
-            raise UserError(problem)
+                raise UserError(
+                    f"can't write to the folder '{folder}' (--out): {reason(error)}"
+                ) from error
+
+        as_writer(hold)
         yield
 
 
@@ -81,24 +84,21 @@ def _lock(file: TextIO, folder: epath.Path) -> None:
 
 
 def move_aside(folder: epath.Path) -> None:
-    """Renames a run's folder, so that another one can begin in its place, and tells of it."""
-    moved = _rename(folder) if is_writer() else None
-    gather(None)  # the others wait
-    if moved is not None:
-        warn(f"the run that was in '{folder}' is now in '{moved}'")
+    """Renames a run's folder to `<folder>-1`, `<folder>-2`, ..., so that another one can begin in
+    its place, and tells of it. Nothing is done if there is nothing in it but the lock.
 
-
-def _rename(folder: epath.Path) -> epath.Path | None:
-    """Renames a run's folder to `<folder>-1`, `<folder>-2`, ... and gives the new name.
-
-    None if there is nothing in it but the lock. Raises UserError where it can't be renamed.
+    Raises UserError where it can't be renamed.
     """
+    as_writer(lambda: _rename(folder))
+
+
+def _rename(folder: epath.Path) -> None:
     if not folder.exists() or all(path.name == LOCK_NAME for path in folder.iterdir()):
-        return None
+        return
     names = (folder.parent / f"{folder.name}-{i}" for i in itertools.count(1))
     aside = next(name for name in names if not name.exists())
     try:
         folder.rename(aside)
     except OSError as error:
         raise UserError(f"can't rename the folder '{folder}': {reason(error)}") from error
-    return aside
+    warn(f"the run that was in '{folder}' is now in '{aside}'")

@@ -4,7 +4,7 @@
 import collections
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import jax
@@ -17,6 +17,7 @@ from mrti_jax.errors import UserError, warn
 from mrti_jax.parallel.compiler import compile_ahead
 from mrti_jax.parallel.mesh import fetch
 from mrti_jax.parallel.preemption import Stopped, StopRequest, stop_requests
+from mrti_jax.parallel.processes import failing_together
 from mrti_jax.training.config import TrainConfig
 from mrti_jax.training.metrics import Recorder
 from mrti_jax.training.run import Run
@@ -42,7 +43,7 @@ def train(
     SIGTERM and SIGINT end it after last checkpoints, as Preempted and KeyboardInterrupt; the same
     runs go on from there. At each checkpoint, the metrics up to it are on disk, and the concept
     file is written. An update that is not finite ends the concept's run, with the last good table
-    written; so does a folder that its run can't go on in.
+    written; so does a folder that it can't go on in, or write to.
     """
     total = len(runs) * config.steps
     bar = tqdm(desc=_title(runs), total=total, unit="step", disable=not progress, file=sys.stderr)
@@ -156,6 +157,9 @@ class _Loop:
         self._save([slot for slot, run in self._active.items() if run.saved < run.done])
         for run in self._active.values():
             run.close()
+        for result in self.results.values():
+            if isinstance(result, UserError) and len(self._runs) == 1:
+                raise result  # what was done is not all saved
         total = len(self._runs) * self._config.steps
         self._stop.leave(f"stopped after {self._done} of {total} steps")
 
@@ -165,20 +169,23 @@ class _Loop:
         updates = fetch(self._state["step"]) if saving else np.zeros(0)
         for slot, run in list(self._active.items()):
             if run.metrics.stuck or (slot in saving and updates[slot] < run.done):
-                self._fail(run, run.fail(self._take(slot)))
-                del self._active[slot]
+                with self._failing_alone(slot):
+                    raise run.fail(self._take(slot))
         if saving:
-            self._recorder.flush()
+            with failing_together():
+                self._recorder.flush()
         for slot in saving:
             if slot in self._active:
-                self._active[slot].save(self._take(slot))
+                with self._failing_alone(slot):
+                    self._active[slot].save(self._take(slot))
 
     def draw(self) -> None:
         """Draws with the concepts so far, where it is due."""
         every = self._config.picture_every
-        for slot, run in self._active.items():
+        for slot, run in list(self._active.items()):
             if every and run.done % every == 0 and not self._is_last(run):
-                run.draw(self._take(slot), self._stop.check)
+                with self._failing_alone(slot):
+                    run.draw(self._take(slot), self._stop.check)
 
     def release(self, *, progress: bool) -> None:
         """Ends the runs that are done, and frees their slots."""
@@ -187,8 +194,9 @@ class _Loop:
                 state = self._take(slot)
                 if progress:
                     self._bar.close()  # drawing has a bar of its own
-                self.results[run] = run.finish(state, self._stop.check, progress=progress)
-                del self._active[slot]
+                with self._failing_alone(slot):
+                    self.results[run] = run.finish(state, self._stop.check, progress=progress)
+                    del self._active[slot]
 
     def _begin(self, slot: int, run: Run, *, restart: bool) -> None:
         try:
@@ -202,7 +210,6 @@ class _Loop:
                 told = f"<{run.name}> goes on after {run.done} of {self._config.steps} updates"
                 self._bar.write(told, file=sys.stderr)
         except UserError as error:
-            run.close()
             self._fail(run, error)
             return
         if self._state is None:  # the other slots stand still
@@ -214,8 +221,19 @@ class _Loop:
         self._active[slot] = run
         self._fresh.append(run)
 
+    @contextlib.contextmanager
+    def _failing_alone(self, slot: int) -> Iterator[None]:
+        """A UserError within it ends the run in that slot, and no other."""
+        try:
+            with failing_together():
+                yield
+        except UserError as error:
+            self._fail(self._active.pop(slot), error)
+
     def _fail(self, run: Run, error: UserError) -> None:
         """Ends a run alone, without silence."""
+        # Of what goes wrong with its files now, there is but a warning.
+        run.__exit__(type(error), error, error.__traceback__)
         if len(self._runs) > 1:
             error = UserError(f"<{run.name}>: {error}")
             warn(f"{error}; the other concepts go on")

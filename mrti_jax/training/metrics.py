@@ -13,8 +13,8 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float32
 
-from mrti_jax.errors import warn
-from mrti_jax.files import append_line, write_whole
+from mrti_jax.errors import UserError, warn
+from mrti_jax.files import append_line, reason, write_whole
 from mrti_jax.parallel.mesh import place, replicated
 from mrti_jax.training.slots import slots_sharded
 from mrti_jax.training.step import State
@@ -178,8 +178,12 @@ def _cut(path: epath.Path, step: int) -> None:
     """Removes the lines beyond `step`, and what a crash left of a line."""
     if not path.exists():
         return
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"can't write {path}: {reason(error)}") from error
     kept = []
-    for text in path.read_bytes().splitlines():
+    for text in lines:
         try:
             if json.loads(text)["step"] <= step:
                 kept.append(text + b"\n")

@@ -16,7 +16,7 @@ from mrti_jax.diffusion import NoiseSchedule, make_sampler, sampler_from_config
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import write_whole
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.parallel.processes import is_writer
+from mrti_jax.parallel.processes import as_writer, is_writer
 from mrti_jax.sampling import generate
 from mrti_jax.sampling.grid import make_grid
 from mrti_jax.sampling.sweep import sweep
@@ -154,8 +154,6 @@ def _sampler(sd: StableDiffusion) -> tuple[str, str]:
 
 
 def _save(sheet: Image.Image, path: epath.Path) -> None:
-    if not is_writer():  # all processes draw, one writes
-        return
     content = io.BytesIO()
     sheet.save(content, "PNG")
-    write_whole(path, content.getvalue())
+    as_writer(lambda: write_whole(path, content.getvalue()))

@@ -21,7 +21,7 @@ from mrti_jax.errors import UserError, warn
 from mrti_jax.files import to_path
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import place, replicated
-from mrti_jax.parallel.processes import is_writer
+from mrti_jax.parallel.processes import as_writer, failing_together, is_writer
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import Config, flatten
 from mrti_jax.training.crops import spread
@@ -125,18 +125,20 @@ class Run:
                 state, functools.partial(check_same, self._settings, self._folder)
             )
             self.saved = self.done
-            if is_writer():
-                write_yaml(self.config, self._folder / CONFIG_NAME)
+        with failing_together():
+            written = self._folder if is_writer() else None
+            if written is not None:
+                write_yaml(self.config, written / CONFIG_NAME)
                 if self.done < self.config.train.steps:  # of an earlier end
-                    (self._folder / FINAL_NAME).unlink(missing_ok=True)
-        self.metrics = Metrics(
-            self._folder / METRICS_NAME if self._folder is not None and is_writer() else None,
-            self.name,
-            self._start.embeddings,
-            learning_rate(self.config.optimizer, self.config.train.steps),
-            self.config.train.batch_size,
-            self.done,
-        )
+                    (written / FINAL_NAME).unlink(missing_ok=True)
+            self.metrics = Metrics(
+                None if written is None else written / METRICS_NAME,
+                self.name,
+                self._start.embeddings,
+                learning_rate(self.config.optimizer, self.config.train.steps),
+                self.config.train.batch_size,
+                self.done,
+            )
         return state
 
     def data(self, num_photos: int, num_captions: int) -> Data:
@@ -171,7 +173,7 @@ class Run:
             )
 
     def close(self) -> None:
-        """Waits until the last checkpoint is on disk."""
+        """Waits until the last checkpoint is on disk, and lets other runs have the folder."""
         self._files.close()
 
     def finish(self, state: State, check: Callable[[], None], *, progress: bool) -> Concept:
@@ -179,16 +181,17 @@ class Run:
 
         `check` is called between pictures, in all processes; what it raises gives them up.
         """
-        self.close()
+        if self._checkpoints is not None:
+            self._checkpoints.wait()
         concept = self._concept(state)
         _warn_of_idle_rows(state, self._start)
         if self._folder is not None and self.config.train.final_grid:
             self._draw_final(concept, self._folder, check, progress=progress)
+        self.close()
         return concept
 
     def finish_again(self, state: State, check: Callable[[], None]) -> Concept:
         """Writes what a stop after the last checkpoint has left out; `check`: as in `finish`."""
-        self.close()
         concept = self._concept(state)
         assert self._folder is not None
         self._save_concept(concept)
@@ -198,11 +201,11 @@ class Run:
         )
         if self.config.train.final_grid and not (self._folder / FINAL_NAME).exists():
             self._draw_final(concept, self._folder, check, progress=False)
+        self.close()
         return concept
 
     def fail(self, state: State) -> UserError:
         """What is to be told of an update that is not finite; the table before it is written."""
-        self.close()
         fault = describe_fault(
             state,
             self._prompts,
@@ -229,8 +232,9 @@ class Run:
         draw_final(self._sd, concept, self._shown, folder, self.config, check, progress=progress)
 
     def _save_concept(self, concept: Concept) -> None:
-        if self._folder is not None and is_writer():
-            concept.save(self._folder / FILE_NAME)
+        folder = self._folder
+        if folder is not None:
+            as_writer(lambda: concept.save(folder / FILE_NAME))
 
 
 def _initial_concept(sd: StableDiffusion, config: Config) -> Concept:

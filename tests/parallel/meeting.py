@@ -2,7 +2,7 @@
 """What one of several processes sees: `python meeting.py FOLDER`, of which each has a part.
 
 Prints JSON: the photos that it has read itself, those that it has then, and what it is told of
-folders that are not the same for all.
+folders that are not the same for all, and of a file that can't be written.
 """
 
 import io
@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import jax
+from etils import epath
 from PIL import Image
 
 from mrti_jax.errors import UserError
-from mrti_jax.parallel.processes import failing_together, join
+from mrti_jax.files import write_whole
+from mrti_jax.parallel.processes import as_writer, failing_together, join
 from mrti_jax.training.images import decode, read_folder
 
 SIZE = 8
@@ -39,6 +41,10 @@ def main(folder: Path) -> None:
                 read_folder(folder / name / str(jax.process_index()), SIZE)
         except UserError as error:
             said.append(str(error))
+    try:
+        as_writer(lambda: write_whole(epath.Path(folder / "missing" / "0" / "a.png" / "new"), b""))
+    except UserError as error:
+        said.append(str(error))
     print(json.dumps({"read": read, "photos": [photo.name for photo in photos], "said": said}))
 
 

@@ -208,6 +208,33 @@ def test_many_concepts_in_two_processes(at_once: int, tiny_folder: Path, tmp_pat
         assert (tmp_path / "2" / name / "checkpoints" / "3").is_dir()
 
 
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["config.yaml", "pictures/step_000002.png"])
+def test_what_the_writer_can_not_write_ends_that_concept_in_both(
+    file: str, tiny_folder: Path, tmp_path: Path
+):
+    for name, colour in {"ann": "red", "bob": "blue", "cid": "green"}.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16), colour).save(tmp_path / "photos" / name / "0.png")
+    (tmp_path / "out" / "bob" / file).mkdir(parents=True)
+    flags = [
+        *training(tiny_folder, tmp_path / "out", steps=3),
+        f"--data.path={tmp_path / 'photos'}",
+        "--concept.initializer=star",
+        "--concept.num-buckets=2",
+        "--train.at-once=2",
+        "--train.picture-every=2",
+        "--train.picture-steps=1",
+    ]
+    ended = launch.finish(launch.start(["mrti_jax.train", *flags], 2))
+    assert [status for status, *_ in ended] == [2, 2], ended
+    first, second = (stderr.splitlines()[-1] for *_, stderr in ended)
+    assert first == second and "<bob>: process 0 of 2: can't write" in first
+    for name in ("ann", "cid"):
+        assert Concept.load(tmp_path / "out" / name).metadata["steps"] == "3"
+
+
 def test_what_processes_of_slurm_do_together(tmp_path: Path):
     """Each reads its part, and what one finds wrong ends all of them with the same words."""
     for photo in ("missing/0/a", "others/0/a", "others/0/b", "others/1/a", "others/1/c"):
@@ -221,9 +248,10 @@ def test_what_processes_of_slurm_do_together(tmp_path: Path):
     )  # Gloo speaks too
     assert [first.pop("read"), second.pop("read")] == [["0", "2", "4"], ["1", "3"]]
     assert first == second and first["photos"] == ["0", "1", "2", "3", "4"]
-    missing, others = first["said"]
+    missing, others, writer = first["said"]
     assert missing.startswith("process 1 of 2: there is no folder of images")
     assert re.search(r"differ between process 0 and process 1 \(b\.png, c\.png\)", others)
+    assert writer.startswith("process 0 of 2: can't write") and "a.png/new" in writer
 
 
 @pytest.mark.parametrize(

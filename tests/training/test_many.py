@@ -183,6 +183,27 @@ def test_a_fault_of_one_is_told_and_the_others_go_on(
         np.testing.assert_array_equal(concept.embeddings, whole.embeddings)
 
 
+@pytest.mark.parametrize("file", ["config.yaml", "metrics.jsonl", "pictures/step_000002.png"])
+def test_a_folder_that_one_can_not_write_to_ends_that_one_alone(
+    file: str,
+    together: Path,
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    config: Any,
+    tmp_path: Path,
+):
+    (tmp_path / "rex" / file).mkdir(parents=True)
+    train = replace(config.train, picture_every=2, picture_steps=4)
+    config = replace(config, train=train)
+    with pytest.warns(UserWarning, match=rf"<rex>: can't write .*{file}.*the other concepts go"):
+        jane, rex, tim = learn_many(tiny_sd, subjects(pictures, tmp_path), config=config)
+    assert isinstance(rex, UserError) and "\n" not in str(rex)
+    for concept in (jane, tim):
+        assert isinstance(concept, Concept)
+        whole = Concept.load(together / concept.name)
+        np.testing.assert_array_equal(concept.embeddings, whole.embeddings)
+
+
 @pytest.fixture
 def folders(tmp_path: Path, pictures: list[np.ndarray]) -> Path:
     """A folder of folders."""
