@@ -37,6 +37,8 @@ class Flags:
     """Sampling steps."""
     attention: Literal["auto", "xla", "chunked", "splash"] = "auto"
     """How attention is computed; auto is splash on TPUs."""
+    accumulation: int = 1
+    """Parts in which the batch of a train step is worked through, one after the other."""
     remat: Literal["auto", "none", "blocks"] = "auto"
     """What the train step's gradient computes again to save memory."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -59,7 +61,9 @@ def _run(flags: Flags) -> None:
     target = Target(flags.model, flags.chip, flags.chips, flags.dtype, flags.attention)
     try:
         if flags.program == "train":
-            settings = TrainConfig(batch_size=flags.batch_size, remat=flags.remat)
+            settings = TrainConfig(
+                batch_size=flags.batch_size, accumulation=flags.accumulation, remat=flags.remat
+            )
             plan = plan_training(target, Config(train=settings), flags.size)
         else:
             plan = plan_sampling(target, flags.size, flags.batch_size, flags.steps)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from mrti_jax.errors import UserError
 from mrti_jax.models.attention import Kernel, Kind, choose_kernel
 from mrti_jax.models.presets import find_preset, shapes_only
 from mrti_jax.models.stable_diffusion import StableDiffusion
@@ -15,8 +16,10 @@ from mrti_jax.parallel.flops import count_flops
 from mrti_jax.parallel.mesh import choose_fsdp
 from mrti_jax.sampling.aot import count_calls, trace_decoding, trace_sampling
 from mrti_jax.sampling.memory import needs_slicing
+from mrti_jax.sampling.size import picture_size
 from mrti_jax.training.aot import trace_train_step
-from mrti_jax.training.config import Config
+from mrti_jax.training.config import Config, check
+from mrti_jax.training.learning import training_size
 from mrti_jax.training.memory import needs_remat
 
 
@@ -73,8 +76,9 @@ def models(target: Target) -> tuple[StableDiffusion, StableDiffusion]:
 
 def plan_training(target: Target, config: Config, size: int | None) -> Plan:
     """A train step of `config` on pictures of `size` pixels. Raises UserError and DoesNotFit."""
+    check(config)
     compiled, countable = models(target)
-    size = size or _own_size(compiled)
+    size = training_size(compiled, size)
     side, channels = size // compiled.vae.config.downscale, compiled.vae.config.latent_channels
     remat = needs_remat(compiled, config, (side, side, channels), _memory(target))
     cost = compile_cost(trace_train_step(compiled, config, size, remat=remat).lower())
@@ -84,8 +88,17 @@ def plan_training(target: Target, config: Config, size: int | None) -> Plan:
 
 def plan_sampling(target: Target, size: int | None, batch_size: int, num_steps: int) -> Plan:
     """A batch of pictures with guidance. Raises UserError and DoesNotFit."""
+    for name, value in {"steps": num_steps, "batch_size": batch_size}.items():
+        if value < 1:
+            raise UserError(f"{name} is {value}, it must be at least 1")
+    if batch_size % target.num_chips:
+        whole = -(-batch_size // target.num_chips) * target.num_chips
+        raise UserError(
+            f"{batch_size} pictures are no batch of {target.num_chips} chips, which draw as many "
+            f"each: take {whole}"
+        )
     compiled, countable = models(target)
-    size = size or _own_size(compiled)
+    size, _ = picture_size(compiled, size, size)
     sliced = needs_slicing(compiled, "auto", size, size, batch_size, _memory(target))
     traced, counted = (
         trace_sampling(sd, size, batch_size, num_steps, vae_slicing=sliced)
@@ -132,7 +145,3 @@ def _plan(
 
 def _memory(target: Target) -> int:
     return int(CHIPS[target.chip].memory)
-
-
-def _own_size(sd: StableDiffusion) -> int:
-    return sd.unet.config.sample_size * sd.vae.config.downscale

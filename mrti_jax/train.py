@@ -73,13 +73,25 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
     from mrti_jax.parallel.mesh import make_mesh
     from mrti_jax.parallel.notice import heed_notice
     from mrti_jax.parallel.processes import failing_together, is_writer
-    from mrti_jax.training.learning import learn_many, plan_slots
+    from mrti_jax.training.learning import check_subjects, learn_many, plan_slots
     from mrti_jax.training.slots import padded
     from mrti_jax.training.subject import Subject
 
     heed_notice()
     dtype = None if config.model.dtype == "auto" else config.model.dtype
     mesh = None if config.model.fsdp is None else make_mesh(fsdp=config.model.fsdp)
+    subjects = [
+        Subject(
+            images=run.data.path,
+            name=run.concept.name or "",
+            initializer=run.concept.initializer or "",
+            learnable_property=run.data.learnable_property,
+            captions=run.data.captions,
+            out=run.out,
+        )
+        for run in runs
+    ]
+    check_subjects(subjects)  # before a model is fetched and loaded for them
     with failing_together():
         sd = StableDiffusion.load(
             config.model.path,
@@ -93,17 +105,6 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
         slots = plan_slots(sd, config, len(runs))
         each = slots * padded(part, slots, sd.mesh.size) // sd.mesh.size
         print(describe(sd.mesh, sd.dtype, slots * part, each))
-    subjects = [
-        Subject(
-            images=run.data.path,
-            name=run.concept.name or "",
-            initializer=run.concept.initializer or "",
-            learnable_property=run.data.learnable_property,
-            captions=run.data.captions,
-            out=run.out,
-        )
-        for run in runs
-    ]
     results = learn_many(sd, subjects, config=config, restart=restart, progress=is_writer())
     failures = [str(result) for result in results if isinstance(result, UserError)]
     if is_writer():

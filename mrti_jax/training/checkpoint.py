@@ -173,8 +173,8 @@ def _newest_whole(
         warn(f"the checkpoint {where} is damaged and left out: {problem}")
         damaged.append(step)
     raise UserError(
-        f"none of the checkpoints in {folder} can be read: begin anew with --restart, or choose "
-        "another --out"
+        f"none of the checkpoints in {folder} can be read: train anew, with --restart or another "
+        "--out"
     )
 
 

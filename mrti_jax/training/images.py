@@ -47,25 +47,13 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
     is the word's place. Raises UserError if the folder is missing or no picture is left.
     """
     folder = to_path(path)
-    if not folder.exists():
-        raise UserError(f"there is no folder of images '{folder}'")
-    if folder.is_dir():
-        paths = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-        files = [file for file in paths if file.suffix.lower() in EXTENSIONS and is_regular(file)]
-        others = [file for file in paths if file.suffix.lower() in OTHERS]
-        if files and others:
-            warn(
-                f"{_count(others, 'picture')} in '{folder}' left out, of a format that isn't read: "
-                f"{_list([file.name for file in others])}; save them as PNG or JPEG"
-            )
-        if not files:
-            raise UserError(
-                f"the folder '{folder}' holds no images (PNG, JPEG, WebP, BMP): {_describe(paths)}"
-            )
-    elif folder.suffix.lower() in EXTENSIONS and is_regular(folder):
-        files = [folder]
-    else:
-        raise UserError(f"'{folder}' is not a folder, and not a PNG, JPEG, WebP or BMP image")
+    files = find_images(folder)
+    others = [file for file in _inside(folder) if file.suffix.lower() in OTHERS]
+    if others:
+        warn(
+            f"{_count(others, 'picture')} in '{folder}' left out, of a format that isn't read: "
+            f"{_list([file.name for file in others])}; save them as PNG or JPEG"
+        )
     check_same([file.name for file in files], f"the images in '{folder}'")
     photos = decode([(file.name, file.read_bytes) for file in files], size, f"'{folder}'")
     if caption_word is None:
@@ -76,6 +64,24 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
         for file in files
         if file.name == photo.name
     ]
+
+
+def find_images(folder: epath.Path) -> list[epath.Path]:
+    """The files of images in a folder, or the one that `folder` is, sorted by name; hidden ones
+    are ignored. Raises UserError if there are none."""
+    if not folder.exists():
+        raise UserError(f"there is no folder of images '{folder}'")
+    if not folder.is_dir():
+        if _is_image(folder):
+            return [folder]
+        raise UserError(f"'{folder}' is not a folder, and not a PNG, JPEG, WebP or BMP image")
+    paths = _inside(folder)
+    files = list(filter(_is_image, paths))
+    if not files:
+        raise UserError(
+            f"the folder '{folder}' holds no images (PNG, JPEG, WebP, BMP): {_describe(paths)}"
+        )
+    return files
 
 
 def decode(
@@ -153,6 +159,16 @@ def from_arrays(
 
     named = [(f"image {i}", functools.partial(pil, image)) for i, image in enumerate(images)]
     return decode(named, size, "the list of images")
+
+
+def _is_image(file: epath.Path) -> bool:
+    return file.suffix.lower() in EXTENSIONS and is_regular(file)
+
+
+def _inside(folder: epath.Path) -> list[epath.Path]:
+    """What is in a folder and not hidden; nothing, if it is none."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(file for file in files if not file.name.startswith("."))
 
 
 def _open(content: bytes | Image.Image) -> Image.Image:

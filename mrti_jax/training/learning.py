@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`learn` and `learn_many`: photos -> concepts, from the first check to the last picture."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
@@ -80,19 +81,14 @@ def learn_many(
     """
     config = config or Config()
     check(config)
-    if not subjects:
-        raise UserError("there is no subject to learn a word for")
-    names = [subject.name for subject in subjects]
-    check_same(names, "the concepts")
-    if len(set(names)) < len(names):
-        raise UserError(f"each concept needs a name of its own, given are {', '.join(names)}")
+    check_subjects(subjects)
     config = with_learning_rate(config, sd.text_encoder)
     slots = plan_slots(sd, config, len(subjects))
     if is_writer():
         _warn_of_empty_places(config, slots, sd.mesh.size)
     if config.train.picture_every or config.train.final_grid:
         check_pictures(sd, config.train.picture_steps)
-    size = _training_size(sd, config.data.size)
+    size = training_size(sd, config.data.size)
     runs = [_prepare(sd, subject, config, size, alone=len(subjects) == 1) for subject in subjects]
     limit = memory_limit(sd.mesh.local_devices[0])
     remat = needs_remat(sd, config, _latent_shape(sd, config), limit, slots)
@@ -106,6 +102,19 @@ def learn_many(
         restart=restart,
         progress=progress,
     )
+
+
+def check_subjects(subjects: Sequence[Subject]) -> None:
+    """Raises UserError for subjects that no model could learn words for."""
+    if not subjects:
+        raise UserError("there is no subject to learn a word for")
+    names = [subject.name for subject in subjects]
+    check_same(names, "the concepts")
+    if len(set(names)) < len(names):
+        raise UserError(f"each concept needs a name of its own, given are {', '.join(names)}")
+    for subject in subjects:
+        with _naming(subject, alone=len(subjects) == 1):
+            subject.check()
 
 
 def plan_slots(sd: StableDiffusion, config: Config, num_concepts: int) -> int:
@@ -133,21 +142,29 @@ def _warn_of_empty_places(config: Config, num_slots: int, num_devices: int) -> N
 
 
 def _latent_shape(sd: StableDiffusion, config: Config) -> tuple[int, int, int]:
-    side = _training_size(sd, config.data.size) // sd.vae.config.downscale
+    side = training_size(sd, config.data.size) // sd.vae.config.downscale
     return side, side, sd.vae.config.latent_channels
 
 
 def _prepare(
     sd: StableDiffusion, subject: Subject, config: Config, size: int, *, alone: bool
 ) -> Run:
+    with _naming(subject, alone=alone):
+        return Run(sd, subject, config, size)
+
+
+@contextlib.contextmanager
+def _naming(subject: Subject, *, alone: bool) -> Iterator[None]:
+    """Makes a UserError within it one of all processes, which names the subject if there are
+    others."""
     try:
         with failing_together():
-            return Run(sd, subject, config, size)
+            yield
     except UserError as error:
         raise error if alone else UserError(f"<{subject.name}>: {error}") from None
 
 
-def _training_size(sd: StableDiffusion, size: int | None) -> int:
+def training_size(sd: StableDiffusion, size: int | None) -> int:
     """Pixels along a side, checked."""
     factor = sd.vae.config.downscale
     size = sd.unet.config.sample_size * factor if size is None else size

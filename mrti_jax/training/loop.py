@@ -186,6 +186,8 @@ class _Loop:
             if every and run.done % every == 0 and not self._is_last(run):
                 with self._failing_alone(slot):
                     run.draw(self._take(slot), self._stop.check)
+                for drawn in self._active.values():  # drawing is no time of the updates
+                    drawn.metrics.start_clock(drawn.done)
 
     def release(self, *, progress: bool) -> None:
         """Ends the runs that are done, and frees their slots."""

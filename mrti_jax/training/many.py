@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 from etils import epath
 
-from mrti_jax.errors import UserError
+from mrti_jax.errors import UserError, warn
 from mrti_jax.files import to_path
 from mrti_jax.training.config import SAMPLE, ConceptOverrides, Config, ListedConcept, resolve
 from mrti_jax.training.yaml import from_mapping, read_yaml
@@ -23,6 +23,7 @@ def resolve_all(config: Config) -> list[Config]:
     """
     found = _in_list(config) if config.concepts else _in_folders(config.data.path)
     if not found:
+        _warn_of_unread(config.data.path)
         return [resolve(config)]
     if config.concept.name:
         raise UserError(
@@ -78,6 +79,15 @@ def _read(folder: epath.Path) -> ConceptOverrides:
         if file.exists()
         else ConceptOverrides()
     )
+
+
+def _warn_of_unread(path: str) -> None:
+    file = to_path(path) / CONCEPT_FILE
+    if file.exists():
+        warn(
+            f"'{file}' is not read, it is for folders of folders: say what is in it by flags, such "
+            "as --concept.initializer dog"
+        )
 
 
 def _resolve_one(config: Config, concept: ListedConcept, place: str) -> Config:

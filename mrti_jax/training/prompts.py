@@ -40,8 +40,10 @@ def tokenize_captions(
     and there are none.
     """
     own = [photo.captions if captions else () for photo in photos]
-    missing = [photo.name for photo, texts in zip(photos, own, strict=True) if not texts]
-    if captions and len(missing) == len(photos):
+    # Several photos may be crops of one.
+    without = [photo.name for photo, texts in zip(photos, own, strict=True) if not texts]
+    missing = list(dict.fromkeys(without))
+    if captions and len(without) == len(photos):
         raise UserError(
             "--data.captions: no image has a caption; write `photo.txt` beside `photo.png`"
         )

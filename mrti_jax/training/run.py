@@ -14,7 +14,6 @@ from jaxtyping import Float32
 
 import mrti_jax
 from mrti_jax.concept import Concept, equal_boundaries, initial_vectors
-from mrti_jax.concept.prompt import check_name
 from mrti_jax.concept.table import FILE_NAME
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.errors import UserError, warn
@@ -71,7 +70,6 @@ class Run:
         self.name = subject.name
         self._sd = sd
         self._size = size
-        check_name(subject.name)
         self._start = _initial_concept(sd, self.config)
         self._folder = None if subject.out is None else writable(to_path(subject.out))
         photos = read_photos(subject, size, self.config.data)

@@ -11,9 +11,11 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
 
+from mrti_jax.concept.prompt import check_name
 from mrti_jax.errors import warn
+from mrti_jax.files import to_path
 from mrti_jax.training.config import SAMPLE, DataConfig
-from mrti_jax.training.images import Photo, from_arrays, read_folder
+from mrti_jax.training.images import Photo, find_images, from_arrays, read_folder
 from mrti_jax.training.tfds_source import PREFIX, read_tfds
 
 Images: TypeAlias = epath.PathLike | Sequence[UInt8[np.ndarray, "_ _ 3"] | Image.Image]
@@ -38,6 +40,13 @@ class Subject:
     def path(self) -> str | None:
         """Where the images are; None if they are in memory."""
         return str(self.images) if isinstance(self.images, str | os.PathLike) else None
+
+    def check(self) -> None:
+        """Raises UserError for a name that can't be one, and for a folder without images; reads
+        none."""
+        check_name(self.name)
+        if self.path is not None and self.path != SAMPLE and not self.path.startswith(PREFIX):
+            find_images(to_path(self.path))
 
 
 def read_photos(subject: Subject, size: int, data: DataConfig) -> list[Photo]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dataclasses from YAML files and back, refusing unknown keys and values of the wrong type."""
 
+import collections
 import dataclasses
 import types
 from collections.abc import Mapping
@@ -17,6 +18,20 @@ T = TypeVar("T")
 MAX_BYTES = 1_000_000
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses what PyYAML takes the last of: a key that is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key, number in collections.Counter(keys).items():
+            if number > 1:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {brief(key)} is there {number} times",
+                    problem_mark=node.start_mark,
+                )
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: epath.Path) -> Mapping[Any, Any]:
     """The mapping that a YAML file holds. Raises UserError for anything else."""
     try:
@@ -30,7 +45,7 @@ def read_yaml(path: epath.Path) -> Mapping[Any, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read the configuration file {path}: {reason(error)}") from None
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 99th of May
         raise UserError(f"{path} is not YAML: {reason(error)}") from None
     if value is None:

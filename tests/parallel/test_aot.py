@@ -3,6 +3,7 @@
 
 import dataclasses
 import importlib.util
+import re
 from typing import Literal
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from tiny import TEXT_WIDTH, text_config, unet_config, vae_config
 
-from mrti_jax import planning
+from mrti_jax import plan, planning
 from mrti_jax.errors import UserError
 from mrti_jax.models.presets import SCHEDULER, Preset
 from mrti_jax.models.unet import UNetConfig
@@ -74,18 +75,18 @@ def test_a_tiny_model_compiles_for_tpus(
     monkeypatch.setattr(planning, "find_preset", {"tiny": tiny}.__getitem__)
     target = Target("tiny", "v5e", chips, "bfloat16", "auto")
     if program == "train":
-        plan = plan_training(target, Config(train=TrainConfig(batch_size=4, remat="none")), 32)
+        cost = plan_training(target, Config(train=TrainConfig(batch_size=4, remat="none")), 32)
     else:
-        plan = plan_sampling(target, 32, 4, 3)
+        cost = plan_sampling(target, 32, 4, 3)
     weights = 2 * sum(
         leaf.size
         for part in ("unet", "text_encoder" if program == "train" else "vae")
         for leaf in jax.tree.leaves(getattr(planning.models(target)[0], part).params)
     )
-    assert weights < plan.arguments < 2 * weights + 2**20
-    assert 0 < plan.flops < 1e10 and plan.seconds > 0
-    assert plan.bytes_accessed > plan.traffic > 0.9 * weights
-    assert plan.bytes_between == (CROSSES if program == "train" else 0)
+    assert weights < cost.arguments < 2 * weights + 2**20
+    assert 0 < cost.flops < 1e10 and cost.seconds > 0
+    assert cost.bytes_accessed > cost.traffic > 0.9 * weights
+    assert cost.bytes_between == (CROSSES if program == "train" else 0)
 
 
 @needs_compiler
@@ -115,8 +116,8 @@ def test_over_256_chips_as_much_crosses_whatever_the_model(
     model = preset(dataclasses.replace(unet_config("sd1"), block_out_channels=widths))
     monkeypatch.setattr(planning, "find_preset", {"tiny": model}.__getitem__)
     config = Config(train=TrainConfig(batch_size=256, remat="none"))
-    plan = plan_training(Target("tiny", "v5e", 256, "bfloat16", "auto"), config, 32)
-    assert plan.bytes_between == CROSSES
+    cost = plan_training(Target("tiny", "v5e", 256, "bfloat16", "auto"), config, 32)
+    assert cost.bytes_between == CROSSES
 
 
 @pytest.mark.parametrize(
@@ -126,3 +127,18 @@ def test_over_256_chips_as_much_crosses_whatever_the_model(
 def test_chips_that_do_not_exist(chip: str, num_chips: int, told: str):
     with pytest.raises(UserError, match=told):
         tpu_mesh(chip, num_chips)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--batch-size 0", "train.batch_size is 0, it must be at least 1"),
+        ("--batch-size 8 --accumulation 3", "can't be worked through in 3 equal parts"),
+        ("--program sample --steps 0", "steps is 0, it must be at least 1"),
+        ("--program sample --batch-size 6 --chips 4", "6 pictures are no batch of 4.*take 8"),
+    ],
+)
+def test_plans_that_no_run_could_follow(flags: str, told: str, capsys: pytest.CaptureFixture[str]):
+    assert plan.main(flags.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(told, line)

@@ -80,6 +80,23 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], tmp_path: Path
         assert "\n" not in error
 
 
+def test_photos_and_name_are_checked_before_a_model_is_fetched(photo_folder: Path, capsys):
+    words = ["--concept.initializer", "dog", "--model.path", "no-such/model"]
+    for photos, name, message in [
+        (photo_folder / "none", "rex", "there is no folder of images"),
+        (photo_folder, "a b", "can't name a concept"),
+    ]:
+        assert train.main(["--data.path", str(photos), "--concept.name", name, *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_concept_file_beside_the_photos_of_a_single_concept(photo_folder: Path, capsys):
+    (photo_folder / "concept.yaml").write_text("initializer: dog")
+    assert train.main(["--data.path", str(photo_folder), "--concept.name", "rex"]) == 2
+    warning, _ = capsys.readouterr().err.splitlines()
+    assert "concept.yaml' is not read" in warning and "--concept.initializer" in warning
+
+
 def test_photos_of_ones_own_need_a_name(photo_folder: Path, capsys):
     assert train.main(["--data.path", str(photo_folder)]) == 2
     assert "--concept.name" in capsys.readouterr().err

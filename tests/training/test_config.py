@@ -41,6 +41,7 @@ def test_what_is_written_reads_back(tmp_path: Path):
     [
         ("trian:\n  steps: 3", "unknown key 'trian'.*'train'"),
         ("train:\n  step: 3", "unknown key 'step' in 'train'.*'steps'"),
+        ("train:\n  steps: 3\n  seed: 1\n  steps: 4", "the key 'steps' is there 2 times.*line 2"),
         ("train: 3", "'train' must hold keys"),
         ("train:\n  steps: many", "'train.steps' must be a whole number, not 'many'"),
         ("train:\n  steps: true", "must be a whole number"),
