@@ -51,6 +51,9 @@ DEEP_XL_UNET = UNetConfig(
     addition_time_embed_dim=12,
     projection_class_embeddings_input_dim=10 + 6 * 12,
 )
+OTHER_TIME_UNET = UNetConfig(
+    **{**vars(unet_config("sd1")), "flip_sin_to_cos": False, "freq_shift": 1}
+)
 INPAINTING_UNET = UNetConfig(**{**vars(unet_config("sd1")), "in_channels": 9})
 DEEP_VAE = VAEConfig(
     block_out_channels=(16, 16, 32, 32), layers_per_block=2, norm_num_groups=8, latent_channels=4
@@ -133,8 +136,9 @@ def test_pooled_text(eos: int, tmp_path: Path) -> None:
         (unet_config("sd2"), (8, 8)),
         (DEEP_UNET, (9, 14)),
         (INPAINTING_UNET, (8, 8)),
+        (OTHER_TIME_UNET, (8, 8)),
     ],
-    ids=["xl", "xl-deep", "sd1", "sd1-odd", "sd2", "deep-odd", "inpainting"],
+    ids=["xl", "xl-deep", "sd1", "sd1-odd", "sd2", "deep-odd", "inpainting", "time"],
 )
 def test_unet(config: UNetConfig, size: tuple[int, int], tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")

@@ -101,6 +101,24 @@ def test_embedded_model() -> None:
     compare("ddim", Path(mini_folder()), StableDiffusion.load())
 
 
+@pytest.mark.parametrize("folder", ["tiny_folder", "tiny_v_folder", "tiny_xl_folder"])
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "pickle"])
+def test_a_folder_that_diffusers_wrote(
+    folder: str, safe: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Draws what the folder does that it was read from, to the bit."""
+    pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    read = request.getfixturevalue(folder)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(read)
+    pipeline.save_pretrained(tmp_path, safe_serialization=safe)
+    first, second = (
+        generate(StableDiffusion.load(path), PROMPT, num_steps=2)[0].image
+        for path in (read, tmp_path)
+    )
+    np.testing.assert_array_equal(first, second)
+
+
 def compare(
     sampler: str | None,
     folder: Path,
