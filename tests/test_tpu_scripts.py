@@ -55,13 +55,13 @@ def test_shellcheck_finds_nothing() -> None:
     [
         (
             "create.sh",
-            f"{TPU} tpu-vm create pod --zone=us-east1-d --accelerator-type=v6e-8 "
-            "--version=v2-alpha-tpuv6e",
+            f"{TPU} tpu-vm create pod --version=v2-alpha-tpuv6e --zone=us-east1-d "
+            "--accelerator-type=v6e-8",
         ),
         (
             "create.sh --queued --spot",
-            f"{TPU} queued-resources create pod --node-id=pod --zone=us-east1-d "
-            "--accelerator-type=v6e-8 --runtime-version=v2-alpha-tpuv6e --spot",
+            f"{TPU} queued-resources create pod --node-id=pod --runtime-version=v2-alpha-tpuv6e "
+            "--zone=us-east1-d --accelerator-type=v6e-8 --spot",
         ),
         ("delete.sh", f"{TPU} tpu-vm delete pod --zone=us-east1-d --quiet"),
         (
@@ -141,6 +141,9 @@ def test_setup_installs_what_tpus_need_on_all_workers() -> None:
         ("create.sh", NAMES, ["--dry-run", "--sopt"], "unknown flag --sopt"),
         ("delete.sh", NAMES, ["--dry-run", "--queued", "extra"], "too many arguments"),
         ("fetch.sh", NAMES, ["--dry-run"], "say which folder"),
+        ("fetch.sh", NAMES, ["--dry-run", "runs/rex", "here", "there"], "too many arguments"),
+        ("logs.sh", NAMES, ["--dry-run", "0", "1"], "too many arguments"),
+        ("setup.sh", NAMES, ["--dry-run", "all"], "unknown argument all"),
         ("gke.sh", {}, [], "export CLUSTER="),
     ],
 )

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
 # Sourced by the scripts: takes `--dry-run` off their arguments; then commands are printed only.
+# All scripts run with the bash 3.2 of macOS as well.
 set -euo pipefail
 
 dry_run=false
@@ -13,6 +14,10 @@ run() { # COMMAND...
     printf '%q ' "$@"
     printf '\n'
     "$dry_run" || "$@"
+}
+
+quoted() { # ARGUMENTS...: for a shell, each after a space
+    if (($#)); then printf ' %q' "$@"; fi
 }
 
 fail() { # MESSAGE

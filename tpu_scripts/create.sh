@@ -15,19 +15,18 @@ v[234]-*) software=tpu-ubuntu2204-base ;;
 esac
 
 queued=false
-spot=()
+flags=(--zone="$ZONE" --accelerator-type="$TPU_TYPE")
 for flag in "$@"; do
     case $flag in
     --queued) queued=true ;;
-    --spot) spot=(--spot) ;;
+    --spot) flags+=(--spot) ;;
     *) fail "unknown flag $flag: known are --dry-run (first), --queued and --spot" ;;
     esac
 done
 
 if "$queued"; then
     run gcloud compute tpus queued-resources create "$TPU_NAME" --node-id="$TPU_NAME" \
-        --zone="$ZONE" --accelerator-type="$TPU_TYPE" --runtime-version="$software" "${spot[@]}"
+        --runtime-version="$software" "${flags[@]}"
 else
-    run gcloud compute tpus tpu-vm create "$TPU_NAME" \
-        --zone="$ZONE" --accelerator-type="$TPU_TYPE" --version="$software" "${spot[@]}"
+    run gcloud compute tpus tpu-vm create "$TPU_NAME" --version="$software" "${flags[@]}"
 fi

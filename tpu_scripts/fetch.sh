@@ -4,6 +4,7 @@
 # worker 0 such as runs/rex, to HERE (fetched, if not given).
 source "$(dirname "$0")/tpu_vm.sh"
 [[ $# -ge 1 ]] || fail "say which folder: fetch.sh gs://bucket/runs/rex"
+[[ $# -le 2 ]] || fail "too many arguments: known are --dry-run (first), FOLDER and HERE"
 
 here=${2:-fetched}
 run mkdir -p "$here"

@@ -14,4 +14,4 @@ run xpk workload create --cluster="$CLUSTER" --workload="$WORKLOAD" \
     --tpu-type="$TPU_TYPE" --num-slices="${NUM_SLICES:-1}" \
     --max-restarts=100 --restart-on-exit-codes=75 --termination-grace-period-seconds=120 \
     --base-docker-image=python:3.12 --script-dir=. \
-    --command="pip install --quiet -e '.[tpu,gcs]' && exec python -m mrti_jax.train ${*@Q}"
+    --command="pip install --quiet -e '.[tpu,gcs]' && exec python -m mrti_jax.train$(quoted "$@")"

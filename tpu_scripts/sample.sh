@@ -4,4 +4,4 @@
 # which share the work; --concept and --out are best gs://BUCKET/FOLDER.
 source "$(dirname "$0")/tpu_vm.sh"
 
-on_worker all "cd $FOLDER && .venv/bin/python -m mrti_jax.sample ${*@Q}"
+on_worker all "cd $FOLDER && .venv/bin/python -m mrti_jax.sample$(quoted "$@")"

@@ -3,10 +3,12 @@
 # setup.sh [--dry-run]: copies this project, as it is here, to all workers and installs it. Run it
 # again after a change.
 source "$(dirname "$0")/tpu_vm.sh"
+[[ $# -eq 0 ]] || fail "unknown argument $1: known is --dry-run"
 cd "$(dirname "$0")/.."
 
-archive=$(mktemp --suffix=.tar.gz)
-trap 'rm -f "$archive"' EXIT
+place=$(mktemp -d)
+trap 'rm -rf "$place"' EXIT
+archive=$place/$FOLDER.tar.gz
 run tar --exclude=__pycache__ -czf "$archive" pyproject.toml README.md LICENSE mrti_jax configs tpu_scripts
 run gcloud compute tpus tpu-vm scp "$archive" "$TPU_NAME:$FOLDER.tar.gz" --zone="$ZONE" --worker=all
 # The system's Python is older than 3.11; uv brings one.

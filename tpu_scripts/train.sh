@@ -6,4 +6,4 @@
 source "$(dirname "$0")/tpu_vm.sh"
 
 on_worker all "cd $FOLDER &&
-{ nohup .venv/bin/python -m mrti_jax.train ${*@Q} >>train.log 2>&1 </dev/null & }"
+{ nohup .venv/bin/python -m mrti_jax.train$(quoted "$@") >>train.log 2>&1 </dev/null & }"
