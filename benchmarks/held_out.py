@@ -68,7 +68,8 @@ def held_out_loss(
     texts = [template.format(word) for template in OBJECT_TEMPLATES[:NUM_TEMPLATES]]
     concepts = {} if concept is None else {concept.name: concept}
     boundaries = equal_boundaries(NUM_SLOTS, _schedule(sd).num_train_timesteps)
-    states = encode_prompts(texts, concepts, sd.tokenizers, sd.text_encoder, boundaries)
+    encoded = encode_prompts(texts, concepts, sd.tokenizers, sd.text_encoder, boundaries)
+    states = encoded.of(np.arange(len(texts)))
     context = states.hidden[points.slot, points.template]
     errors = _errors(sd.unet.graphdef, sd.unet.params, points, context)
     return np.asarray(errors).reshape(NUM_SLOTS, PER_SLOT).mean(1)

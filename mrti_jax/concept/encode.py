@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompts -> text states for every interval ("slot") of diffusion time, each distinct one once."""
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,6 +26,28 @@ from mrti_jax.parallel.mesh import fetch
 ENCODE_BATCH = 8
 # The least number of slots: one shape for all usual tables, so one compilation.
 NUM_SLOTS = 10
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedPrompts:
+    """Text states of prompts in every slot of diffusion time, on the host.
+
+    `distinct`: each once, [D, l, d] and [D, p]; `index`: which of them a prompt has in a slot.
+    """
+
+    distinct: TextStates
+    index: Int32[np.ndarray, "slots b"]
+
+    def of(self, prompts: Int[np.ndarray, "*n"]) -> TextStates:
+        """Those of the prompts with these numbers: [slots, *n, l, d] and [slots, *n, p]."""
+        index = self.index[:, prompts]
+        return jax.tree.map(lambda values: values[index], self.distinct)
+
+    def with_zeros(self) -> "EncodedPrompts":
+        """With one more prompt, the last, whose states are all zeros."""
+        distinct = jax.tree.map(lambda x: np.append(x, np.zeros_like(x[:1]), axis=0), self.distinct)
+        zeros = np.full_like(self.index[:, :1], len(self.distinct.hidden))
+        return EncodedPrompts(distinct, np.append(self.index, zeros, axis=1))
 
 
 def slot_boundaries(
@@ -60,9 +83,8 @@ def encode_prompts(
     *,
     nothing: Nothing = "zero",
     official_semi: bool = False,
-) -> TextStates:
-    """Text states of every prompt in every slot, on the host, in the text encoder's dtype: `hidden`
-    [slots, b, l, d] and `pooled` [slots, b, p].
+) -> EncodedPrompts:
+    """Text states of every prompt in every slot, in the text encoder's dtype.
 
     `boundaries`: from `slot_boundaries`. The text encoder runs once per distinct prompt and rows.
     Warns once of each prompt that is too long. Raises UserError for malformed prompts, unknown
@@ -112,8 +134,7 @@ def encode_prompts(
             f"tokens, cut off: {cut}"
         )
     # On the host, so that another number of sequences compiles nothing.
-    states = _encode_all(sequences, text_encoder)
-    return jax.tree.map(lambda values: values[index], states)
+    return EncodedPrompts(_encode_all(sequences, text_encoder), index)
 
 
 def _encode_all(

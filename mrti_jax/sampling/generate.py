@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8
@@ -128,7 +127,7 @@ def generate(
 
     boundaries = slot_boundaries(table.values(), schedule.num_train_timesteps)
     texts = list(dict.fromkeys([*prompts, *(negatives if guided else [])]))
-    states = encode_prompts(
+    encoded = encode_prompts(
         texts,
         table,
         sd.tokenizers,
@@ -137,13 +136,13 @@ def generate(
         nothing=nothing,
         official_semi=official_semi,
     )
-    if sd.zeros_for_empty_prompt:  # the last of the text states, to guide away from
-        states = jax.tree.map(lambda x: np.append(x, np.zeros_like(x[:, :1]), axis=1), states)
+    if sd.zeros_for_empty_prompt:  # to guide away from
+        encoded = encoded.with_zeros()
     warn_of_skipped_buckets(texts, table, schedule, solver, num_steps, official_semi)
     slots = np.asarray(bucket_from_boundaries(np.asarray(steps.timesteps), boundaries))
 
     def passes(index: int) -> list[int]:
-        """Which of the text states the network is called with, for the prompt of that index."""
+        """Which of the encoded prompts the network is called with, for that of this index."""
         own = texts.index(prompts[index])
         if not guided:
             return [own]
@@ -188,7 +187,7 @@ def generate(
         images = draw(
             program,
             sd,
-            jax.tree.map(lambda x, chosen=chosen: x[:, chosen], states),
+            encoded.of(chosen),
             sizes,
             steps,
             slots,

@@ -31,7 +31,7 @@ Encode = Callable[..., np.ndarray]
 def states(tokenizer: CLIPTokenizer, text_encoder: Frozen[TextEncoder]) -> Encode:
     def run(texts: list[str], concepts: list[Concept], **options: object) -> np.ndarray:
         boundaries = slot_boundaries(concepts, 1000)
-        states = encode_prompts(
+        encoded = encode_prompts(
             texts,
             by_name(concepts),
             [tokenizer],
@@ -39,8 +39,8 @@ def states(tokenizer: CLIPTokenizer, text_encoder: Frozen[TextEncoder]) -> Encod
             boundaries,
             **options,  # type: ignore[arg-type]
         )
-        assert states.pooled is None
-        return states.hidden
+        assert encoded.distinct.pooled is None
+        return encoded.of(np.arange(len(texts))).hidden
 
     return run
 

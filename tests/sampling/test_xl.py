@@ -29,13 +29,14 @@ def test_identities_to_the_bit(tiny_xl_sd: StableDiffusion) -> None:
 
 def test_the_pooled_text_is_of_the_row_in_use(tiny_xl_sd: StableDiffusion) -> None:
     sd = tiny_xl_sd
-    states = encode_prompts(
+    encoded = encode_prompts(
         ["a <jane[7]>", "a dog"],
         by_name([JANE]),
         sd.tokenizers,
         sd.text_encoder,
         slot_boundaries([JANE], 1000),
     )
+    states = encoded.of(np.arange(2))
     assert states.hidden.shape == (10, 2, 77, 56) and states.pooled is not None
     own, plain = states.pooled[:, 0], states.pooled[:, 1]
     assert len(np.unique(own, axis=0)) == 3 and (own[:8] == own[0]).all()
