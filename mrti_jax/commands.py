@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO, TypeVar
 
-import tyro
-
 from mrti_jax.errors import Preempted, UserError
+from mrti_jax.flags import read_flags
 
 Flags = TypeVar("Flags")
 
@@ -51,12 +50,13 @@ def run_command(
     `less_memory`: what to say where a device is out of memory: flags that take less of it.
 
     A UserError is one line on stderr and status 2, a warning one line on stderr; a run that was
-    told to stop (SIGTERM), or has lost one of its processes, has status 75. `--help` and wrong
-    flags leave by SystemExit, as argparse does.
+    told to stop (SIGTERM), or has lost one of its processes, has status 75. `--help` leaves by
+    SystemExit, as in argparse.
     """
-    flags = tyro.cli(
-        flags_type, args=None if argv is None else list(argv), prog=prog, description=description
-    )
+    try:
+        flags = read_flags(flags_type, argv, prog=prog, description=description)
+    except UserError as error:
+        return _fail(str(error), EXIT_USER_ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning

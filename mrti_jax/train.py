@@ -13,6 +13,7 @@ import tyro
 from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
 from mrti_jax.errors import UserError
 from mrti_jax.files import to_path
+from mrti_jax.flags import read_flags
 from mrti_jax.training.config import Config, ListedConcept, check, read_config
 from mrti_jax.training.many import resolve_all
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = read_config(flags.recipe) if flags.recipe else Config()
         defaults = Flags(**_values(config), recipe=flags.recipe)
         # Once more, now that the defaults are known: what was not given is the recipe's.
-        given = tyro.cli(Flags, args=arguments, default=defaults)
+        given = read_flags(Flags, arguments, default=defaults)
         _run(Config(**_values(given)), given.processes, given.restart)
 
     return run_command(

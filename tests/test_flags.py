@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wrong flags are told in one line, as everything else that is wrong."""
+
+import io
+import re
+
+import pytest
+
+from mrti_jax import sample, train
+from mrti_jax.errors import UserError
+from mrti_jax.flags import read_flags
+
+
+@pytest.mark.parametrize(
+    ("flags", "arguments", "told"),
+    [
+        (train.Flags, "--train.step 3", r"unrecognized options: --train.step, 3\. .*--train.steps"),
+        (train.Flags, "--stepz 3", r"unrecognized options: --stepz, 3 \(--help"),
+        (train.Flags, "--train.steps x", "--train.steps: invalid literal for int.*'x'"),
+        (train.Flags, "--data.learnable-property cat", "invalid choice 'cat'.*'object', 'style'"),
+        (sample.Flags, "a --guidance", "missing value for argument '--guidance'"),
+        (sample.Flags, "a --original-size 3", "--original-size: .* argument count 2"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["40", "100"])
+def test_one_line(
+    columns: str, flags: type, arguments: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(UserError) as caught:
+        read_flags(flags, arguments.split())
+    assert re.match(f".*{told}", str(caught.value)) and "\n" not in str(caught.value)
+    assert not re.search("[│─╭]", str(caught.value))
+
+
+def test_a_terminal_without_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    with pytest.raises(UserError, match=r"^unrecognized options: --train.step, 3\. .*meant"):
+        read_flags(train.Flags, ["--train.step", "3"])
+
+
+def test_what_is_right() -> None:
+    flags = read_flags(sample.Flags, ["a dog", "--seed", "1", "--seed", "2"], prog="sample")
+    assert (flags.prompts, flags.seed) == (("a dog",), (1, 2))
