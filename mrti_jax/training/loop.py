@@ -106,10 +106,8 @@ class _Loop:
     def update(self, train_step: TrainStep, frozen: dict[str, Any]) -> None:
         """One update of all slots."""
         if self._updates == 0:
-            self._bar.set_description_str("compiling")
-            compile_ahead(train_step, self._state, frozen, self._data)
-            self._bar.set_description(_title(self._runs))
-            self._bar.unpause()  # compiling is not counted as time of the updates
+            with self._busy("compiling"):
+                compile_ahead(train_step, self._state, frozen, self._data)
         self._state = train_step(self._state, frozen, self._data)
         self._updates += 1
         for run in self._active.values():
@@ -184,7 +182,7 @@ class _Loop:
         every = self._config.picture_every
         for slot, run in list(self._active.items()):
             if every and run.done % every == 0 and not self._is_last(run):
-                with self._failing_alone(slot):
+                with self._busy(f"drawing <{run.name}>"), self._failing_alone(slot):
                     run.draw(self._take(slot), self._stop.check)
                 for drawn in self._active.values():  # drawing is no time of the updates
                     drawn.metrics.start_clock(drawn.done)
@@ -196,7 +194,7 @@ class _Loop:
                 state = self._take(slot)
                 if progress:
                     self._bar.close()  # drawing has a bar of its own
-                with self._failing_alone(slot):
+                with self._busy(f"drawing <{run.name}>"), self._failing_alone(slot):
                     self.results[run] = run.finish(state, self._stop.check, progress=progress)
                     del self._active[slot]
 
@@ -222,6 +220,14 @@ class _Loop:
         self._data = put(self._data, slot, data, self._mesh)
         self._active[slot] = run
         self._fresh.append(run)
+
+    @contextlib.contextmanager
+    def _busy(self, doing: str) -> Iterator[None]:
+        """The bar says what is being done, and doesn't count it as time of the updates."""
+        self._bar.set_description_str(doing, refresh=not self._bar.disable)
+        yield
+        self._bar.set_description(_title(self._runs), refresh=False)
+        self._bar.unpause()
 
     @contextlib.contextmanager
     def _failing_alone(self, slot: int) -> Iterator[None]:
