@@ -19,6 +19,7 @@ EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on
 EXIT_INTERRUPTED = 130
 MIN_COMPILE_SECONDS = 0.5
+_GOES_ON = "the same command goes on from there"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +66,11 @@ def run_command(
         except UserError as error:
             return _fail(str(error), EXIT_USER_ERROR)
         except Preempted as stopped:  # all processes at once
-            print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+            print(f"{stopped}; {_GOES_ON}", file=sys.stderr)
             return EXIT_PREEMPTED
-        except KeyboardInterrupt:
-            return _fail("interrupted", EXIT_INTERRUPTED)
+        except KeyboardInterrupt as interrupted:
+            told = f"{interrupted}; {_GOES_ON}" if interrupted.args else "interrupted"
+            return _fail(told, EXIT_INTERRUPTED)
         except Exception as error:
             if less_memory and "RESOURCE_EXHAUSTED" in str(error):
                 return _fail(f"a device is out of memory: {less_memory} ({error})", EXIT_USER_ERROR)

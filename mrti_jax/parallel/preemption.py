@@ -40,9 +40,9 @@ class StopRequest:
             raise Stopped
 
     def leave(self, message: str) -> NoReturn:
-        """Raises Preempted, or KeyboardInterrupt where the user asked."""
+        """Raises Preempted, or KeyboardInterrupt where the user asked, with this message."""
         if self._signal == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(message)
         raise Preempted(message)
 
     def request(self, number: int, _: object) -> None:
