@@ -14,6 +14,7 @@ from benchmarks.report import Report
 from mrti_jax.concept import initial_vectors
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training.config import Config, TrainConfig
+from mrti_jax.training.crops import sizes_of
 from mrti_jax.training.images import from_arrays
 from mrti_jax.training.latents import encode_moments
 from mrti_jax.training.learning_rate import with_learning_rate
@@ -50,7 +51,7 @@ class Side:
         num_vectors = config.concept.num_vectors
         prompts = tokenize_captions(photos, "object", num_vectors, sd.tokenizers, captions=False)
         moments = encode_moments(sd.vae, pixels, sd.mesh, flip=False)
-        sizes = np.asarray([photo.sizes for photo in photos], np.int32)
+        sizes = sizes_of(photos, flip=False)
         vectors = initial_vectors("star", num_vectors, sd.tokenizers, sd.text_encoder)
         table = np.tile(vectors, (config.concept.num_buckets, 1, 1))
 

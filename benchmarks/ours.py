@@ -14,6 +14,7 @@ from mrti_jax.concept import initial_vectors
 from mrti_jax.parallel.compiler import compile_ahead
 from mrti_jax.parallel.mesh import memory_limit
 from mrti_jax.training.config import ConceptConfig, Config, TrainConfig
+from mrti_jax.training.crops import sizes_of
 from mrti_jax.training.images import from_arrays
 from mrti_jax.training.latents import encode_moments
 from mrti_jax.training.learning_rate import with_learning_rate
@@ -39,7 +40,7 @@ def train(work: Work) -> Callable[[], tuple[float, float]]:
     photos = from_arrays([noise], work.size)
     prompts = tokenize_captions(photos, "object", 1, sd.tokenizers, captions=False)
     moments = encode_moments(sd.vae, noise[None], sd.mesh, flip=False)
-    sizes = np.asarray([photo.sizes for photo in photos], np.int32)
+    sizes = sizes_of(photos, flip=False)
     data = fill(Data(moments, sizes, *prompts, np.uint32(0)), 1, sd.mesh)  # type: ignore[arg-type]
     height, width, channels = moments.shape[2:]
     limit = memory_limit(sd.mesh.local_devices[0])

@@ -37,7 +37,7 @@ def trace_train_step(
     captions = integers(NUM_CAPTIONS, len(text.parts), text.max_position_embeddings)
     shapes: Any = (
         jax.ShapeDtypeStruct((1, 1, NUM_PHOTOS, side, side, 2 * vae.latent_channels), jnp.float32),
-        integers(NUM_PHOTOS, NUM_SIZES),
+        integers(1, NUM_PHOTOS, NUM_SIZES),
         captions,
         captions,
         integers(NUM_CAPTIONS, len(text.parts)),

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several squares out of one photo."""
+"""Several squares out of one photo, and where in it they were."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int32
 
 from mrti_jax.training.images import Photo
 
@@ -19,6 +21,19 @@ def spread(photo: Photo, number: int) -> list[Photo]:
     height, width = (side - size for side in photo.whole.shape[:2])
     corners = np.rint(np.linspace((0, 0), (height, width), number)).astype(int)
     return [_cut(photo, top, left) for top, left in np.unique(corners, axis=0).tolist()]
+
+
+def sizes_of(photos: Sequence[Photo], *, flip: bool) -> Int32[np.ndarray, "f m s"]:
+    """The `sizes` of each photo; F = 1. With `flip`, F = 2 and the second set is that of the
+    mirrored photos, of which the left is what was right."""
+    sizes = np.asarray([photo.sizes for photo in photos], np.int32)
+    if not flip:
+        return sizes[None]
+    mirrored = sizes.copy()
+    mirrored[:, 3] = [
+        photo.whole.shape[1] - photo.pixels.shape[1] - photo.sizes[3] for photo in photos
+    ]
+    return np.stack([sizes, mirrored])
 
 
 def _cut(photo: Photo, top: int, left: int) -> Photo:

@@ -179,13 +179,9 @@ class _Loop:
 
     def draw(self) -> None:
         """Draws with the concepts so far, where it is due."""
-        every = self._config.picture_every
         for slot, run in list(self._active.items()):
-            if every and run.done % every == 0 and not self._is_last(run):
-                with self._busy(f"drawing <{run.name}>"), self._failing_alone(slot):
-                    run.draw(self._take(slot), self._stop.check)
-                for drawn in self._active.values():  # drawing is no time of the updates
-                    drawn.metrics.start_clock(drawn.done)
+            if run.draws_now:
+                self._draw(slot)
 
     def release(self, *, progress: bool) -> None:
         """Ends the runs that are done, and frees their slots."""
@@ -220,14 +216,23 @@ class _Loop:
         self._data = put(self._data, slot, data, self._mesh)
         self._active[slot] = run
         self._fresh.append(run)
+        if run.done and run.draws_now and not run.has_drawn:  # a stop had cut them off
+            self._draw(slot)
+
+    def _draw(self, slot: int) -> None:
+        run = self._active[slot]
+        with self._busy(f"drawing <{run.name}>"), self._failing_alone(slot):
+            run.draw(self._take(slot), self._stop.check)
 
     @contextlib.contextmanager
     def _busy(self, doing: str) -> Iterator[None]:
-        """The bar says what is being done, and doesn't count it as time of the updates."""
+        """The bar says what is being done; neither it nor the metrics count it as the updates'."""
         self._bar.set_description_str(doing, refresh=not self._bar.disable)
         yield
         self._bar.set_description(_title(self._runs), refresh=False)
         self._bar.unpause()
+        for run in self._active.values():
+            run.metrics.start_clock(run.done)
 
     @contextlib.contextmanager
     def _failing_alone(self, slot: int) -> Iterator[None]:

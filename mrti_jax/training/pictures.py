@@ -67,7 +67,7 @@ def draw_progress(
     config: Config,
     check: Callable[[], None],
 ) -> None:
-    """Writes `out/pictures/step_000100.png`: the word at some resolutions, always two seeds.
+    """Writes the file `progress_path`: the word at some resolutions, always two seeds.
 
     `check` is called between pictures, in all processes; it may raise.
     """
@@ -90,7 +90,12 @@ def draw_progress(
     ]
     labels = [f"seed {seed}" for seed in SEEDS]
     sheet = make_grid(cells, labels, prompts, f"<{concept.name}> after {step} steps")
-    _save(sheet, out / FOLDER / f"step_{step:06d}.png")
+    _save(sheet, progress_path(out, step))
+
+
+def progress_path(out: epath.Path, step: int) -> epath.Path:
+    """Where the pictures drawn after so many updates are: `out/pictures/step_000100.png`."""
+    return out / FOLDER / f"step_{step:06d}.png"
 
 
 def draw_final(

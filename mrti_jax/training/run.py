@@ -20,17 +20,17 @@ from mrti_jax.errors import UserError, warn
 from mrti_jax.files import to_path
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import place, replicated
-from mrti_jax.parallel.processes import as_writer, failing_together, is_writer
+from mrti_jax.parallel.processes import as_writer, failing_together, gather, is_writer
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import Config, flatten
-from mrti_jax.training.crops import spread
+from mrti_jax.training.crops import sizes_of, spread
 from mrti_jax.training.fault import describe_fault
 from mrti_jax.training.folder import held, move_aside, writable
 from mrti_jax.training.latents import check_moments, encode_moments
 from mrti_jax.training.metrics import FILE_NAME as METRICS_NAME
 from mrti_jax.training.metrics import Metrics
 from mrti_jax.training.optim import learning_rate
-from mrti_jax.training.pictures import FINAL_NAME, draw_final, draw_progress
+from mrti_jax.training.pictures import FINAL_NAME, draw_final, draw_progress, progress_path
 from mrti_jax.training.prompts import tokenize_captions
 from mrti_jax.training.settings import check_same, fingerprint
 from mrti_jax.training.step import Data, State, initial_state
@@ -84,7 +84,7 @@ class Run:
         )
         self._pixels = np.stack([crop.pixels for crop in crops])
         self._photo_names = [crop.name for crop in crops]
-        self._photo_sizes = np.asarray([crop.sizes for crop in crops], np.int32)
+        self._photo_sizes = sizes_of(crops, flip=data.flip)
         self._settings = flatten(self.config) | {
             "photos": fingerprint(self._pixels),
             "captions": fingerprint(*self._prompts),
@@ -147,7 +147,7 @@ class Run:
         ids, vector_index, end, first, num = self._prompts
         on_host = (
             _fill_up(moments, num_photos, axis=1),
-            _fill_up(self._photo_sizes, num_photos),
+            _fill_up(self._photo_sizes, num_photos, axis=1),
             *(_fill_up(array, num_captions) for array in (ids, vector_index, end)),
             *(_fill_up(array, num_photos) for array in (first, num)),
             np.uint32(self.config.train.seed),
@@ -161,6 +161,20 @@ class Run:
             self._checkpoints.save(self.done, state, concept, self._settings)
         self._save_concept(concept)
         self.saved = self.done
+
+    @property
+    def draws_now(self) -> bool:
+        """Whether it is time for pictures of the concept so far."""
+        every = self.config.train.picture_every
+        is_last = self.done == self.config.train.steps
+        return self._folder is not None and every > 0 and self.done % every == 0 and not is_last
+
+    @property
+    def has_drawn(self) -> bool:
+        """Whether the pictures of the concept so far are there, for all processes the same."""
+        if self._folder is None:
+            return False
+        return all(gather(progress_path(self._folder, self.done).exists()))
 
     def draw(self, state: State, check: Callable[[], None]) -> None:
         """Writes a sheet of pictures drawn with the concept so far; `check`: as in `finish`."""

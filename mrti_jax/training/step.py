@@ -44,7 +44,7 @@ TrainStep = Callable[[State, dict[str, Any], "Data"], State]
 class Data(NamedTuple):
     """What the step trains on, on the devices: that of one concept; of S in slots, like `State`.
 
-    `moments` [F, M, h, w, 2C]: of M photos, and mirrored (F = 2). `sizes` [M, 6]: see `Photo`.
+    `moments` [F, M, h, w, 2C]: of M photos, and mirrored (F = 2). `sizes` [F, M, 6]: see `Photo`.
     `ids` and `vector_index` [K, E, L]: the captions' token ids for each of E text models and, where
     the concept's vector v stands, v, else -1; `end` [K, E]: where the captions end. Photo m has the
     captions `first_prompt[m]` .. `first_prompt[m] + num_prompts[m] - 1`; a photo without captions
@@ -52,7 +52,7 @@ class Data(NamedTuple):
     """
 
     moments: Float[Array, "f m h w c"]
-    sizes: Int[Array, "m s"]
+    sizes: Int[Array, "f m s"]
     ids: Int[Array, "k e l"]
     vector_index: Int[Array, "k e l"]
     end: Int[Array, "k e"]
@@ -162,8 +162,9 @@ def _train_step(
             num_prompts=data.num_prompts,
         )
         buckets = bucket(draws.timestep, num_buckets, schedule.num_train_timesteps)
+        mirrored = draws.mirrored.astype(jnp.int32)
         return Examples(
-            moments=data.moments[draws.mirrored.astype(jnp.int32), draws.photo],
+            moments=data.moments[mirrored, draws.photo],
             latent_noise=draws.latent_noise,
             noise=draws.noise,
             timestep=draws.timestep,
@@ -172,7 +173,7 @@ def _train_step(
             ids=data.ids[draws.prompt],
             vector_index=data.vector_index[draws.prompt],
             end=data.end[draws.prompt],
-            sizes=data.sizes[draws.photo],
+            sizes=data.sizes[mirrored, draws.photo],
         )
 
     def errors(examples: Examples, frozen: dict[str, Any]) -> Float[Array, "b"]:

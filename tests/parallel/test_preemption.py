@@ -81,6 +81,29 @@ def test_a_signal_in_the_last_pictures_leaves_them_to_the_next_start(
     assert (tmp_path / "grid.png").stat().st_size > 1000
 
 
+@pytest.mark.filterwarnings("ignore:.*had no training example")
+def test_pictures_that_a_signal_cut_off_are_drawn_by_the_next_start(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    values = FLAGS | {"train.picture-every": 2, "train.picture-steps": 4}
+    values |= {"model.path": tiny_folder, "out": tmp_path}
+    command = [f"--{key}={value}" for key, value in values.items()] + ["--train.no-final-grid"]
+    draw = Run.draw
+
+    def signal_first(self: Run, *arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        draw(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "draw", signal_first)
+        assert train.main(command) == 75
+    assert not (tmp_path / "pictures").exists()
+    assert load_concept(tmp_path).metadata["steps"] == "2"
+    assert train.main(command) == 0
+    drawn = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert drawn == ["step_000002.png", "step_000004.png"]
+
+
 def test_only_a_user_ends_the_saving_by_a_second_signal() -> None:
     with stop_requests() as stop:
         for _ in range(2):  # Google's notice, and the shutdown

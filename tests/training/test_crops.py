@@ -10,7 +10,7 @@ from PIL import Image
 
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training import learn
-from mrti_jax.training.crops import spread
+from mrti_jax.training.crops import sizes_of, spread
 from mrti_jax.training.images import square
 
 
@@ -23,6 +23,17 @@ def test_they_go_from_one_end_of_the_longer_side_to_the_other():
 
     tall = spread(square("a.png", Image.fromarray(wide.transpose(1, 0, 2)), 50), 3)
     assert [crop.sizes for crop in tall] == [(200, 100, y, 0, 50, 50) for y in (0, 25, 50)]
+
+
+def test_what_was_right_is_left_of_the_mirrored_ones():
+    wide = np.uint8(np.broadcast_to(np.arange(200)[None, :, None], (100, 200, 3)))
+    crops = spread(square("a.png", Image.fromarray(wide), 100), 3)
+    mirrored = spread(square("a.png", Image.fromarray(wide[:, ::-1]), 100), 3)
+    own, flipped = sizes_of(crops, flip=True)
+    np.testing.assert_array_equal(own, [crop.sizes for crop in crops])
+    for crop, sizes in zip(crops, flipped, strict=True):
+        (same,) = (m for m in mirrored if (m.pixels == crop.pixels[:, ::-1]).all())
+        assert same.sizes == tuple(sizes)
 
 
 @pytest.mark.parametrize(("shape", "number"), [((100, 100), 1), ((102, 100), 3)])

@@ -15,6 +15,7 @@ from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import make_mesh
 from mrti_jax.training.config import Config
+from mrti_jax.training.crops import sizes_of
 from mrti_jax.training.draws import draw
 from mrti_jax.training.images import from_arrays
 from mrti_jax.training.latents import encode_moments, sample_latents
@@ -37,7 +38,7 @@ def make_data(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -
     prompts = tokenize_captions(photos, "object", vectors, sd.tokenizers, captions=False)
     pixels = np.stack([photo.pixels for photo in photos])
     moments = encode_moments(sd.vae, pixels, sd.mesh, flip=config.data.flip)
-    sizes = np.asarray([photo.sizes for photo in photos], np.int32)
+    sizes = sizes_of(photos, flip=config.data.flip)
     on_host = (moments, sizes, *prompts, np.uint32(config.train.seed))
     return Data(*map(jnp.asarray, on_host))
 
@@ -238,7 +239,7 @@ def pytorch_loop(
             context = outputs[0].last_hidden_state
         else:
             context = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-            sizes = torch.tensor(np.asarray(data.sizes[one.photo]))
+            sizes = torch.tensor(np.asarray(data.sizes[0, one.photo]))
             more = {"text_embeds": pooled(encoders[1], outputs[1], data.end[one.prompt, 1])}
             more["time_ids"] = sizes
         noisy = scheduler.add_noise(latents, noise, times)
