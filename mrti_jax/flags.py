@@ -4,6 +4,7 @@
 import contextlib
 import io
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -13,7 +14,8 @@ from mrti_jax.errors import UserError
 
 Flags = TypeVar("Flags")
 
-_MOST_MEANT = 3
+_MOST_MEANT = 3  # for each wrong flag
+_LONG = 20  # letters, on the narrowest terminal
 
 
 def read_flags(flags_type: type[Flags], argv: Sequence[str] | None, **options: Any) -> Flags:
@@ -21,17 +23,18 @@ def read_flags(flags_type: type[Flags], argv: Sequence[str] | None, **options: A
 
     Raises UserError for flags that can't be read; `--help` leaves by SystemExit.
     """
+    arguments = sys.argv[1:] if argv is None else list(argv)
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            return tyro.cli(flags_type, args=None if argv is None else list(argv), **options)
+            return tyro.cli(flags_type, args=arguments, **options)
     except SystemExit as ended:
         if ended.code != 2:
             raise
-    raise UserError(_without_box(told.getvalue()))
+    raise UserError(_without_box(told.getvalue(), arguments))
 
 
-def _without_box(text: str) -> str:
+def _without_box(text: str, arguments: Sequence[str]) -> str:
     """What tyro says in a box of many lines: the problem, and the flags that may be meant."""
     lines = text.splitlines()
     inside = [line for line in lines if line.startswith("│")]
@@ -41,7 +44,14 @@ def _without_box(text: str) -> str:
     if not inside and len(parts) > 1:
         parts = parts[1:]
     problem = " ".join(parts[0].split()).rstrip(".")
-    if len(parts) > 1 and "Perhaps you meant" in parts[1]:
-        meant = re.findall(r"^ {4}(--\S+)", parts[1], re.MULTILINE)
-        problem += f". Perhaps you meant {', '.join(meant[:_MOST_MEANT])}"
+    for argument in arguments:
+        if len(argument) > _LONG:  # the box may have broken it
+            broken = " ?".join(map(re.escape, argument))
+            problem = argument.join(re.split(broken, problem))
+    meant: list[str] = []
+    for part in parts[1:]:
+        if re.match(r"\s*(Perhaps you meant|Arguments similar to)", part):
+            meant += re.findall(r"^ {4}(--\S+)", part, re.MULTILINE)[:_MOST_MEANT]
+    if meant:
+        problem += f". Perhaps you meant {', '.join(dict.fromkeys(meant))}"
     return f"{problem[0].lower()}{problem[1:]} (--help tells of all flags)"

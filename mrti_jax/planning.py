@@ -82,6 +82,13 @@ def plan_training(target: Target, config: Config, size: int | None) -> Plan:
     side, channels = size // compiled.vae.config.downscale, compiled.vae.config.latent_channels
     remat = needs_remat(compiled, config, (side, side, channels), _memory(target))
     cost = compile_cost(trace_train_step(compiled, config, size, remat=remat).lower())
+    turns = config.train.accumulation  # the compiler counts the body of a loop once
+    cost = dataclasses.replace(
+        cost,
+        bytes_accessed=turns * cost.bytes_accessed,
+        traffic=turns * cost.traffic,
+        bytes_between=turns * cost.bytes_between,
+    )
     counted = trace_train_step(countable, config, size, remat=remat)
     return _plan(target, compiled, counted, cost, remat)
 

@@ -131,6 +131,7 @@ def _run(flags: Flags) -> None:
     options = _options(flags)
     with failing_together():
         check_folder(flags.out)
+    with failing_together():
         concepts = [_load_concept(path) for path in flags.concept]
         _check_prompts(flags, prompts, concepts, options)
     mesh = None if flags.fsdp is None else make_mesh(fsdp=flags.fsdp)

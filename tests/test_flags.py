@@ -10,11 +10,19 @@ from mrti_jax import sample, train
 from mrti_jax.errors import UserError
 from mrti_jax.flags import read_flags
 
+LONG = "/a/folder/with/a/name/that/is/longer/than/a/line/of/a/terminal/and/has/no/place/to/break/it"
+
 
 @pytest.mark.parametrize(
     ("flags", "arguments", "told"),
     [
         (train.Flags, "--train.step 3", r"unrecognized options: --train.step, 3\. .*--train.steps"),
+        (
+            train.Flags,
+            "--train.step 3 --data.pth x",
+            r"unrecognized options: --train.step, 3, --data.pth, x\. .*--data.path.*--train.steps",
+        ),
+        (train.Flags, f"--data.paht {LONG}", f"--data.paht, {LONG}\\. .*--data.path"),
         (train.Flags, "--stepz 3", r"unrecognized options: --stepz, 3 \(--help"),
         (train.Flags, "--train.steps x", "--train.steps: invalid literal for int.*'x'"),
         (train.Flags, "--data.learnable-property cat", "invalid choice 'cat'.*'object', 'style'"),

@@ -24,7 +24,7 @@ from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import in_object_store, reason, to_path
 from mrti_jax.parallel.mesh import fetch
-from mrti_jax.parallel.processes import as_writer, gather, means_a_lost_process
+from mrti_jax.parallel.processes import as_writer, failing_together, gather, means_a_lost_process
 
 FOLDER = "checkpoints"
 _ITEMS = ("state", "concept", "meta")
@@ -157,14 +157,15 @@ def _newest_whole(
     damaged: list[int] = []
     for step in sorted(manager.all_steps(), reverse=True):
         where, content, problem = folder / str(step), None, ""
-        try:
-            content = read(step)
-        except UserError:
-            raise
-        except PermissionError as error:
-            raise UserError(f"can't read the checkpoint {where}: {reason(error)}") from error
-        except Exception as error:  # readers of damaged files raise all kinds
-            problem = reason(error)
+        with failing_together():
+            try:
+                content = read(step)
+            except UserError:
+                raise
+            except PermissionError as error:
+                raise UserError(f"can't read the checkpoint {where}: {reason(error)}") from error
+            except Exception as error:  # readers of damaged files raise all kinds
+                problem = reason(error)
         problem = next(filter(None, gather(problem)), "")  # processes take the same one
         if content is not None and not problem:
             if damaged:

@@ -74,7 +74,7 @@ def learn_many(
 
     Returns:
         For each subject its concept, or, where an update was not finite or its folder holds
-        another run, the UserError that says so; the others go on.
+        another run or can't be written to, the UserError that says so; the others go on.
 
     Raises:
         UserError: images, a word, a setting or a folder that can't be used, before any training.
@@ -86,7 +86,8 @@ def learn_many(
     slots = plan_slots(sd, config, len(subjects))
     if is_writer():
         _warn_of_empty_places(config, slots, sd.mesh.size)
-    if config.train.picture_every or config.train.final_grid:
+    draws = config.train.picture_every or config.train.final_grid
+    if draws and any(subject.out is not None for subject in subjects):
         check_pictures(sd, config.train.picture_steps)
     size = training_size(sd, config.data.size)
     runs = [_prepare(sd, subject, config, size, alone=len(subjects) == 1) for subject in subjects]

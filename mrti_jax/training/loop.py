@@ -153,8 +153,9 @@ class _Loop:
     def leave(self) -> NoReturn:
         """Saves what is not saved yet, and raises what the request to stop asks for."""
         self._save([slot for slot, run in self._active.items() if run.saved < run.done])
-        for run in self._active.values():
-            run.close()
+        for slot, run in list(self._active.items()):
+            with self._failing_alone(slot):
+                run.close()
         for result in self.results.values():
             if isinstance(result, UserError) and len(self._runs) == 1:
                 raise result  # what was done is not all saved
@@ -170,8 +171,7 @@ class _Loop:
                 with self._failing_alone(slot):
                     raise run.fail(self._take(slot))
         if saving:
-            with failing_together():
-                self._recorder.flush()
+            self._recorder.flush()
         for slot in saving:
             if slot in self._active:
                 with self._failing_alone(slot):
@@ -192,7 +192,7 @@ class _Loop:
                     self._bar.close()  # drawing has a bar of its own
                 with self._busy(f"drawing <{run.name}>"), self._failing_alone(slot):
                     self.results[run] = run.finish(state, self._stop.check, progress=progress)
-                    del self._active[slot]
+                self._active.pop(slot, None)
 
     def _begin(self, slot: int, run: Run, *, restart: bool) -> None:
         try:
@@ -227,6 +227,7 @@ class _Loop:
     @contextlib.contextmanager
     def _busy(self, doing: str) -> Iterator[None]:
         """The bar says what is being done; neither it nor the metrics count it as the updates'."""
+        self._recorder.flush()
         self._bar.set_description_str(doing, refresh=not self._bar.disable)
         yield
         self._bar.set_description(_title(self._runs), refresh=False)

@@ -44,10 +44,12 @@ class Metrics:
     ):
         """`path` None: nothing is written. Lines beyond `resumed_step` are cut off.
 
-        `stuck`: whether fewer updates were done than steps, since one was not finite.
+        `stuck`: whether fewer updates were done than steps, since one was not finite. `problem`:
+        why a line could not be written, in the process that writes.
         """
         self.loss = float("nan")
         self.stuck = False
+        self.problem: UserError | None = None
         self.examples_per_second = float("nan")
         self._warned = False
         self._path = path
@@ -96,8 +98,11 @@ class Metrics:
             "learning_rate": float(self._schedule(step - 1)),
             "examples_per_second": _number(self.examples_per_second),
         }
-        if self._path is not None:
-            append_line(self._path, json.dumps(line))
+        if self._path is not None and self.problem is None:
+            try:
+                append_line(self._path, json.dumps(line))
+            except UserError as error:
+                self.problem = error
         self._warn_of_growth(step, rows["norm"])
 
     def _warn_of_growth(self, step: int, norm: Float32[np.ndarray, "n"]) -> None:
@@ -181,7 +186,7 @@ def _cut(path: epath.Path, step: int) -> None:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise UserError(f"can't write {path}: {reason(error)}") from error
+        raise UserError(f"can't read {path}, to go on with it: {reason(error)}") from error
     kept = []
     for text in lines:
         try:

@@ -155,12 +155,15 @@ class Run:
         return Data(*place(on_host, replicated(mesh)))
 
     def save(self, state: State) -> None:
-        """Writes a checkpoint, in the background, and the concept file."""
+        """Writes a checkpoint, in the background, and the concept file. Raises UserError where
+        these, or the metrics before, can't be written."""
         concept = self._concept(state)
         if self._checkpoints is not None:
             self._checkpoints.save(self.done, state, concept, self._settings)
         self._save_concept(concept)
         self.saved = self.done
+        if self.metrics.problem is not None:
+            raise self.metrics.problem
 
     @property
     def draws_now(self) -> bool:
@@ -227,8 +230,11 @@ class Run:
         )
         saved = ""
         if self._folder is not None:
-            self._save_concept(self._concept(state))
-            saved = f"; the table before it is saved in {self._folder / FILE_NAME}"
+            try:
+                self._save_concept(self._concept(state))
+                saved = f"; the table before it is saved in {self._folder / FILE_NAME}"
+            except UserError as error:
+                saved = f"; the table before it is not saved: {error}"
         return UserError(
             f"{fault}{saved}: begin anew with a lower --optimizer.learning-rate, or in float32 "
             "(--model.dtype)"

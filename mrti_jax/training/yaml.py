@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dataclasses from YAML files and back, refusing unknown keys and values of the wrong type."""
 
-import collections
 import dataclasses
 import types
 from collections.abc import Mapping
@@ -21,15 +20,19 @@ MAX_BYTES = 1_000_000
 class _Loader(yaml.SafeLoader):
     """Refuses what PyYAML takes the last of: a key that is there twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key, number in collections.Counter(keys).items():
-            if number > 1:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {brief(key)} is there {number} times",
-                    problem_mark=node.start_mark,
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+                continue
+            if (key.tag, key.value) in seen:
+                raise yaml.composer.ComposerError(
+                    problem=f"the key {brief(key.value)} is there twice",
+                    problem_mark=key.start_mark,
                 )
-        return super().construct_mapping(node, deep)
+            seen.add((key.tag, key.value))
+        return node
 
 
 def read_yaml(path: epath.Path) -> Mapping[Any, Any]:

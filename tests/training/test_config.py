@@ -8,7 +8,7 @@ from etils import epath
 
 from mrti_jax.errors import UserError
 from mrti_jax.training.config import Config, check, read_config, resolve
-from mrti_jax.training.yaml import write_yaml
+from mrti_jax.training.yaml import read_yaml, write_yaml
 
 RECIPES = Path(__file__).parents[2] / "configs"
 
@@ -41,7 +41,7 @@ def test_what_is_written_reads_back(tmp_path: Path):
     [
         ("trian:\n  steps: 3", "unknown key 'trian'.*'train'"),
         ("train:\n  step: 3", "unknown key 'step' in 'train'.*'steps'"),
-        ("train:\n  steps: 3\n  seed: 1\n  steps: 4", "the key 'steps' is there 2 times.*line 2"),
+        ("train:\n  steps: 3\n  seed: 1\n  steps: 4", "the key 'steps' is there twice.*line 4"),
         ("train: 3", "'train' must hold keys"),
         ("train:\n  steps: many", "'train.steps' must be a whole number, not 'many'"),
         ("train:\n  steps: true", "must be a whole number"),
@@ -57,6 +57,13 @@ def test_wrong_recipes(text: str, message: str, tmp_path: Path):
     with pytest.raises(UserError, match=message) as caught:
         read_config(tmp_path / "a.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_anchors_and_merge_keys_go_on_working(tmp_path: Path):
+    text = "base: &a {x: 1}\ndeep:\n  inner: &b\n    <<: *a\n    y: 2\ntop:\n  <<: *b\n  y: 3\n"
+    (tmp_path / "a.yaml").write_text(text)
+    read = read_yaml(epath.Path(tmp_path / "a.yaml"))
+    assert read == {"base": {"x": 1}, "deep": {"inner": {"x": 1, "y": 2}}, "top": {"x": 1, "y": 3}}
 
 
 def test_numbers_as_people_write_them(tmp_path: Path):

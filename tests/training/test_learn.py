@@ -167,6 +167,7 @@ def test_pictures_that_no_sampler_can_draw_are_told_before_the_training(
     tiny_sd: StableDiffusion,
     pictures: list[np.ndarray],
     make_config: Callable,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("mrti_jax.training.learning.train", lambda *_, **__: pytest.fail("trained"))
@@ -174,7 +175,7 @@ def test_pictures_that_no_sampler_can_draw_are_told_before_the_training(
     sd = dataclasses.replace(tiny_sd, scheduler_config=config)
     made = make_config(train={"picture_steps": 2, "final_grid": True})
     with pytest.raises(UserError, match=f"can't be drawn .*ddim: .*{words}.*train.final_grid"):
-        learn(sd, pictures, **WORDS, config=made)
+        learn(sd, pictures, **WORDS, out=tmp_path, config=made)
 
 
 def test_empty_places_of_a_batch_are_told(

@@ -17,6 +17,7 @@ from PIL import Image
 from mrti_jax import train
 from mrti_jax.concept import Concept, initial_vectors
 from mrti_jax.errors import UserError
+from mrti_jax.files import append_line
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import make_mesh
 from mrti_jax.training import Subject, learn, learn_many, load_concept, read_config, run
@@ -195,13 +196,33 @@ def test_a_folder_that_one_can_not_write_to_ends_that_one_alone(
     (tmp_path / "rex" / file).mkdir(parents=True)
     train = replace(config.train, picture_every=2, picture_steps=4)
     config = replace(config, train=train)
-    with pytest.warns(UserWarning, match=rf"<rex>: can't write .*{file}.*the other concepts go"):
+    with pytest.warns(UserWarning, match=rf"<rex>: can't .*{file}.*the other concepts go"):
         jane, rex, tim = learn_many(tiny_sd, subjects(pictures, tmp_path), config=config)
     assert isinstance(rex, UserError) and "\n" not in str(rex)
     for concept in (jane, tim):
         assert isinstance(concept, Concept)
         whole = Concept.load(together / concept.name)
         np.testing.assert_array_equal(concept.embeddings, whole.embeddings)
+
+
+def test_a_line_of_metrics_that_can_not_be_written_ends_that_one_after_its_checkpoint(
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    config: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def append(path: Any, line: str) -> None:
+        if path.parent.name == "rex":
+            raise UserError(f"can't write {path}: the disk is full")
+        append_line(path, line)
+
+    monkeypatch.setattr("mrti_jax.training.metrics.append_line", append)
+    with pytest.warns(UserWarning, match=r"<rex>: can't write .*the disk is full"):
+        jane, rex, tim = learn_many(tiny_sd, subjects(pictures, tmp_path), config=config)
+    assert isinstance(jane, Concept) and isinstance(rex, UserError) and isinstance(tim, Concept)
+    assert load_concept(tmp_path / "rex").metadata["steps"] == str(TRAIN["checkpoint_every"])
+    assert len(metrics(tmp_path / "tim")) == 2
 
 
 @pytest.fixture
