@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiling for TPUs on a machine without one, by the real TPU compiler (the package libtpu)."""
 
+import contextlib
 import dataclasses
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding
 
 from mrti_jax.errors import UserError
@@ -84,6 +87,19 @@ def on_mesh(tree: Any, sharding: NamedSharding) -> Any:
     )
 
 
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+    """JAX can't read back what was compiled for devices that aren't there."""
+    folder = jax.config.values.get("jax_compilation_cache_dir")
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()
+
+
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """What the compiler says of a program, per chip.
@@ -115,7 +131,8 @@ class DoesNotFit(Exception):
 def compile_cost(lowered: jax.stages.Lowered) -> Cost:
     """Compiles a program. Raises DoesNotFit."""
     try:
-        compiled = lowered.compile()
+        with _without_cache():
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         used = re.search(r"Used ([\d.]+)([GM]) of [\d.]+G hbm", str(error))
         if used is None:
