@@ -18,6 +18,7 @@ Flags = TypeVar("Flags")
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
 MIN_COMPILE_SECONDS = 0.5
 _GOES_ON = "the same command goes on from there"
 
@@ -63,6 +64,7 @@ def run_command(
         warnings.showwarning = _show_warning
         try:
             body(flags)
+            sys.stdout.flush()
         except UserError as error:
             return _fail(str(error), EXIT_USER_ERROR)
         except Preempted as stopped:  # all processes at once
@@ -71,6 +73,9 @@ def run_command(
         except KeyboardInterrupt as interrupted:
             told = f"{interrupted}; {_GOES_ON}" if interrupted.args else "interrupted"
             return _fail(told, EXIT_INTERRUPTED)
+        except BrokenPipeError:  # a reader such as `head`, which has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_BROKEN_PIPE
         except Exception as error:
             if less_memory and "RESOURCE_EXHAUSTED" in str(error):
                 return _fail(f"a device is out of memory: {less_memory} ({error})", EXIT_USER_ERROR)

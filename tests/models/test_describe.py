@@ -2,8 +2,11 @@
 """What `python -m mrti_jax.models` tells of a model."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -53,6 +56,15 @@ def test_a_whole_model(capsys: pytest.CaptureFixture[str], tiny_v_folder: Path) 
 
 
 @pytest.mark.usefixtures("no_gradient")
+def test_a_reader_that_has_read_enough_is_no_error(tiny_folder: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "mrti_jax.models", str(tiny_folder)]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_what_is_wrong_with_a_model(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
     path = copy / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
