@@ -16,10 +16,9 @@ from mrti_jax.parallel.flops import count_flops
 from mrti_jax.parallel.mesh import choose_fsdp
 from mrti_jax.sampling.aot import count_calls, trace_decoding, trace_sampling
 from mrti_jax.sampling.memory import needs_slicing
-from mrti_jax.sampling.size import picture_size
+from mrti_jax.sampling.size import picture_side
 from mrti_jax.training.aot import trace_train_step
 from mrti_jax.training.config import Config, check
-from mrti_jax.training.learning import training_size
 from mrti_jax.training.memory import needs_remat
 
 
@@ -78,7 +77,7 @@ def plan_training(target: Target, config: Config, size: int | None) -> Plan:
     """A train step of `config` on pictures of `size` pixels. Raises UserError and DoesNotFit."""
     check(config)
     compiled, countable = models(target)
-    size = training_size(compiled, size)
+    size = picture_side(compiled, "size", size)
     side, channels = size // compiled.vae.config.downscale, compiled.vae.config.latent_channels
     remat = needs_remat(compiled, config, (side, side, channels), _memory(target))
     cost = compile_cost(trace_train_step(compiled, config, size, remat=remat).lower())
@@ -105,7 +104,7 @@ def plan_sampling(target: Target, size: int | None, batch_size: int, num_steps: 
             f"each: take {whole}"
         )
     compiled, countable = models(target)
-    size, _ = picture_size(compiled, size, size)
+    size = picture_side(compiled, "size", size)
     sliced = needs_slicing(compiled, "auto", size, size, batch_size, _memory(target))
     traced, counted = (
         trace_sampling(sd, size, batch_size, num_steps, vae_slicing=sliced)

@@ -11,7 +11,7 @@ import tyro
 
 from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import read_text, to_path
+from mrti_jax.files import read_text, reason, to_path
 from mrti_jax.models.stored.model import SourceOptions
 
 if TYPE_CHECKING:  # at run time they wait until the flags are read: --help needs no jax
@@ -265,14 +265,13 @@ def _options(flags: Flags) -> dict[str, Any]:
 @contextmanager
 def _saving(flags: Flags) -> "Iterator[Callable[[Picture], None]]":
     """Saves each picture as it is drawn, and in the end, or when it is cut off, says where."""
-    from mrti_jax.parallel.processes import is_writer
+    from mrti_jax.parallel.processes import as_writer
     from mrti_jax.sampling.png import save_picture
 
     paths = []
 
     def save(picture: "Picture") -> None:
-        if is_writer():  # all processes draw, one writes
-            paths.append(save_picture(picture, flags.out))
+        as_writer(lambda: paths.append(save_picture(picture, flags.out)))
 
     try:
         yield save
@@ -290,16 +289,20 @@ def _save_sheet(
     column_labels: list[str],
     title: str,
 ) -> None:
-    from mrti_jax.parallel.processes import is_writer
+    from mrti_jax.parallel.processes import as_writer
     from mrti_jax.sampling.grid import make_grid
     from mrti_jax.sampling.png import save_new
 
     count = sum(map(len, rows))
-    if count == 1 or not is_writer():
+    if count == 1:
         return
-    cells = [[picture.image for picture in row] for row in rows]
-    path = save_new(make_grid(cells, row_labels, column_labels, title), flags.out, "grid")
-    print(f"{path} (all {count} on one sheet)")
+
+    def save() -> None:
+        cells = [[picture.image for picture in row] for row in rows]
+        path = save_new(make_grid(cells, row_labels, column_labels, title), flags.out, "grid")
+        print(f"{path} (all {count} on one sheet)")
+
+    as_writer(save)
 
 
 def _title(picture: "Picture") -> str:
@@ -329,8 +332,7 @@ def _read_prompts(path: str | None) -> list[str]:
     try:
         text = read_text(to_path(path))
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"the file of prompts {path} can't be read: {reason}") from error
+        raise UserError(f"the file of prompts {path} can't be read: {reason(error)}") from error
     lines = [line.strip() for line in text.splitlines()]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:

@@ -17,13 +17,7 @@ from mrti_jax.models.attention import Kind, choose_kernel, with_kernel
 from mrti_jax.models.checkpoint import load_module
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
-from mrti_jax.models.parts import (
-    TEXT_PARTS,
-    build_part,
-    check_widths,
-    part_dtype,
-    read_configs,
-)
+from mrti_jax.models.parts import TEXT_PARTS, build_part, check_widths, part_dtype, read_configs
 from mrti_jax.models.stored.find import open_model, tokenizer_folder
 from mrti_jax.models.stored.folder import TOKENIZERS
 from mrti_jax.models.stored.model import MINI, ModelSource, PredictionType, StoredModel

@@ -26,7 +26,7 @@ from mrti_jax.parallel.mesh import memory_limit
 from mrti_jax.sampling.loop import draw, make_program
 from mrti_jax.sampling.memory import VAESlicing, needs_slicing
 from mrti_jax.sampling.request import check_request, expand_seeds
-from mrti_jax.sampling.size import picture_size, told_sizes
+from mrti_jax.sampling.size import picture_side, told_sizes
 from mrti_jax.sampling.skipped import warn_of_skipped_buckets
 
 
@@ -115,7 +115,7 @@ def generate(
             f"a guidance_scale of {guidance_scale:g} is no guidance, so negative_prompt and "
             "guidance_rescale have no effect"
         )
-    height, width = picture_size(sd, height, width)
+    height, width = picture_side(sd, "height", height), picture_side(sd, "width", width)
     sizes = told_sizes(sd, (height, width), original_size, crop, target_size)
     schedule = NoiseSchedule.from_config(sd.scheduler_config)
     sampler = sampler or sampler_from_config(sd.scheduler_config)

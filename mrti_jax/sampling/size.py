@@ -8,20 +8,22 @@ from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 
 
-def picture_size(sd: StableDiffusion, height: int | None, width: int | None) -> tuple[int, int]:
-    """The size to draw in pixels, the model's own where not given. Raises UserError."""
+def picture_side(sd: StableDiffusion, name: str, value: int | None) -> int:
+    """Pixels along a side of a picture, the model's own if not given.
+
+    Raises UserError, which calls it `name`, unless the autoencoder can make latents of it.
+    """
     factor = sd.vae.config.downscale
-    own = sd.unet.config.sample_size * factor
-    sizes = {"height": own if height is None else height, "width": own if width is None else width}
-    for name, value in sizes.items():
-        if value < 1 or value % factor:
-            below = max(value // factor, 0) * factor
-            near = f"{below} or {below + factor}" if below else str(factor)
-            raise UserError(
-                f"{name} {value} is not a multiple of {factor}, this model's pixels per latent: "
-                f"take {near}"
-            )
-    return sizes["height"], sizes["width"]
+    if value is None:
+        return sd.unet.config.sample_size * factor
+    if value < 1 or value % factor:
+        below = max(value // factor, 0) * factor
+        near = f"{below} or {below + factor}" if below else str(factor)
+        raise UserError(
+            f"{name} {value} is not a multiple of {factor}, this model's pixels per latent: take "
+            f"{near}"
+        )
+    return value
 
 
 def told_sizes(

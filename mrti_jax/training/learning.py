@@ -11,6 +11,7 @@ from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import memory_limit
 from mrti_jax.parallel.processes import check_same, failing_together, is_writer
+from mrti_jax.sampling.size import picture_side
 from mrti_jax.training.config import Config, check
 from mrti_jax.training.learning_rate import with_learning_rate
 from mrti_jax.training.loop import Result, train
@@ -89,7 +90,7 @@ def learn_many(
     draws = config.train.picture_every or config.train.final_grid
     if draws and any(subject.out is not None for subject in subjects):
         check_pictures(sd, config.train.picture_steps)
-    size = training_size(sd, config.data.size)
+    size = picture_side(sd, "data.size", config.data.size)
     runs = [_prepare(sd, subject, config, size, alone=len(subjects) == 1) for subject in subjects]
     limit = memory_limit(sd.mesh.local_devices[0])
     remat = needs_remat(sd, config, _latent_shape(sd, config), limit, slots)
@@ -143,7 +144,7 @@ def _warn_of_empty_places(config: Config, num_slots: int, num_devices: int) -> N
 
 
 def _latent_shape(sd: StableDiffusion, config: Config) -> tuple[int, int, int]:
-    side = training_size(sd, config.data.size) // sd.vae.config.downscale
+    side = picture_side(sd, "data.size", config.data.size) // sd.vae.config.downscale
     return side, side, sd.vae.config.latent_channels
 
 
@@ -163,15 +164,3 @@ def _naming(subject: Subject, *, alone: bool) -> Iterator[None]:
             yield
     except UserError as error:
         raise error if alone else UserError(f"<{subject.name}>: {error}") from None
-
-
-def training_size(sd: StableDiffusion, size: int | None) -> int:
-    """Pixels along a side, checked."""
-    factor = sd.vae.config.downscale
-    size = sd.unet.config.sample_size * factor if size is None else size
-    if size < factor or size % factor:
-        raise UserError(
-            f"data.size {size} is not a multiple of {factor}, this model's pixels per latent: take "
-            f"{max(size // factor, 1) * factor} or {(size // factor + 1) * factor}"
-        )
-    return size

@@ -124,12 +124,12 @@ class _Loop:
         due = {
             slot: (run.metrics, run.done)
             for slot, run in self._active.items()
-            if run.done % self._config.metrics_every == 0 or self._is_last(run)
+            if run.done % self._config.metrics_every == 0 or run.is_last
         }
         if not due:
             return
         self._state = self._recorder.record(self._state, due)
-        if any(map(self._is_last, self._active.values())):
+        if any(run.is_last for run in self._active.values()):
             self._recorder.flush()
         loss = np.mean([run.metrics.loss for run in self._active.values()])
         if np.isfinite(loss):
@@ -143,10 +143,10 @@ class _Loop:
         due = [
             slot
             for slot, run in self._active.items()
-            if run.done % self._config.checkpoint_every == 0 or self._is_last(run)
+            if run.done % self._config.checkpoint_every == 0 or run.is_last
         ]
         self._save(due)
-        going_on = self._waiting or not all(map(self._is_last, self._active.values()))
+        going_on = self._waiting or not all(run.is_last for run in self._active.values())
         if self._stop.reached() and going_on:
             raise Stopped
 
@@ -186,7 +186,7 @@ class _Loop:
     def release(self, *, progress: bool) -> None:
         """Ends the runs that are done, and frees their slots."""
         for slot, run in list(self._active.items()):
-            if self._is_last(run):
+            if run.is_last:
                 state = self._take(slot)
                 if progress:
                     self._bar.close()  # drawing has a bar of its own
@@ -198,7 +198,7 @@ class _Loop:
         try:
             state = run.resume(restart=restart)
             self._count(run.done)
-            if self._is_last(run):
+            if run.is_last:
                 self.results[run] = run.finish_again(state, self._stop.check)
                 return
             data = run.data(*self._extent)
@@ -216,7 +216,7 @@ class _Loop:
         self._data = put(self._data, slot, data, self._mesh)
         self._active[slot] = run
         self._fresh.append(run)
-        if run.done and run.draws_now and not run.has_drawn:  # a stop had cut them off
+        if run.draws_now and not run.has_drawn:  # a stop had cut them off
             self._draw(slot)
 
     def _draw(self, slot: int) -> None:
@@ -255,9 +255,6 @@ class _Loop:
 
     def _take(self, slot: int) -> State:
         return take(self._state, slot, self._mesh)
-
-    def _is_last(self, run: Run) -> bool:
-        return run.done == self._config.steps
 
     def _count(self, steps: int) -> None:
         self._done += steps

@@ -127,7 +127,7 @@ class Run:
             written = self._folder if is_writer() else None
             if written is not None:
                 write_yaml(self.config, written / CONFIG_NAME)
-                if self.done < self.config.train.steps:  # of an earlier end
+                if not self.is_last:  # of an earlier end
                     (written / FINAL_NAME).unlink(missing_ok=True)
             self.metrics = Metrics(
                 None if written is None else written / METRICS_NAME,
@@ -166,17 +166,21 @@ class Run:
             raise self.metrics.problem
 
     @property
+    def is_last(self) -> bool:
+        """Whether all updates are done."""
+        return self.done == self.config.train.steps
+
+    @property
     def draws_now(self) -> bool:
         """Whether it is time for pictures of the concept so far."""
         every = self.config.train.picture_every
-        is_last = self.done == self.config.train.steps
-        return self._folder is not None and every > 0 and self.done % every == 0 and not is_last
+        is_time = every > 0 and self.done > 0 and self.done % every == 0
+        return self._folder is not None and is_time and not self.is_last
 
     @property
     def has_drawn(self) -> bool:
-        """Whether the pictures of the concept so far are there, for all processes the same."""
-        if self._folder is None:
-            return False
+        """Whether all processes see the pictures of the concept so far."""
+        assert self._folder is not None
         return all(gather(progress_path(self._folder, self.done).exists()))
 
     def draw(self, state: State, check: Callable[[], None]) -> None:
