@@ -53,5 +53,6 @@ def _without_box(text: str, arguments: Sequence[str]) -> str:
         if re.match(r"\s*(Perhaps you meant|Arguments similar to)", part):
             meant += re.findall(r"^ {4}(--\S+)", part, re.MULTILINE)[:_MOST_MEANT]
     if meant:
-        problem += f". Perhaps you meant {', '.join(dict.fromkeys(meant))}"
+        # In an order of their own: tyro's is another one in every process.
+        problem += f". Perhaps you meant {', '.join(sorted(set(meant)))}"
     return f"{problem[0].lower()}{problem[1:]} (--help tells of all flags)"
