@@ -72,8 +72,8 @@ def main(flags: Flags) -> None:
     report = Report("How many examples a recipe needs, by the loss on fresh pictures")
     sd = StableDiffusion.load(flags.model)
     report.line(
-        f"base model: {Path(sd.name).name}, checksum {checksum(sd)}; {flags.concepts} concepts; "
-        f"loss at {PER_SLOT} points in each tenth of diffusion time"
+        f"base model: {Path(sd.source.name).name}, checksum {checksum(sd)}; "
+        f"{flags.concepts} concepts; loss at {PER_SLOT} points in each tenth of diffusion time"
     )
     names = [Path(recipe).name.replace(".yaml", "") for recipe in flags.recipes]
     recipes = [

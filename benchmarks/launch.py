@@ -16,8 +16,8 @@ import tyro
 
 from benchmarks.report import Report
 from mrti_jax.models.attention import Kernel
-from mrti_jax.models.presets import find_preset, shapes_only
 from mrti_jax.parallel.mesh import make_mesh
+from mrti_jax.planning.presets import find_preset, shapes_only
 from mrti_jax.training.step import frozen_params
 
 

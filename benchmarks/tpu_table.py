@@ -109,7 +109,7 @@ def line(cells: tuple[str, ...] | list[str]) -> str:
 
 def row(case: Case, result: dict[str, float]) -> tuple[str, ...]:
     """A program's figures."""
-    from mrti_jax.parallel.aot import CHIPS
+    from mrti_jax.planning.chips import CHIPS
 
     model, program, name, per_chip = case
     first = (model, program, name, str(per_chip))
@@ -151,8 +151,8 @@ def kept(case: Case, cache: str) -> dict[str, float]:
 
 def measured(model: Model, program: Program, name: str, per_chip: int) -> dict[str, float]:
     """The plan of a program, or the bytes that it would need where it does not fit."""
-    from mrti_jax.parallel.aot import DoesNotFit
-    from mrti_jax.planning import Target, plan_sampling, plan_training
+    from mrti_jax.planning.plan import Target, plan_sampling, plan_training
+    from mrti_jax.planning.tpu_compiler import DoesNotFit
     from mrti_jax.training.config import ConceptConfig, Config, TrainConfig
 
     chip, chips = SLICES[name]

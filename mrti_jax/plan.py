@@ -54,8 +54,9 @@ def _run(flags: Flags) -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # nothing is run
-    from mrti_jax.parallel.aot import CHIPS, DoesNotFit
-    from mrti_jax.planning import Target, plan_sampling, plan_training
+    from mrti_jax.planning.chips import CHIPS
+    from mrti_jax.planning.plan import Target, plan_sampling, plan_training
+    from mrti_jax.planning.tpu_compiler import DoesNotFit
     from mrti_jax.training.config import Config, TrainConfig
 
     target = Target(flags.model, flags.chip, flags.chips, flags.dtype, flags.attention)

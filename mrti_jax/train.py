@@ -75,7 +75,7 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
     from mrti_jax.parallel.notice import heed_notice
     from mrti_jax.parallel.processes import failing_together, is_writer
     from mrti_jax.training.learning import check_subjects, learn_many, plan_slots
-    from mrti_jax.training.slots import padded
+    from mrti_jax.training.slots import examples_on_each
     from mrti_jax.training.subject import Subject
 
     heed_notice()
@@ -102,10 +102,9 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
             attention=config.model.attention,
         )
     if is_writer():
-        part = config.train.batch_size // config.train.accumulation
         slots = plan_slots(sd, config, len(runs))
-        each = slots * padded(part, slots, sd.mesh.size) // sd.mesh.size
-        print(describe(sd.mesh, sd.dtype, slots * part, each))
+        each = examples_on_each(config.train.microbatch_size, slots, sd.mesh.size)
+        print(describe(sd.mesh, sd.dtype, slots * config.train.microbatch_size, each))
     results = learn_many(sd, subjects, config=config, restart=restart, progress=is_writer())
     failures = [str(result) for result in results if isinstance(result, UserError)]
     if is_writer():
@@ -117,7 +116,7 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
 
 
 def _tell(run: Config) -> None:
-    """What is where."""
+    """Prints where the results are and how to draw them."""
     from mrti_jax.training.pictures import PROMPTS
 
     name, out = run.concept.name, run.out

@@ -13,7 +13,7 @@ from mrti_jax.concept.buckets import (
 from mrti_jax.concept.encode import NUM_SLOTS, encode_prompts, slot_boundaries, splice
 from mrti_jax.concept.initial import initial_vectors
 from mrti_jax.concept.prompt import BRACKETS, MARK, Prompt, Scheme, Word, parse
-from mrti_jax.concept.schemes import read_prompt, rows, word_bucket
+from mrti_jax.concept.schemes import read_prompt, rows
 from mrti_jax.concept.table import Concept, by_name
 from mrti_jax.concept.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from mrti_jax.concept.tokens import NOTHINGS, Nothing, placeholder_ids, tokenize
@@ -44,5 +44,4 @@ __all__ = [
     "slot_boundaries",
     "splice",
     "tokenize",
-    "word_bucket",
 ]

@@ -95,7 +95,6 @@ def encode_prompts(
     if nothing not in NOTHINGS:
         raise UserError(f"unknown kind of nothing {nothing!r}, known are {', '.join(NOTHINGS)}")
     config = text_encoder.config
-    _check_tokenizers(tokenizers, config.max_position_embeddings)
     for concept in concepts.values():
         _check_parts(concept, config.parts)
         _check_timesteps(concept, int(boundaries[-1]))
@@ -196,21 +195,6 @@ def splice(
         spliced.append(jnp.where(index >= 0, picked.astype(embedded.dtype), embedded))
         start = end
     return spliced
-
-
-def _check_tokenizers(tokenizers: Sequence[CLIPTokenizer], length: int) -> None:
-    for tokenizer in tokenizers:
-        if tokenizer.model_max_length > length:
-            raise UserError(
-                f"the tokenizer's model_max_length {tokenizer.model_max_length} is above the text "
-                f"encoder's {length} positions: the model folder is wrong"
-            )
-    lengths = [tokenizer.model_max_length for tokenizer in tokenizers]
-    if len(set(lengths)) > 1:
-        raise UserError(
-            f"the tokenizers' model_max_length are {lengths}, they must be the same: the model "
-            "folder is wrong"
-        )
 
 
 def _check_parts(concept: Concept, parts: Parts) -> None:

@@ -169,8 +169,8 @@ def malformed(text: str, at: int, problem: str, hint: str = "") -> NoReturn:
     raise UserError(f"malformed concept word: {problem}, {place}{hint}")
 
 
-def excerpt(text: str, at: int, before: int = 30, after: int = 20) -> str:
+def excerpt(text: str, at: int) -> str:
     """The text around position `at` on one line and in quotes, with `^` put in before `at`."""
-    left, right = max(0, at - before), at + after
+    left, right = max(0, at - 30), at + 20
     marked = " ".join(f"{text[left:at]}^{text[at:right]}".split())
     return f'"{"..." if left else ""}{marked}{"..." if right < len(text) else ""}"'

@@ -9,26 +9,24 @@ columns of its two text models are tensors of their own, `embeddings.clip_l` and
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import safetensors.numpy
 from etils import epath
 from jaxtyping import Float32, Int32
-from safetensors import SafetensorError
 
 from mrti_jax.concept.prompt import check_name
 from mrti_jax.errors import UserError
 from mrti_jax.files import is_regular, reason, to_path, write_whole
+from mrti_jax.models.stored.safetensors_file import read_safetensors
 from mrti_jax.models.text_encoder import XL_PARTS, Parts
 
 FILE_NAME = "concept.safetensors"
 FORMAT = "mrti-concept/1"
 _BOUNDARIES = "boundaries"
 _RESERVED = ("format", "name", "num_train_timesteps")
-_MAX_HEADER_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +129,11 @@ class Concept:
                 raise UserError(f"there is no concept file {path}")
             if not is_regular(source):
                 raise UserError(f"the concept file {source} is not a file")
-            with source.open("rb") as file:
-                metadata = _check_header(source, _read_header(source, file))
-            tensors = safetensors.numpy.load(source.read_bytes())
-        except SafetensorError as error:
-            raise UserError(f"the concept file {source} is damaged: {reason(error)}") from error
         except (OSError, ImportError) as error:
             raise UserError(f"can't read the concept file {source}: {reason(error)}") from error
+        stored, metadata = read_safetensors(source)  # nothing yet of the numbers
+        _check_contents(source, stored, metadata)
+        tensors = {name: tensor.read() for name, tensor in stored.items()}
         timesteps = metadata.pop("num_train_timesteps", None)
         del metadata["format"]
         try:
@@ -216,31 +212,11 @@ def _check_arrays(name: str, embeddings: np.ndarray, boundaries: np.ndarray) -> 
         raise UserError(f"{who}: embeddings of bucket {rows} hold NaN or infinity")
 
 
-def _read_header(source: epath.Path, file: Any) -> Mapping[str, Any]:
-    """The header alone, so that a model of gigabytes is refused without reading it."""
-    damaged = UserError(f"{source} is not a safetensors file, or it is cut short")
-    start = file.read(8)
-    if len(start) < 8:
-        raise damaged
-    (length,) = struct.unpack("<Q", start)
-    if length > _MAX_HEADER_BYTES:
-        raise damaged
-    try:
-        header = json.loads(file.read(length))
-    except (ValueError, RecursionError) as error:  # also wrong UTF-8
-        raise damaged from error
-    if not isinstance(header, dict):
-        raise damaged
-    return header
-
-
-def _check_header(source: epath.Path, header: Mapping[str, Any]) -> dict[str, str]:
-    """The file's metadata, if format, tensor names and dtypes are a concept's."""
-    metadata = header.get("__metadata__") or {}
-    names = sorted(key for key in header if key != "__metadata__")
-    kind = metadata.get("format") if isinstance(metadata, dict) else None
+def _check_contents(source: epath.Path, names: Collection[str], metadata: dict[str, str]) -> None:
+    """Raises UserError unless format and tensor names are a concept's."""
+    names, kind = sorted(names), metadata.get("format", "")
     if kind != FORMAT:
-        if isinstance(kind, str) and kind.startswith("mrti-concept/"):
+        if kind.startswith("mrti-concept/"):
             raise UserError(f"{source} has format {kind}, this version of mrti_jax reads {FORMAT}")
         held = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise UserError(f"{source} is not a concept file ({FORMAT}); it holds: {held or 'nothing'}")
@@ -250,11 +226,5 @@ def _check_header(source: epath.Path, header: Mapping[str, Any]) -> dict[str, st
             f"wrong concept file {source}: it holds {', '.join(names) or 'nothing'} "
             f"instead of {', '.join(expected)}"
         )
-    for name in names:
-        dtype = "I32" if name == _BOUNDARIES else "F32"
-        found = header[name].get("dtype") if isinstance(header[name], dict) else None
-        if found != dtype:
-            raise UserError(f"wrong concept file {source}: {name} must be {dtype}, not {found}")
     if not metadata.get("name"):
         raise UserError(f"wrong concept file {source}: its metadata has no name")
-    return dict(metadata)

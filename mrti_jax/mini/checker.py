@@ -41,7 +41,6 @@ class Reading:
     texture: str | None
     background: str
     background_kind: str
-    shape_score: float
 
     @property
     def colours(self) -> frozenset[str]:
@@ -129,7 +128,7 @@ def read(image: UInt8[np.ndarray, "64 64 3"]) -> Reading:
     name, kind = keys[best]
     mask = find_mask(np.linalg.norm(picture - behind, axis=-1))
     if not mask.any():
-        return Reading(None, None, None, None, name, kind, 0.0)
+        return Reading(None, None, None, None, name, kind)
     outline = fit_outline(mask)
     colour, second, texture = _read_surface(picture, _interior(mask), outline.x, outline.y)
-    return Reading(outline.shape, colour, second, texture, name, kind, outline.score)
+    return Reading(outline.shape, colour, second, texture, name, kind)

@@ -27,10 +27,8 @@ class Outline:
     """
 
     shape: str
-    score: float
     x: float
     y: float
-    radius: float
 
 
 def _moments(mask: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "4"]:
@@ -55,7 +53,7 @@ def _normalized(
 
 
 @cache
-def _templates() -> tuple[list[str], Float[np.ndarray, "k s"], Float[np.ndarray, "k 3"]]:
+def _templates() -> tuple[list[str], Float[np.ndarray, "k s"], Float[np.ndarray, "k 2"]]:
     """Shape names, normalized masks, and offset of the centre and radius in spreads."""
     names, masks, frames = [], [], []
     for shape in SHAPES:
@@ -71,8 +69,7 @@ def _templates() -> tuple[list[str], Float[np.ndarray, "k s"], Float[np.ndarray,
                     x, y, spread_x, spread_y = moments
                     names.append(shape)
                     masks.append(_normalized(mask, moments))
-                    size = diameter / 2 / np.sqrt(spread_x * spread_y)
-                    frames.append(((32.0 - x) / spread_x, (32.0 - y) / spread_y, size))
+                    frames.append(((32.0 - x) / spread_x, (32.0 - y) / spread_y))
     return names, np.stack(masks), np.array(frames)
 
 
@@ -109,11 +106,9 @@ def fit_outline(mask: Bool[np.ndarray, "h w"]) -> Outline:
     scores = overlap / (masks.sum(1) + seen.sum() - overlap)
     best = int(scores.argmax())
     x, y, spread_x, spread_y = moments
-    dx, dy, size = frames[best]
+    dx, dy = frames[best]
     return Outline(
         shape=names[best],
-        score=float(scores[best]),
         x=float(x + dx * spread_x),
         y=float(y + dy * spread_y),
-        radius=float(size * np.sqrt(spread_x * spread_y)),
     )

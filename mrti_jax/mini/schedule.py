@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from mrti_jax.diffusion import NoiseSchedule
-from mrti_jax.models.presets import SCHEDULER as STABLE_DIFFUSION
+from mrti_jax.models.stored.families import SCHEDULE as STABLE_DIFFUSION
 
 _BEND = 1 / 6
 _POWER = 16

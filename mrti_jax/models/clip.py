@@ -12,8 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from mrti_jax.models.attention import attend
 from mrti_jax.models.config import check_divides, read_config
-from mrti_jax.models.layers import embed, linear
-from mrti_jax.models.norms import LayerNorm
+from mrti_jax.models.layers import embed, layer_norm, linear
 
 
 def quick_gelu(x: Array) -> Array:
@@ -89,21 +88,15 @@ class CLIPMLP(nnx.Module):
         return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
 
 
-def layer_norm(config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs) -> LayerNorm:
-    return LayerNorm(
-        config.hidden_size,
-        epsilon=config.layer_norm_eps,
-        dtype=dtype,
-        param_dtype=dtype,
-        rngs=rngs,
-    )
-
-
 class CLIPEncoderLayer(nnx.Module):
     def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
-        self.layer_norm1 = layer_norm(config, dtype=dtype, rngs=rngs)
+        self.layer_norm1 = layer_norm(
+            config.hidden_size, config.layer_norm_eps, dtype=dtype, rngs=rngs
+        )
         self.self_attn = CLIPAttention(config, dtype=dtype, rngs=rngs)
-        self.layer_norm2 = layer_norm(config, dtype=dtype, rngs=rngs)
+        self.layer_norm2 = layer_norm(
+            config.hidden_size, config.layer_norm_eps, dtype=dtype, rngs=rngs
+        )
         self.mlp = CLIPMLP(config, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
@@ -130,7 +123,9 @@ class CLIPTextModel(nnx.Module):
     def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         self.embeddings = CLIPEmbeddings(config, dtype=dtype, rngs=rngs)
         self.encoder = CLIPEncoder(config, dtype=dtype, rngs=rngs)
-        self.final_layer_norm = layer_norm(config, dtype=dtype, rngs=rngs)
+        self.final_layer_norm = layer_norm(
+            config.hidden_size, config.layer_norm_eps, dtype=dtype, rngs=rngs
+        )
 
     def embed(self, ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:
         """Token embeddings, without positions."""

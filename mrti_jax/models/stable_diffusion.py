@@ -57,11 +57,6 @@ class StableDiffusion:
         return side_by_side(self.text_models)
 
     @property
-    def name(self) -> str:
-        """What it was loaded from, in a word."""
-        return self.source.name
-
-    @property
     def params(self) -> dict[str, Params]:
         """The weights of the three modules, to pass to a jitted function."""
         return {
@@ -132,9 +127,16 @@ class StableDiffusion:
             return load_tokenizer(tokenizer_folder(words), words.pad_token, configs[part])
 
         text_parts = [part for part in TEXT_PARTS if part in stored.modules]
+        tokenizers = tuple(map(read_tokenizer, text_parts))
+        lengths = [tokenizer.model_max_length for tokenizer in tokenizers]
+        if len(set(lengths)) > 1:
+            raise UserError(
+                f"model '{source.name}': its tokenizers allow prompts of {lengths} tokens, it must "
+                "be the same number"
+            )
         return cls(
             source=source,
-            tokenizers=tuple(read_tokenizer(part) for part in text_parts),
+            tokenizers=tokenizers,
             text_models=tuple(module(part) for part in text_parts),
             unet=module("unet"),
             vae=module("vae"),

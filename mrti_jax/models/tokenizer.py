@@ -27,7 +27,8 @@ def load_tokenizer(
         text: the text encoder's; if given, the tokenizer must belong to it.
 
     Raises:
-        UserError: a file of it is missing or damaged; it has tokens that the text encoder lacks.
+        UserError: a file of it is missing or damaged; it has tokens, or
+            allows prompts so long, that the text encoder can't take them.
     """
     missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).exists()]
     if missing and not (folder / "tokenizer.json").exists():
@@ -48,6 +49,11 @@ def load_tokenizer(
             )
         if tokenizer.model_max_length > _UNTOLD:
             tokenizer.model_max_length = text.max_position_embeddings
+        if tokenizer.model_max_length > text.max_position_embeddings:
+            raise UserError(
+                f"the tokenizer in {folder} allows prompts of {tokenizer.model_max_length} tokens, "
+                f"the text encoder {text.max_position_embeddings}: they don't belong together"
+            )
     return tokenizer
 
 

@@ -35,6 +35,10 @@ class VAEConfig:
         """Pixels per latent, along each side."""
         return 2 ** (len(self.block_out_channels) - 1)
 
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(h, w, c) of the latents of a picture, whose sides are multiples of `downscale`."""
+        return height // self.downscale, width // self.downscale, self.latent_channels
+
     @classmethod
     def from_dict(cls, config: Mapping[str, Any], where: str) -> "VAEConfig":
         """From the JSON object of `config.json`; UserError for what is not supported."""

@@ -55,12 +55,11 @@ def make_program(
     sd: StableDiffusion, sampler: Sampler, height: int, width: int, *, vae_slicing: bool = False
 ) -> Program:
     """The program for pictures of `height` by `width` pixels, multiples of the VAE's factor."""
-    factor = sd.vae.config.downscale
     return Program(
         unet=sd.unet.graphdef,
         vae=sd.vae.graphdef,
         scaling_factor=sd.vae.config.scaling_factor,
-        latent_shape=(height // factor, width // factor, sd.vae.config.latent_channels),
+        latent_shape=sd.vae.config.latent_shape(height, width),
         sampler=sampler,
         vae_slicing=vae_slicing,
         mesh=sd.mesh,

@@ -37,8 +37,8 @@ def told_sizes(
     told = (*(original_size or size), *crop, *(target_size or size))
     if sd.unet.config.pooled_dim is None and told != (*size, 0, 0, *size):
         raise UserError(
-            f"model '{sd.name}' isn't told of original_size, crop and target_size, only SDXL is: "
-            "leave them out"
+            "original_size, crop and target_size apply to SDXL alone, not to model "
+            f"'{sd.source.name}': leave them out"
         )
     if min(told) < 0:
         raise UserError(f"original_size, crop and target_size can't be negative: {told}")

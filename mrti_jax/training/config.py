@@ -165,6 +165,11 @@ class TrainConfig:
     final_grid: bool = True
     """Draw the labelled grid at the end."""
 
+    @property
+    def microbatch_size(self) -> int:
+        """Examples that are worked through at once."""
+        return self.batch_size // self.accumulation
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:

@@ -93,7 +93,7 @@ def learn_many(
     size = picture_side(sd, "data.size", config.data.size)
     runs = [_prepare(sd, subject, config, size, alone=len(subjects) == 1) for subject in subjects]
     limit = memory_limit(sd.mesh.local_devices[0])
-    remat = needs_remat(sd, config, _latent_shape(sd, config), limit, slots)
+    remat = needs_remat(sd, config, sd.vae.config.latent_shape(size, size), limit, slots)
     return train(
         make_train_step(sd, config, remat=remat),
         frozen_params(sd),
@@ -123,29 +123,25 @@ def plan_slots(sd: StableDiffusion, config: Config, num_concepts: int) -> int:
     """How many of the concepts are trained at a time."""
     if num_concepts == 1:
         return 1
-    part = config.train.batch_size // config.train.accumulation
     at_once = config.train.at_once
     if at_once is None:
+        size = picture_side(sd, "data.size", config.data.size)
+        latent_shape = sd.vae.config.latent_shape(size, size)
         limit = memory_limit(sd.mesh.local_devices[0])
-        at_once = fitting_concepts(sd, config, _latent_shape(sd, config), limit)
-    return count_slots(num_concepts, at_once, part, sd.mesh.size)
+        at_once = fitting_concepts(sd, config, latent_shape, limit)
+    return count_slots(num_concepts, at_once, config.train.microbatch_size, sd.mesh.size)
 
 
 def _warn_of_empty_places(config: Config, num_slots: int, num_devices: int) -> None:
-    """Of devices that have less to do than others in every update."""
-    part = config.train.batch_size // config.train.accumulation
-    places = padded(part, num_slots, num_devices)
-    if places > part:
+    """Warns of devices that have less to do than others in every update."""
+    wanted = config.train.microbatch_size
+    places = padded(wanted, num_slots, num_devices)
+    if places > wanted:
         warn(
-            f"{num_slots * (places - part)} of the {num_slots * places} places that {num_devices} "
-            "devices have for examples stay empty, which is waste and changes no result: a run "
-            f"with --train.batch-size {places * config.train.accumulation} would fill them"
+            f"the batch does not divide evenly over {num_devices} devices: "
+            f"{num_slots * (places - wanted)} of {num_slots * places} places stay empty (slower, "
+            f"same result); --train.batch-size {places * config.train.accumulation} would fill them"
         )
-
-
-def _latent_shape(sd: StableDiffusion, config: Config) -> tuple[int, int, int]:
-    side = picture_side(sd, "data.size", config.data.size) // sd.vae.config.downscale
-    return side, side, sd.vae.config.latent_channels
 
 
 def _prepare(

@@ -5,7 +5,7 @@ from mrti_jax.models.memory import kept_bytes
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import bytes_on_each
 from mrti_jax.training.config import Config
-from mrti_jax.training.slots import padded
+from mrti_jax.training.slots import examples_on_each
 
 # Beside what the gradient keeps: what the compiler needs meanwhile, and what it can't pack.
 SLACK = 1.25
@@ -29,8 +29,7 @@ def needs_remat(
     """
     if config.train.remat != "auto" or limit is None:
         return config.train.remat == "blocks"
-    part = config.train.batch_size // config.train.accumulation
-    examples = num_slots * padded(part, num_slots, sd.mesh.size) // sd.mesh.size
+    examples = examples_on_each(config.train.microbatch_size, num_slots, sd.mesh.size)
     return examples > _fitting_examples(sd, latent_shape, limit)
 
 
@@ -42,12 +41,11 @@ def fitting_concepts(
     if limit is None:
         return FEW
     examples = _fitting_examples(sd, latent_shape, limit) * sd.mesh.size
-    part = config.train.batch_size // config.train.accumulation
-    return max(1, int(examples // part))
+    return max(1, int(examples // config.train.microbatch_size))
 
 
 def _fitting_examples(sd: StableDiffusion, latent_shape: tuple[int, int, int], limit: int) -> float:
-    """On each device."""
+    """Examples that fit on each device beside the weights."""
     text_length = sd.text_encoder.config.max_position_embeddings
     kept = kept_bytes(sd.unet, latent_shape, text_length, sd.mesh.size)
     return (limit - bytes_on_each(sd.params)) / (SLACK * kept)

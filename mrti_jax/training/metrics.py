@@ -50,7 +50,6 @@ class Metrics:
         self.loss = float("nan")
         self.stuck = False
         self.problem: UserError | None = None
-        self.examples_per_second = float("nan")
         self._warned = False
         self._path = path
         self._name = name
@@ -80,9 +79,10 @@ class Metrics:
         if self.stuck:
             return
         now = time.perf_counter()
+        speed = float("nan")
         if self._clock is not None and step > self._clock[0]:
             first, since = self._clock
-            self.examples_per_second = self._batch_size * (step - first) / (now - since)
+            speed = self._batch_size * (step - first) / (now - since)
         self._clock = (step, now)
         self.loss = float(window["loss"].sum() / window["examples"].sum())
         rows = _describe_rows(table, self._start)
@@ -96,7 +96,7 @@ class Metrics:
             "examples_per_bucket": window["examples"].tolist(),
             **{key: list(map(_number, values.tolist())) for key, values in rows.items()},
             "learning_rate": float(self._schedule(step - 1)),
-            "examples_per_second": _number(self.examples_per_second),
+            "examples_per_second": _number(speed),
         }
         if self._path is not None and self.problem is None:
             try:
@@ -111,7 +111,7 @@ class Metrics:
         if norm[longest] > MAX_GROWTH * first and not self._warned:
             self._warned = True
             warn(
-                f"WARNING: the norm of row {longest} of <{self._name}> is {norm[longest]:.3g} "
+                f"the norm of row {longest} of <{self._name}> is {norm[longest]:.3g} "
                 f"after {step} steps, {norm[longest] / first:.0f} times that of the initializer "
                 f"({first:.3g}) and far from any word of the vocabulary: use a lower "
                 "--optimizer.learning-rate"

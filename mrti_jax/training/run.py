@@ -274,7 +274,7 @@ def _initial_concept(sd: StableDiffusion, config: Config) -> Concept:
         table,
         boundaries,
         {
-            "base_model": sd.name,
+            "base_model": sd.source.name,
             "initializer": wanted.initializer,
             "learnable_property": config.data.learnable_property,
             "seed": str(config.train.seed),
@@ -306,7 +306,7 @@ def _warn_of_idle_rows(state: State, start: Concept) -> None:
         if len(which):
             plural, own = ("s", "their") if len(which) > 1 else ("", "its")
             warn(
-                f"WARNING: row{plural} {', '.join(map(str, which))} of <{start.name}> {kind} and "
+                f"row{plural} {', '.join(map(str, which))} of <{start.name}> {kind} and "
                 f"learned nothing of {own} own: train longer, or with a larger batch or fewer "
                 "buckets"
             )

@@ -33,23 +33,28 @@ def slots_sharded(mesh: Mesh, num_slots: int) -> NamedSharding:
     return batch_sharded(mesh) if shared else replicated(mesh)
 
 
-def count_slots(num_concepts: int, at_once: int, part: int, num_devices: int) -> int:
-    """So many slots that the concepts need as few turns as with `at_once` slots.
+def count_slots(num_concepts: int, at_once: int, microbatch_size: int, num_devices: int) -> int:
+    """The fewest slots with which the concepts need no more turns than with `at_once` slots.
 
-    `part`: examples that each of them has at a time. More slots than concepts where only so the
-    work divides over the devices.
+    `microbatch_size`: examples that each of them has at a time. More slots than concepts where only
+    so the work divides over the devices.
     """
     turns = -(-num_concepts // at_once)
     slots = -(-num_concepts // turns)
     rounded = -(-slots // num_devices) * num_devices
-    return rounded if slots * part % num_devices and rounded <= at_once else slots
+    return rounded if slots * microbatch_size % num_devices and rounded <= at_once else slots
 
 
-def padded(part: int, num_slots: int, num_devices: int) -> int:
+def padded(microbatch_size: int, num_slots: int, num_devices: int) -> int:
     """Examples of each slot at a time, with those that only fill up what the devices share: as few
     as let all slots together divide over them."""
     multiple = num_devices // math.gcd(num_devices, num_slots)
-    return -(-part // multiple) * multiple
+    return -(-microbatch_size // multiple) * multiple
+
+
+def examples_on_each(microbatch_size: int, num_slots: int, num_devices: int) -> int:
+    """Examples that each device works through at once."""
+    return num_slots * padded(microbatch_size, num_slots, num_devices) // num_devices
 
 
 def fill(one: Tree, num_slots: int, mesh: Mesh) -> Tree:

@@ -86,14 +86,9 @@ def initial_state(table: Float[np.ndarray, "n v d"], optimizer: OptimizerConfig)
         "step": np.int32(0),
         "examples": counts,
         "gradients": counts,
-        "window": empty_window(rows),
+        "window": {"loss": np.zeros(rows, np.float32), "examples": counts},
         "fault": np.zeros(rows, bool),
     }
-
-
-def empty_window(num_buckets: int) -> dict[str, np.ndarray]:
-    """The sums that metrics are made of, all zero."""
-    return {"loss": np.zeros(num_buckets, np.float32), "examples": np.zeros(num_buckets, np.int32)}
 
 
 def make_train_step(sd: StableDiffusion, config: Config, *, remat: bool = False) -> TrainStep:
@@ -142,7 +137,7 @@ def _train_step(
 ) -> TrainStep:
     steps, batch_size, accumulation, timesteps, gamma = train
     schedule = NoiseSchedule.from_config(json.loads(scheduler_config))
-    part = batch_size // accumulation
+    microbatch_size = batch_size // accumulation
 
     def pick(
         table: Float[Array, "n v d"], step: Int[Array, ""], data: Data, index: Int[Array, "b"]
@@ -194,12 +189,12 @@ def _train_step(
     def losses(
         table: Float[Array, "s n v d"], step: Int[Array, "s"], first: Int[Array, ""], args: Any
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """A part's share of the batches' weighted mean losses, and its plain sums per slot and
+        """A microbatch's share of the batches' weighted mean losses, and its sums per slot and
         bucket."""
         frozen, data = args
-        place = jnp.arange(padded(part, len(table), mesh.size), dtype=jnp.int32)
-        index = first + place % part  # the first ones again, where devices would have none
-        counts = place < part
+        place = jnp.arange(padded(microbatch_size, len(table), mesh.size), dtype=jnp.int32)
+        index = first + place % microbatch_size  # the first again, where devices would have none
+        counts = place < microbatch_size
         # What the devices share comes first, slots or examples: then merging the two moves nothing.
         axis = 0 if divides(len(table), mesh) else 1
         picked = jax.vmap(pick, in_axes=(0, 0, 0, None), out_axes=axis)(table, step, data, index)
@@ -223,7 +218,7 @@ def _train_step(
     gradient_of = jax.grad(losses, has_aux=True)
 
     def update(state: State, gradient: Float[Array, "n v d"], sums: dict[str, Array]) -> State:
-        """One slot's."""
+        """The state of one slot after the update."""
         trained = sums["examples"] > 0
         table, optimizer_state = update_table(
             optimizer, steps, state["step"], state["table"], gradient, state["optimizer"], trained
@@ -246,7 +241,8 @@ def _train_step(
     @functools.partial(jax.jit, donate_argnames="state", compiler_options=compiler_options(mesh))
     def train_step(state: State, frozen: dict[str, Any], data: Data) -> State:
         def add_part(total: Any, number: Int[Array, ""]) -> tuple[Any, None]:
-            one = gradient_of(state["table"], state["step"], number * part, (frozen, data))
+            first = number * microbatch_size
+            one = gradient_of(state["table"], state["step"], first, (frozen, data))
             return jax.tree.map(jnp.add, total, one), None
 
         zero = jax.tree.map(jnp.zeros_like, (state["table"], state["window"]))

@@ -57,11 +57,9 @@ def read_photos(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
     photos = _read(subject, size, data)
     different = len({photo.pixels.tobytes() for photo in photos})
     if different < len(photos):
-        told = "all" if different == 1 else f"{len(photos) - different}"
         warn(
-            f"{told} of the {len(photos)} images are identical to another one, only "
-            f"{different} differ: <{subject.name}> is learned from what different images have in "
-            "common"
+            f"only {different} of the {len(photos)} images are distinct: <{subject.name}> is "
+            "learned from what different images have in common"
         )
     return photos
 

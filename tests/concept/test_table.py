@@ -112,11 +112,11 @@ NAN[1, 0, 2] = np.nan
     [
         ({"embeddings": TABLE[:, 0], "boundaries": EDGES}, GOOD, "embeddings must be float32"),
         ({"embeddings": TABLE[:0], "boundaries": EDGES[:1]}, GOOD, "embeddings must be float32"),
-        ({"embeddings": TABLE.astype("f8"), "boundaries": EDGES}, GOOD, "embeddings must be F32"),
-        ({"embeddings": TABLE, "boundaries": EDGES.astype("i8")}, GOOD, "boundaries must be I32"),
+        ({"embeddings": TABLE.astype("f8"), "boundaries": EDGES}, GOOD, "must be float32"),
+        ({"embeddings": TABLE, "boundaries": EDGES.astype("i8")}, GOOD, "boundaries must be int32"),
         ({"embeddings": TABLE, "boundaries": EDGES[:2]}, GOOD, "one more than the buckets"),
         ({"embeddings": TABLE, "boundaries": EDGES + 1}, GOOD, "must rise from 0"),
-        ({"embeddings": TABLE, "boundaries": EDGES * [0, 1, 0]}, GOOD, "boundaries must be I32"),
+        ({"embeddings": TABLE, "boundaries": EDGES * [0, 1, 0]}, GOOD, "boundaries must be int32"),
         ({"embeddings": TABLE, "boundaries": -EDGES}, GOOD, "must rise from 0"),
         ({"embeddings": NAN, "boundaries": EDGES}, GOOD, r"bucket \[1\] hold NaN"),
         ({"embeddings": TABLE}, GOOD, "instead of boundaries, embeddings"),
@@ -166,7 +166,7 @@ def test_missing_and_damaged_files(tmp_path: Path, make_concept: Callable[..., C
     whole = path.read_bytes()
     for length in (0, 5, 8, 60, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"damaged|cut short") as error:
+        with pytest.raises(UserError, match=r"damaged|truncated") as error:
             Concept.load(path)
         assert "\n" not in str(error.value)
     header = b"[" * 100_000

@@ -10,8 +10,8 @@ import numpy as np
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.mini.recipe import SCHEDULER
 from mrti_jax.mini.retime import retimed
-from mrti_jax.models.presets import SCHEDULER as STABLE_DIFFUSION
 from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.stored.families import SCHEDULE as STABLE_DIFFUSION
 from mrti_jax.parallel.mesh import make_mesh
 
 BENT = NoiseSchedule.from_config(SCHEDULER)

@@ -40,6 +40,25 @@ def test_more_tokens_than_the_text_encoder_has(tiny_folder: Path, tmp_path: Path
         StableDiffusion.load(copy)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "said"),
+    [
+        ({"tokenizer": 100}, "allows prompts of 100 tokens, the text encoder 77"),
+        ({"tokenizer": 60}, r"tokenizers allow prompts of \[60, 77\] tokens"),
+    ],
+    ids=["longer-than-the-text-encoder", "of-two-lengths"],
+)
+def test_lengths_that_do_not_fit(
+    tiny_xl_folder: Path, tmp_path: Path, lengths: dict[str, int], said: str
+) -> None:
+    copy = Path(shutil.copytree(tiny_xl_folder, tmp_path / "model"))
+    for name, length in lengths.items():
+        file = copy / name / "tokenizer_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": length}))
+    with pytest.raises(UserError, match=said):
+        StableDiffusion.load(copy)
+
+
 def test_a_length_that_is_not_told_is_the_text_encoders(tmp_path: Path) -> None:
     load_tokenizer(MINI).backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     config = text_config("sd1", 1361)

@@ -12,8 +12,8 @@ from unittest import mock
 import jax
 
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.parallel.collectives import collective_bytes
 from mrti_jax.parallel.mesh import make_mesh
+from mrti_jax.planning.collectives import collective_bytes
 from mrti_jax.training import Subject, learn_many
 
 

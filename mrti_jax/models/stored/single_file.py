@@ -3,13 +3,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from etils import epath
 
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stored import ldm_text, ldm_unet, ldm_vae
+from mrti_jax.models.stored.families import SD1, SD2, SDXL, Family
 from mrti_jax.models.stored.model import (
     PredictionType,
     StoredModel,
@@ -24,54 +24,6 @@ from mrti_jax.models.stored.tensor_file import read_tensor_file
 # Whose tokenizer all of them use; a single file has none.
 TOKENIZER = "openai/clip-vit-large-patch14"
 
-
-@dataclass(frozen=True)
-class Family:
-    """What the tensors of a family don't tell.
-
-    Attributes:
-        text: prefixes of the text encoders' tensors.
-        sample_size: side of the latents, with epsilon and with v-prediction.
-        scheduler_config: as in the diffusers folder of the family's first release.
-    """
-
-    name: str
-    text: tuple[str, ...]
-    sample_size: Mapping[PredictionType, int]
-    scaling_factor: float
-    scheduler_config: Mapping[str, Any]
-
-
-_SCHEDULE = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
-SD1 = Family(
-    "Stable Diffusion 1.x",
-    ("cond_stage_model.transformer.",),
-    {"epsilon": 64, "v_prediction": 64},
-    0.18215,
-    {**_SCHEDULE, "_class_name": "PNDMScheduler", "skip_prk_steps": True},
-)
-SD2 = Family(
-    "Stable Diffusion 2.x",
-    ("cond_stage_model.model.",),
-    {"epsilon": 64, "v_prediction": 96},
-    0.18215,
-    {**_SCHEDULE, "_class_name": "DDIMScheduler"},
-)
-SDXL = Family(
-    "Stable Diffusion XL",
-    ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
-    {"epsilon": 128, "v_prediction": 128},
-    0.13025,
-    {**_SCHEDULE, "_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
-)
 
 _PAD = "!"
 # Kept from training, or constants: nothing is lost without them. The last are of OpenCLIP, of whose

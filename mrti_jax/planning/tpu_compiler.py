@@ -14,39 +14,12 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding
 
 from mrti_jax.errors import UserError
-from mrti_jax.parallel.collectives import collective_bytes
 from mrti_jax.parallel.mesh import make_mesh
-from mrti_jax.parallel.traffic import memory_traffic
+from mrti_jax.planning.chips import CHIPS
+from mrti_jax.planning.collectives import collective_bytes
+from mrti_jax.planning.traffic import memory_traffic
 
 _GIB = 2**30
-_TWO_D = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
-_THREE_D = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """A TPU, after Google Cloud's page of each (peak rates) and the compiler (memory).
-
-    Attributes:
-        flops: bfloat16 multiplications and additions per second at most.
-        bandwidth: bytes per second between the chip and its memory at most.
-        memory: bytes of it that a program may use.
-        slices: the arrangement of a slice by its number of chips.
-    """
-
-    flops: float
-    bandwidth: float
-    memory: float
-    slices: dict[int, str]
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-CHIPS = {
-    "v4": Chip(275e12, 1228e9, 30.75 * _GIB, _THREE_D, {"chip_config_name": "megacore"}),
-    "v5e": Chip(197e12, 819e9, 15.75 * _GIB, _TWO_D),
-    "v5p": Chip(459e12, 2765e9, 95.74 * _GIB, _THREE_D),
-    "v6e": Chip(918e12, 1640e9, 31.25 * _GIB, _TWO_D),
-}
 
 
 def tpu_mesh(chip: str, num_chips: int, *, fsdp: int = 1) -> Mesh:
@@ -105,14 +78,13 @@ class Cost:
     """What the compiler says of a program, per chip.
 
     Attributes:
-        flops, bytes_accessed: with the body of a loop counted once, whatever its length, and
-            with 0 FLOP for a Pallas kernel. Bytes of on-chip memory count as well.
+        bytes_accessed: with the body of a loop counted once, whatever its length. Bytes of on-chip
+            memory count as well.
         traffic: bytes to and from the chip's memory, see `memory_traffic`.
         arguments, temporaries: bytes of memory for what goes in, and for everything else.
-        bytes_between: bytes that collectives bring from other chips, counted like `flops`.
+        bytes_between: bytes that collectives bring from other chips, counted like `bytes_accessed`.
     """
 
-    flops: float
     bytes_accessed: float
     traffic: float
     arguments: int
@@ -142,7 +114,6 @@ def compile_cost(lowered: jax.stages.Lowered) -> Cost:
     cost: Any = compiled.cost_analysis()
     text: Any = compiled.as_text()
     return Cost(
-        flops=cost["flops"],
         bytes_accessed=cost["bytes accessed"],
         traffic=memory_traffic(text),
         arguments=memory.argument_size_in_bytes,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes to and from a chip's memory, read from the text of a compiled program."""
 
-from mrti_jax.parallel.traffic import memory_traffic
+from mrti_jax.planning.traffic import memory_traffic
 
 # A weight comes into on-chip memory, S(1), in two slices and is used there, in each turn of a loop.
 PROGRAM = """HloModule jit_step, is_scheduled=true

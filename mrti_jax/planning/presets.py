@@ -2,6 +2,7 @@
 """The shapes of known models without their weights, to plan with and to compile for."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,22 +15,13 @@ from mrti_jax.models.clip import CLIPTextConfig
 from mrti_jax.models.frozen import Frozen, without_weights
 from mrti_jax.models.parts import TEXT_PARTS, build_part, part_dtype
 from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.models.stored.families import SD1, SD2, SDXL
 from mrti_jax.models.stored.find import mini_folder
 from mrti_jax.models.stored.model import ModelSource
 from mrti_jax.models.tokenizer import load_tokenizer
 from mrti_jax.models.unet import UNetConfig
 from mrti_jax.models.vae import VAEConfig
 from mrti_jax.parallel.mesh import weight_sharded
-
-SCHEDULER = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
-    "steps_offset": 1,
-    "set_alpha_to_one": False,
-}
-
 
 CLIP_L = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
 
@@ -41,7 +33,7 @@ class Preset:
     text: tuple[CLIPTextConfig, ...]
     unet: UNetConfig
     vae: VAEConfig
-    scheduler: dict[str, Any]
+    scheduler: Mapping[str, Any]
 
 
 PRESETS = {
@@ -49,7 +41,7 @@ PRESETS = {
         (CLIP_L,),
         UNetConfig(cross_attention_dim=768),
         VAEConfig(),
-        SCHEDULER | {"_class_name": "PNDMScheduler", "skip_prk_steps": True},
+        SD1.scheduler_config,
     ),
     "sd21": Preset(
         (
@@ -68,7 +60,7 @@ PRESETS = {
             use_linear_projection=True,
         ),
         VAEConfig(),
-        SCHEDULER | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
+        {**SD2.scheduler_config, "prediction_type": "v_prediction"},
     ),
     "sdxl": Preset(
         (
@@ -96,7 +88,7 @@ PRESETS = {
             projection_class_embeddings_input_dim=2816,
         ),
         VAEConfig(scaling_factor=0.13025, force_upcast=True),
-        SCHEDULER | {"_class_name": "EulerDiscreteScheduler"},
+        SDXL.scheduler_config,
     ),
 }
 
@@ -104,7 +96,7 @@ PRESETS = {
 def find_preset(name: str) -> Preset:
     """A preset by its name; UserError if there is none."""
     if name not in PRESETS:
-        raise UserError(f"no shapes of a model '{name}' are known, only {', '.join(PRESETS)}")
+        raise UserError(f"unknown model '{name}': known are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
@@ -134,7 +126,7 @@ def shapes_only(
         ),
         unet=module("unet", preset.unet),
         vae=module("vae", preset.vae),
-        scheduler_config=preset.scheduler,
+        scheduler_config=dict(preset.scheduler),
         zeros_for_empty_prompt=len(preset.text) > 1,
         dtype=jnp.dtype(dtype),
         mesh=mesh,

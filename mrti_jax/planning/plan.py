@@ -9,15 +9,16 @@ from jax.sharding import Mesh
 
 from mrti_jax.errors import UserError
 from mrti_jax.models.attention import Kernel, Kind, choose_kernel
-from mrti_jax.models.presets import find_preset, shapes_only
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.parallel.aot import CHIPS, Cost, compile_cost, tpu_mesh
-from mrti_jax.parallel.flops import count_flops
 from mrti_jax.parallel.mesh import choose_fsdp
-from mrti_jax.sampling.aot import count_calls, trace_decoding, trace_sampling
+from mrti_jax.planning.chips import CHIPS
+from mrti_jax.planning.flops import count_flops
+from mrti_jax.planning.presets import find_preset, shapes_only
+from mrti_jax.planning.sampling import count_calls, trace_decoding, trace_sampling
+from mrti_jax.planning.tpu_compiler import Cost, compile_cost, tpu_mesh
+from mrti_jax.planning.train_step import trace_train_step
 from mrti_jax.sampling.memory import needs_slicing
 from mrti_jax.sampling.size import picture_side
-from mrti_jax.training.aot import trace_train_step
 from mrti_jax.training.config import Config, check
 from mrti_jax.training.memory import needs_remat
 
@@ -34,24 +35,17 @@ class Target:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """Per chip: multiplications and additions, bytes that are moved, bytes of memory.
+class Plan(Cost):
+    """What a program costs on each chip, loops in full.
 
     Attributes:
-        traffic: bytes to and from the chip's memory.
-        bytes_accessed: the compiler's count, in which on-chip memory has a part.
-        bytes_between: bytes that come from other chips; in sampling, in one call of the U-Net.
+        flops: multiplications and additions.
         seconds: the least time that arithmetic and memory traffic allow.
         saves_memory: whether the step computes blocks again, or pictures are decoded one by one.
         fsdp: how many chips share the weights, each holding a part.
     """
 
     flops: float
-    traffic: float
-    bytes_accessed: float
-    arguments: int
-    temporaries: int
-    bytes_between: int
     seconds: float
     saves_memory: bool
     fsdp: int
@@ -78,8 +72,8 @@ def plan_training(target: Target, config: Config, size: int | None) -> Plan:
     check(config)
     compiled, countable = models(target)
     size = picture_side(compiled, "size", size)
-    side, channels = size // compiled.vae.config.downscale, compiled.vae.config.latent_channels
-    remat = needs_remat(compiled, config, (side, side, channels), _memory(target))
+    latent_shape = compiled.vae.config.latent_shape(size, size)
+    remat = needs_remat(compiled, config, latent_shape, _memory(target))
     cost = compile_cost(trace_train_step(compiled, config, size, remat=remat).lower())
     turns = config.train.accumulation  # the compiler counts the body of a loop once
     cost = dataclasses.replace(
@@ -100,8 +94,7 @@ def plan_sampling(target: Target, size: int | None, batch_size: int, num_steps: 
     if batch_size % target.num_chips:
         whole = -(-batch_size // target.num_chips) * target.num_chips
         raise UserError(
-            f"{batch_size} pictures are no batch of {target.num_chips} chips, which draw as many "
-            f"each: take {whole}"
+            f"{batch_size} pictures do not divide over {target.num_chips} chips: take {whole}"
         )
     compiled, countable = models(target)
     size = picture_side(compiled, "size", size)
@@ -137,12 +130,8 @@ def _plan(
     chip = CHIPS[target.chip]
     flops = count_flops(counted.jaxpr) / target.num_chips
     return Plan(
+        **vars(cost),
         flops=flops,
-        traffic=cost.traffic,
-        bytes_accessed=cost.bytes_accessed,
-        arguments=cost.arguments,
-        temporaries=cost.temporaries,
-        bytes_between=cost.bytes_between,
         seconds=max(flops / chip.flops, cost.traffic / chip.bandwidth),
         saves_memory=saves_memory,
         fsdp=sd.mesh.shape["fsdp"],

@@ -13,8 +13,8 @@ from mrti_jax.diffusion import NoiseSchedule, Sampler, make_sampler, sampler_fro
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.text_encoder import TextStates
 from mrti_jax.models.unet import NUM_SIZES
-from mrti_jax.parallel.aot import on_mesh
 from mrti_jax.parallel.mesh import batch_sharded, replicated
+from mrti_jax.planning.tpu_compiler import on_mesh
 from mrti_jax.sampling.loop import decode, drawing, make_program
 
 

@@ -11,14 +11,16 @@ import jax.numpy as jnp
 import pytest
 from tiny import TEXT_WIDTH, text_config, unet_config, vae_config
 
-from mrti_jax import plan, planning
+from mrti_jax import plan
 from mrti_jax.errors import UserError
-from mrti_jax.models.presets import SCHEDULER, Preset
+from mrti_jax.models.stored.families import SCHEDULE
 from mrti_jax.models.unet import UNetConfig
-from mrti_jax.parallel.aot import compile_cost, on_mesh, tpu_mesh
-from mrti_jax.parallel.flops import count_flops
 from mrti_jax.parallel.mesh import WEIGHT_SHARE, replicated
-from mrti_jax.planning import Target, plan_sampling, plan_training
+from mrti_jax.planning import plan as planning
+from mrti_jax.planning.flops import count_flops
+from mrti_jax.planning.plan import Target, plan_sampling, plan_training
+from mrti_jax.planning.presets import Preset
+from mrti_jax.planning.tpu_compiler import compile_cost, on_mesh, tpu_mesh
 from mrti_jax.training.config import ConceptConfig, Config, TrainConfig
 
 needs_compiler = pytest.mark.skipif(
@@ -61,7 +63,7 @@ def test_a_product_moves_each_of_its_arrays_once():
 
 
 def preset(unet: UNetConfig) -> Preset:
-    scheduler = SCHEDULER | {"_class_name": "DDIMScheduler"}
+    scheduler = {**SCHEDULE, "_class_name": "DDIMScheduler"}
     return Preset((text_config("sd1", 100),), unet, vae_config(), scheduler)
 
 
@@ -135,7 +137,7 @@ def test_chips_that_do_not_exist(chip: str, num_chips: int, told: str):
         ("--batch-size 0", "train.batch_size is 0, it must be at least 1"),
         ("--batch-size 8 --accumulation 3", "can't be worked through in 3 equal parts"),
         ("--program sample --steps 0", "steps is 0, it must be at least 1"),
-        ("--program sample --batch-size 6 --chips 4", "6 pictures are no batch of 4.*take 8"),
+        ("--program sample --batch-size 6 --chips 4", "6 pictures do not divide over 4.*take 8"),
     ],
 )
 def test_plans_that_no_run_could_follow(flags: str, told: str, capsys: pytest.CaptureFixture[str]):

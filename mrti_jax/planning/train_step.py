@@ -10,8 +10,8 @@ import numpy as np
 
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.unet import NUM_SIZES
-from mrti_jax.parallel.aot import on_mesh
 from mrti_jax.parallel.mesh import make_mesh, replicated
+from mrti_jax.planning.tpu_compiler import on_mesh
 from mrti_jax.training.config import Config
 from mrti_jax.training.slots import fill
 from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
@@ -29,14 +29,14 @@ def trace_train_step(
         (config.concept.num_buckets, config.concept.num_vectors, text.hidden_size), np.float32
     )
     here = make_mesh(jax.devices("cpu")[:1])
-    side = size // vae.downscale
+    height, width, channels = vae.latent_shape(size, size)
 
     def integers(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((1, *shape), jnp.int32)
 
     captions = integers(NUM_CAPTIONS, len(text.parts), text.max_position_embeddings)
     shapes: Any = (
-        jax.ShapeDtypeStruct((1, 1, NUM_PHOTOS, side, side, 2 * vae.latent_channels), jnp.float32),
+        jax.ShapeDtypeStruct((1, 1, NUM_PHOTOS, height, width, 2 * channels), jnp.float32),
         integers(1, NUM_PHOTOS, NUM_SIZES),
         captions,
         captions,
