@@ -18,9 +18,9 @@ Flags = TypeVar("Flags")
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on
 EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
+EXIT_BROKEN_PIPE = 141  # as for a program killed by SIGPIPE
 MIN_COMPILE_SECONDS = 0.5
-_GOES_ON = "the same command goes on from there"
+_GOES_ON = "run the same command again to continue"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +28,14 @@ class ProcessFlags:
     """How this process finds the others of its run, if it is one of several."""
 
     distributed: Literal["auto", "on", "off"] = "auto"
-    """Join the processes that Cloud TPU, GKE, Slurm, Open MPI or --coordinator tell of. on: an
-    error if none of them does; off: never."""
+    """Join the other processes of the run, found through Cloud TPU, GKE, Slurm, Open MPI or
+    --coordinator. on: fail if there are none; off: stay alone."""
     coordinator: str | None = None
     """HOST:PORT of process 0, where nothing else tells it."""
     num_processes: int | None = None
-    """How many processes there are, likewise."""
+    """With --coordinator: how many processes there are."""
     process_id: int | None = None
-    """Which of them this is, 0 to --num-processes - 1, likewise."""
+    """With --coordinator: which one this is, from 0."""
 
 
 def run_command(
@@ -51,14 +51,17 @@ def run_command(
 
     `less_memory`: what to say where a device is out of memory: flags that take less of it.
 
-    A UserError is one line on stderr and status 2, a warning one line on stderr; a run that was
-    told to stop (SIGTERM), or has lost one of its processes, has status 75. `--help` leaves by
+    A UserError, or a device out of memory, is one line on stderr and status 2, a warning one line
+    on stderr. A run that was told to stop (SIGTERM), or has lost one of its processes, has status
+    75, Ctrl-C 130, a closed pipe 141; anything else is a traceback and status 1. `--help` leaves by
     SystemExit, as in argparse.
     """
     try:
         flags = read_flags(flags_type, argv, prog=prog, description=description)
     except UserError as error:
         return _fail(str(error), EXIT_USER_ERROR)
+    except BrokenPipeError:
+        return _closed_pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning
@@ -71,11 +74,12 @@ def run_command(
             print(f"{stopped}; {_GOES_ON}", file=sys.stderr)
             return EXIT_PREEMPTED
         except KeyboardInterrupt as interrupted:
-            told = f"{interrupted}; {_GOES_ON}" if interrupted.args else "interrupted"
-            return _fail(told, EXIT_INTERRUPTED)
-        except BrokenPipeError:  # a reader such as `head`, which has read enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return EXIT_BROKEN_PIPE
+            if interrupted.args:
+                print(f"{interrupted}; {_GOES_ON}", file=sys.stderr)
+                return EXIT_INTERRUPTED
+            return _fail("interrupted", EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            return _closed_pipe()
         except Exception as error:
             if less_memory and "RESOURCE_EXHAUSTED" in str(error):
                 return _fail(f"a device is out of memory: {less_memory} ({error})", EXIT_USER_ERROR)
@@ -85,9 +89,9 @@ def run_command(
 
             if means_a_lost_process(error):
                 lost = f"a process of this run is lost, so this one ends too: {error}"
-                return _fail(f"{lost}; the same command goes on where it was saved", EXIT_PREEMPTED)
+                return _fail(f"{lost}; {_GOES_ON}", EXIT_PREEMPTED)
             traceback.print_exc()
-            return _fail("unexpected", 1)
+            return _fail("unexpected: see the traceback above", 1)
     return 0
 
 
@@ -118,6 +122,12 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(caches) / "mrti_jax" / "xla"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
+
+
+def _closed_pipe() -> int:
+    """What reads the output, such as `head`, has read enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_BROKEN_PIPE
 
 
 def _fail(message: str, status: int) -> int:

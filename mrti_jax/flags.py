@@ -14,6 +14,12 @@ from mrti_jax.errors import UserError
 
 Flags = TypeVar("Flags")
 
+
+def named(metavar: str) -> Any:
+    """What `--help` calls a positional argument, in place of its type."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
 _MOST_MEANT = 3  # for each wrong flag
 _LONG = 20  # letters, on the narrowest terminal
 
@@ -30,6 +36,7 @@ def read_flags(flags_type: type[Flags], argv: Sequence[str] | None, **options: A
             return tyro.cli(flags_type, args=arguments, **options)
     except SystemExit as ended:
         if ended.code != 2:
+            sys.stdout.flush()  # a pipe that nothing reads any more is told here
             raise
     raise UserError(_without_box(told.getvalue(), arguments))
 
@@ -51,8 +58,8 @@ def _without_box(text: str, arguments: Sequence[str]) -> str:
     meant: list[str] = []
     for part in parts[1:]:
         if re.match(r"\s*(Perhaps you meant|Arguments similar to)", part):
-            meant += re.findall(r"^ {4}(--\S+)", part, re.MULTILINE)[:_MOST_MEANT]
+            meant += re.findall(r"^ {4}(--[^\s,]+)", part, re.MULTILINE)[:_MOST_MEANT]
     if meant:
         # In an order of their own: tyro's is another one in every process.
         problem += f". Perhaps you meant {', '.join(sorted(set(meant)))}"
-    return f"{problem[0].lower()}{problem[1:]} (--help tells of all flags)"
+    return f"{problem[0].lower()}{problem[1:]} (--help lists all flags)"

@@ -24,13 +24,13 @@ class Flags:
     program: Literal["train", "sample"] = "train"
     """A train step, or drawing pictures: guidance, all steps, decoding."""
     model: str = "sd15"
-    """Whose shapes: sd15, sd21 or sdxl."""
+    """sd15, sd21 or sdxl."""
     size: int | None = None
     """Height and width in pixels; the model's own if not given."""
     batch_size: int = 4
     """Examples or pictures at once, over all chips."""
     chip: str = "v5e"
-    """v4, v5e, v5p or v6e."""
+    """TPU: v4, v5e, v5p or v6e."""
     chips: int = 1
     """How many of them."""
     steps: int = 50

@@ -12,6 +12,7 @@ import tyro
 from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import read_text, reason, to_path
+from mrti_jax.flags import named
 from mrti_jax.models.stored.model import SourceOptions
 
 if TYPE_CHECKING:  # at run time they wait until the flags are read: --help needs no jax
@@ -35,7 +36,7 @@ LESS_MEMORY = "a smaller --batch-size or --size, --vae-slicing on, or --dtype bf
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    prompts: tyro.conf.Positional[tuple[str, ...]] = ()
+    prompts: tyro.conf.Positional[Annotated[tuple[str, ...], named("[PROMPT ...]")]] = ()
     """What to draw; each prompt in quotes."""
     prompts_file: str | None = None
     """A text file with a prompt on each line; empty ones and those that begin with # are left
@@ -53,8 +54,8 @@ class Flags:
     guidance: float | None = None
     """Scale of classifier-free guidance, 1 is none; 7.5 if not given, 3 for the embedded model."""
     guidance_rescale: float = 0.0
-    """How far guided predictions are scaled back to the spread of unguided ones, 0 to 1; 0.7 where
-    the model's noise schedule ends in pure noise (rescale_betas_zero_snr)."""
+    """How far to scale guided predictions back to the spread of unguided ones, 0 to 1. Give 0.7 for
+    models whose noise schedule ends in pure noise (rescale_betas_zero_snr)."""
     negative_prompt: str = ""
     """What to guide away from."""
     size: int | None = None
@@ -64,12 +65,13 @@ class Flags:
     width: int | None = None
     """Width in pixels, if not that of --size."""
     original_size: tuple[int, int] | None = None
-    """SDXL only: height and width of the original that the picture is to look scaled from; the
-    picture's own if not given. Small ones give soft pictures."""
+    """SDXL only: height and width of the original that the picture should seem to be scaled from;
+    its own if not given. Small ones give soft pictures."""
     crop: tuple[int, int] = (0, 0)
-    """SDXL only: top and left of where the picture is to look cut out; 0 0 centres things."""
+    """SDXL only: top and left of the crop that the picture should seem to be; 0 0 centres things.
+    """
     target_size: tuple[int, int] | None = None
-    """SDXL only: height and width that the original was cut to; the picture's own if not given."""
+    """SDXL only: height and width that it should seem to be cropped to; its own if not given."""
     seed: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = ()
     """Seed of the noise, 0 if not given; for several, repeat the flag."""
     images_per_prompt: int = 1
@@ -77,8 +79,8 @@ class Flags:
     eta: float = 0.0
     """DDIM's share of fresh noise, 0 to 1."""
     nothing: Literal["zero", "drop", "initializer"] = "zero"
-    """What stands in a word's place where it has no row: zero vectors, no word, or the word that
-    training began from."""
+    """What replaces a word at steps where it has no row, as <star(k)> below k: zero vectors, no
+    word, or the word that training began from."""
     official_semi: bool = False
     """<star(k)> as in the code of the paper's authors: without bucket k itself."""
     grid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -94,17 +96,17 @@ class Flags:
     batch_size: int = 8
     """The most pictures drawn at once; a CPU draws one after the other."""
     vae_slicing: Literal["auto", "on", "off"] = "auto"
-    """Whether each device turns its pictures from latents to pixels one after the other, to save
-    memory; auto does where a batch is estimated not to fit."""
+    """Whether each device decodes its pictures one by one, to save memory; auto: if the batch is
+    estimated not to fit."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of the model; float32 on a CPU and bfloat16 elsewhere if not given."""
     fsdp: int | None = None
-    """Devices that hold the weights together, each a part; as few as have the memory, if not given:
-    usually 1."""
+    """How many devices share the weights, each holding a part; if not given, as few as can hold
+    them, usually 1."""
     attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
     """How attention is computed; auto: the fastest way known for the devices."""
     source: tyro.conf.OmitArgPrefixes[SourceOptions] = field(default_factory=SourceOptions)
-    """What is to be said of a model beside its path."""
+    """More about the model."""
     processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
     """On several machines: how this process finds the others of its run."""
 
@@ -157,7 +159,9 @@ def _check_flags(flags: Flags) -> None:
     if not flags.prompts and not flags.prompts_file and not flags.grid:
         raise UserError(f"there is no prompt: give one, as in {EXAMPLE}")
     if not flags.grid and (flags.grid_value or flags.grid_rows != "seeds"):
-        raise UserError("--grid-value and --grid-rows are of a --grid, and there is none")
+        raise UserError("--grid-value and --grid-rows need a --grid")
+    if len(flags.prompts) > 1 and not any(set(prompt) & {" ", "<"} for prompt in flags.prompts):
+        warn(f"each of {len(flags.prompts)} words is a prompt: put a prompt of several in quotes")
     for prompt in flags.prompts:  # a second value behind a flag that takes one is read as a prompt
         if prompt.isdecimal():
             raise UserError(

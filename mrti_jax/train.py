@@ -6,22 +6,24 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
 from mrti_jax.errors import UserError
 from mrti_jax.files import to_path
-from mrti_jax.flags import read_flags
+from mrti_jax.flags import named, read_flags
 from mrti_jax.training.config import Config, ListedConcept, check, read_config
 from mrti_jax.training.many import resolve_all
 
 PROG = "python -m mrti_jax.train"
-DESCRIPTION = f"""Learns a word for what some photos show. Without arguments: the sample concept
-that comes with the project, on the embedded model. With photos of your own:
-{PROG} --data.path photos --concept.name rex --concept.initializer dog
-Or many words at once: {PROG} --data.path folder_of_folders --concept.initializer dog"""
+DESCRIPTION = f"""Learns a word for what a few photos show.
+
+Without arguments: the sample concept, on the embedded model. With your own photos, or a folder of
+folders of photos (a word for each):
+  {PROG} --data.path photos --concept.name rex --concept.initializer dog
+  {PROG} --data.path folders --concept.initializer dog"""
 LESS_MEMORY = (
     "--train.remat blocks, a larger --train.accumulation, a smaller --train.batch-size or "
     "--data.size, or --model.dtype bfloat16 take less"
@@ -36,8 +38,8 @@ class Flags(Config):
     concepts: tyro.conf.Suppress[tuple[ListedConcept, ...]] = ()
     restart: bool = False
     """Begin anew; the run that is in the folder is kept, under another name."""
-    recipe: tyro.conf.Positional[str | None] = None
-    """A YAML file with settings, such as configs/sd15.yaml; what a flag says overrides it."""
+    recipe: tyro.conf.Positional[Annotated[str | None, named("[RECIPE]")]] = None
+    """A YAML file of settings, such as configs/sd15.yaml; flags override it."""
     processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
     """On several machines: how this process finds the others of its run."""
 

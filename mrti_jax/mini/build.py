@@ -17,13 +17,13 @@ from transformers import CLIPTokenizer
 
 from mrti_jax.commands import run_command
 from mrti_jax.diffusion import NoiseSchedule
+from mrti_jax.errors import UserError
 from mrti_jax.mini import tokenizer as tokenizer_stage
 from mrti_jax.mini.autoencoder import encode_pictures, train_vae, unit_scale
 from mrti_jax.mini.denoiser import build_unet, latent_masks, train_unet
 from mrti_jax.mini.names import initial_map, load_map, save_map
 from mrti_jax.mini.pictures import draw, random_scenes
 from mrti_jax.mini.recipe import SCHEDULER, Amounts
-from mrti_jax.mini.retime import retimed
 from mrti_jax.mini.text import train_text_encoder
 from mrti_jax.mini.world import Scene
 from mrti_jax.models.clip import CLIPTextModel
@@ -47,8 +47,8 @@ class Build:
         out: the diffusers folder to write.
         work: checkpoints and encoded pictures; may be deleted afterwards.
         start: the folder of a model built earlier, whose U-Net, text encoder and map of names are
-            trained on while tokenizer and VAE stay as they are; "mini" is the embedded one. Its
-            noise schedule may be another. Not given: all from nothing.
+            trained on while tokenizer and VAE stay as they are; "mini" is the embedded one. Not
+            given: all from nothing.
     """
 
     out: str = "mini"
@@ -85,8 +85,9 @@ def base_parts(
         one_device = make_mesh(jax.devices()[:1])
         start = StableDiffusion.load(settings.start, dtype=np.float32, mesh=one_device)
         old, new = map(NoiseSchedule.from_config, (start.scheduler_config, SCHEDULER))
-        unet = retimed(start.unet, old, new)
-        return start.vae, unet, start.text_models[0], load_map(settings.start)
+        if not np.array_equal(old.alphas_cumprod, new.alphas_cumprod):
+            raise UserError(f"'{settings.start}' has another noise schedule than this recipe")
+        return start.vae, start.unet, start.text_models[0], load_map(settings.start)
 
     def pictures() -> dict[str, np.ndarray]:
         return {"pictures": draw(amounts.vae_pictures, VAE_SEED)[0]}

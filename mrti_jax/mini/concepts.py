@@ -5,8 +5,8 @@ Each has its own shades, proportions and texture details, drawn at random as eve
 world and the same in all of its photos; placement, size, background and now and then the style
 vary, as in a user's handful of photos.
 
-`python -m mrti_jax.mini.concepts FOLDER [NAME]` draws a concept's photos; without a name those of
-the sample concept that ship in `mrti_jax/assets/concept`.
+`python -m mrti_jax.mini.concepts FOLDER [NAME]` draws a concept's four photos; without a name those
+of the sample concept that ship in `mrti_jax/assets/concept`.
 """
 
 import io
@@ -14,6 +14,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -23,6 +24,7 @@ from PIL import Image
 from mrti_jax.commands import run_command
 from mrti_jax.errors import UserError, nearest
 from mrti_jax.files import to_path, write_whole
+from mrti_jax.flags import named
 from mrti_jax.mini.world.caption import with_article
 from mrti_jax.mini.world.combos import RESERVED, Combo
 from mrti_jax.mini.world.render import render
@@ -106,10 +108,10 @@ def save_photos(appearance: Appearance, folder: epath.PathLike, seed: int = SAMP
 
 @dataclass(frozen=True)
 class Flags:
-    folder: tyro.conf.Positional[str]
-    """Where the photos go."""
-    name: tyro.conf.Positional[str] = SAMPLE
-    """Which of the ready-made concepts."""
+    folder: tyro.conf.Positional[Annotated[str, named("FOLDER")]]
+    """Where to write the photos."""
+    name: tyro.conf.Positional[Annotated[str, named("[NAME]")]] = SAMPLE
+    """jane, nell, otto, luna, gus, cora, dax, quinn, tess, zoe, hugo, stella, olaf or flora."""
 
 
 def _draw(flags: Flags) -> None:

@@ -4,11 +4,13 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
 from mrti_jax.commands import run_command
 from mrti_jax.errors import UserError
+from mrti_jax.flags import named
 from mrti_jax.models.stored.model import MINI, ModelSource, SourceOptions
 
 PROG = "python -m mrti_jax.models"
@@ -19,7 +21,7 @@ weights. The exit status is 2 if anything is WRONG."""
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(SourceOptions):
-    model: tyro.conf.Positional[str] = MINI
+    model: tyro.conf.Positional[Annotated[str, named("[MODEL]")]] = MINI
     """A diffusers folder, a single .safetensors or .ckpt file, a Hub id (owner/model), or 'mini',
     the embedded model."""
 

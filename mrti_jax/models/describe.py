@@ -44,8 +44,7 @@ def describe(name: str, stored: StoredModel) -> list[str]:
     configs = read_configs(modules)
     unet, vae = configs["unet"], configs["vae"]
     side = unet.sample_size * vae.downscale
-    own_sizes = f"of its own sizes, with {len(stored.tokenizers)} text encoder(s)"
-    family = _FAMILIES.get(unet.cross_attention_dim, own_sizes)
+    family = _FAMILIES.get(unet.cross_attention_dim, "none of the known ones")
     predicts = stored.scheduler_config.get("prediction_type", "epsilon")
     lines = [
         f"{name}: {stored.layout}",
@@ -75,7 +74,7 @@ def _table(modules: Mapping[str, StoredModule]) -> list[str]:
             stored_as[tensor.dtype.name] += tensor.size
         size = sum(tensor.size * tensor.dtype.itemsize for tensor in module.tensors.values())
         dtypes = ", ".join(dtype for dtype, _ in stored_as.most_common())
-        rows.append((part, f"{_parameters(module) / 1e6:.1f} M", f"{size / _GB:.2f} GB", dtypes))
+        rows.append((part, f"{_parameters(module) / 1e6:.1f} M", _size(size), dtypes))
     total = sum(map(_parameters, modules.values()))
     rows.append(("all", f"{total / 1e6:.1f} M", "", ""))
     return [f"{a:14} {b:>12} {c:>10}  {d}".rstrip() for a, b, c, d in rows]

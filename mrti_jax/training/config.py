@@ -24,8 +24,8 @@ class ModelConfig(ModelSource):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen weights; auto: float32 on a CPU, bfloat16 elsewhere."""
     fsdp: int | None = None
-    """Devices that hold the weights together, each a part; as few as have the memory, if not given:
-    usually 1."""
+    """How many devices share the weights, each holding a part; if not given, as few as can hold
+    them, usually 1."""
     attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
     """How attention is computed. auto: cuDNN's flash attention on NVIDIA GPUs in bfloat16, the
     Pallas one (splash) on TPUs, elsewhere XLA's in chunks where they save much memory."""
@@ -50,7 +50,7 @@ class DataConfig:
     """Squares that are cut out of each photo, evenly along its longer side, each a picture to train
     on; 1: the centre."""
     flip: bool = False
-    """Show half of the examples mirrored. Wrong for writing and for faces that are not alike."""
+    """Mirror half of the examples. Not for writing, or for anything whose left and right differ."""
     tfds_dir: str | None = None
     """Where TFDS data sets are; TFDS's own default if not given."""
 
@@ -97,9 +97,9 @@ class OptimizerConfig:
     """AdamW on the table."""
 
     learning_rate: float | None = None
-    """The peak, per update whatever the batch size: about how far each element moves. If not given,
-    0.075 times the root mean square of the model's token embeddings, divided by num_vectors: 7.6e-3
-    for the embedded model, 1e-3 for Stable Diffusion 1.x, half of the paper's rate."""
+    """The peak: about how far each element moves in an update, whatever the batch size. If not
+    given, 0.075 times the root mean square of the model's token embeddings, divided by num_vectors:
+    7.6e-3 for the embedded model, 1e-3 for Stable Diffusion 1.x, half of the paper's rate."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """What follows the warm-up; cosine and linear fall to 0 at the last step."""
     warmup_steps: int = 10
@@ -114,8 +114,7 @@ class OptimizerConfig:
     """Added to the root of the mean squared gradient."""
     dense: bool = False
     """Update every row at every step, as PyTorch's AdamW does: rows without an example then move by
-    their old momentum and shrink by weight decay. Without it nothing moves them but what is
-    shared."""
+    their old momentum and shrink by weight decay. Without it only the shared base moves them."""
     shared: bool = True
     """Learn a base that all rows share and an offset of each from it: every example then moves all
     rows, and one whose timesteps tell little of the word keeps to the base. Rows then differ less.
@@ -127,27 +126,26 @@ class TrainConfig:
     """How long and how to train."""
 
     steps: int = 400
-    """Updates of the table."""
+    """Updates of the table. With a constant schedule a run can be continued with more."""
     batch_size: int = 8
     """Examples of one update, over all devices. Every example trains one row."""
     at_once: int | None = None
-    """Of many concepts, how many are learned at a time, each with a batch of its own in every
-    update; the others wait. As many as have the memory, by an estimate, if not given (8 on a CPU).
-    It changes no result."""
+    """How many concepts to learn at a time, each with its own batch in every update; the others
+    wait. If not given, as many as are estimated to fit (8 on a CPU). Does not change the result."""
     accumulation: int = 1
-    """Parts in which a batch is worked through one after the other, to save memory; the result is
-    the same but for rounding."""
+    """Split each batch into this many parts, worked through in turn, to save memory. The result is
+    the same up to rounding."""
     remat: Literal["auto", "none", "blocks"] = "auto"
-    """What the gradient computes again to save memory. auto: the U-Net's blocks, where by an
-    estimate the batch would not fit otherwise."""
+    """What to recompute for the gradient, to save memory. auto: the U-Net's blocks, if the batch is
+    estimated not to fit otherwise."""
     timesteps: Literal["uniform", "stratified"] = "stratified"
     """How an example's diffusion time is drawn. stratified: evenly spread over every stretch of
     examples, so that each row gets its share; uniform: independently, as in the paper."""
     weighting: Literal["uniform", "min_snr"] = "uniform"
-    """What an example's squared error counts by its time. min_snr: as that of the clean latents
-    times the signal-to-noise ratio, of which no more than min_snr_gamma counts."""
+    """How an example's squared error is weighted by its time. min_snr: the error of the clean
+    latents, times the signal-to-noise ratio or min_snr_gamma, whichever is less."""
     min_snr_gamma: float = 5.0
-    """The most that min_snr takes of a signal-to-noise ratio."""
+    """Upper limit of the signal-to-noise ratio in min_snr."""
     seed: int = 0
     """All that is random follows from it."""
     checkpoint_every: int = 200
@@ -247,13 +245,13 @@ def check(config: Config) -> None:
             raise UserError(f"{key} is {value}, it must be a finite number")
     for key in ("optimizer.beta1", "optimizer.beta2"):
         if not 0 <= _get(config, key) < 1:
-            raise UserError(f"{key} is {_get(config, key)}, it must lie in 0 <= {key} < 1")
+            raise UserError(f"{key} is {_get(config, key)}, it must be at least 0 and below 1")
     if config.train.seed >= 2**32:
         raise UserError(f"train.seed is {config.train.seed}, it must be below 2**32")
     if config.train.batch_size % config.train.accumulation:
         raise UserError(
-            f"train.batch_size {config.train.batch_size} can't be worked through in "
-            f"{config.train.accumulation} equal parts: choose train.accumulation among its divisors"
+            f"train.batch_size {config.train.batch_size} does not divide into "
+            f"{config.train.accumulation} equal parts: train.accumulation must divide it"
         )
     warm_up, steps = config.optimizer.warmup_steps, config.train.steps
     if config.optimizer.schedule != "constant" and warm_up >= steps:

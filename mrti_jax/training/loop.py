@@ -190,7 +190,8 @@ class _Loop:
                 state = self._take(slot)
                 if progress:
                     self._bar.close()  # drawing has a bar of its own
-                with self._busy(f"drawing <{run.name}>"), self._failing_alone(slot):
+                doing = f"drawing <{run.name}>" if run.config.train.final_grid else "saving"
+                with self._busy(doing), self._failing_alone(slot):
                     self.results[run] = run.finish(state, self._stop.check, progress=progress)
                 self._active.pop(slot, None)
 

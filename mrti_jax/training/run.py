@@ -215,8 +215,8 @@ class Run:
         assert self._folder is not None
         self._save_concept(concept)
         warn(
-            f"the run in '{self._folder}' has done its {self.done} steps already: nothing is "
-            "trained (--restart begins anew)"
+            f"the run in '{self._folder}' has already done its {self.done} steps: nothing is left "
+            "to train (--restart begins anew)"
         )
         if self.config.train.final_grid and not (self._folder / FINAL_NAME).exists():
             self._draw_final(concept, self._folder, check, progress=False)

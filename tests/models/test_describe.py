@@ -55,11 +55,14 @@ def test_a_whole_model(capsys: pytest.CaptureFixture[str], tiny_v_folder: Path) 
         assert re.search(rf"^{part} +{size / 1e6:.1f} M .* float32$", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("flags", [(), ("--help",)], ids=["report", "help"])
 @pytest.mark.usefixtures("no_gradient")
-def test_a_reader_that_has_read_enough_is_no_error(tiny_folder: Path) -> None:
+def test_a_reader_that_has_read_enough_is_no_error(
+    tiny_folder: Path, flags: tuple[str, ...]
+) -> None:
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "mrti_jax.models", str(tiny_folder)]
+    command = [sys.executable, "-m", "mrti_jax.models", str(tiny_folder), *flags]
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")

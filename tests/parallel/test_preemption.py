@@ -46,7 +46,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
         patch.setattr(StopRequest, "reached", signal_after_two)
         assert train.main(command(tmp_path / "cut")) == status
     assert handlers == [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
-    assert "stopped after 2 of 5 steps; the same command goes on" in capsys.readouterr().err
+    assert "stopped after 2 of 5 steps; run the same command again" in capsys.readouterr().err
     assert load_concept(tmp_path / "cut").metadata["steps"] == "2"
 
     assert train.main(command(tmp_path / "cut")) == 0
@@ -77,7 +77,7 @@ def test_a_signal_in_the_last_pictures_leaves_them_to_the_next_start(
     assert Concept.load(tmp_path).metadata["steps"] == "5"
     assert not (tmp_path / "grid.png").exists()
     assert train.main(command) == 0
-    assert "has done its 5 steps already" in capsys.readouterr().err
+    assert "has already done its 5 steps" in capsys.readouterr().err
     assert (tmp_path / "grid.png").stat().st_size > 1000
 
 

@@ -105,7 +105,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
     )
     assert one == other and [line["step"] for line in one] == [2, 4, 6, 7]
 
-    with pytest.warns(UserWarning, match="has done its 7 steps already"):
+    with pytest.warns(UserWarning, match="has already done its 7 steps"):
         again = learn(tiny_sd, pictures, **WORDS, out=tmp_path / "cut", config=config)
     np.testing.assert_array_equal(again.embeddings, whole.embeddings)
 

@@ -13,12 +13,12 @@ PredictionType = Literal["epsilon", "v_prediction"]
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """What is to be said of a model beside its path."""
+    """What a model needs besides its path."""
 
     revision: str | None = None
-    """Of a model on the Hub: branch, tag or commit; its main branch if not given."""
+    """Branch, tag or commit on the Hub; the main branch if not given."""
     variant: str | None = None
-    """Of the weights in a folder or on the Hub, such as fp16; the plain ones if not given."""
+    """Variant of the weights, such as fp16 (a folder or the Hub); the plain ones if not given."""
     tokenizer: str | None = None
     """A folder or Hub id to take the tokenizer from; the model's own if not given, and for a single
     file, which has none, that of openai/clip-vit-large-patch14."""
