@@ -2,8 +2,7 @@
 """The command `python -m mrti_jax.sample`: draws prompts, with concepts at any resolution."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,8 +16,6 @@ from mrti_jax.models.stored.model import SourceOptions
 
 if TYPE_CHECKING:  # at run time they wait until the flags are read: --help needs no jax
     from mrti_jax.concept import Concept
-    from mrti_jax.models.stable_diffusion import StableDiffusion
-    from mrti_jax.sampling import Picture
 
 PROG = "python -m mrti_jax.sample"
 DESCRIPTION = """Draws pictures from prompts. A learned concept is a word in the prompt:
@@ -30,7 +27,6 @@ EXAMPLE = f'{PROG} "a photo of a red circle"'
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 50, 7.5
 # More guidance draws the embedded model's colours stronger than a caption names them.
 MINI_STEPS, MINI_GUIDANCE = 30, 3.0
-MAX_COLUMNS = 10
 LESS_MEMORY = "a smaller --batch-size or --size, --vae-slicing on, or --dtype bfloat16 take less"
 
 
@@ -127,6 +123,7 @@ def _run(flags: Flags) -> None:
     from mrti_jax.parallel.banner import describe
     from mrti_jax.parallel.mesh import make_mesh
     from mrti_jax.parallel.processes import failing_together, is_writer
+    from mrti_jax.sampling.drawing import draw_prompts, draw_sweep
     from mrti_jax.sampling.generate import pictures_at_once
     from mrti_jax.sampling.png import check_folder
 
@@ -149,9 +146,10 @@ def _run(flags: Flags) -> None:
         pictures = pictures_at_once(sd.mesh, flags.batch_size)
         print(describe(sd.mesh, sd.dtype, pictures, -(-pictures // sd.mesh.size)))
     if prompts:
-        _draw_prompts(flags, sd, concepts, prompts, options)
+        draw_prompts(sd, prompts, concepts, flags.out, **options)
     if flags.grid:
-        _draw_sweep(flags, sd, concepts, options)
+        rows, values = flags.grid_rows, flags.grid_value
+        draw_sweep(sd, flags.grid, concepts, flags.out, rows=rows, values=values, **options)
 
 
 def _check_flags(flags: Flags) -> None:
@@ -195,51 +193,6 @@ def _check_prompts(
         warn(f"concept '{name}' is loaded, but no prompt names it: write <{name}> to draw it")
 
 
-def _draw_prompts(
-    flags: Flags,
-    sd: "StableDiffusion",
-    concepts: "list[Concept]",
-    prompts: list[str],
-    options: dict[str, Any],
-) -> None:
-    from mrti_jax.sampling import generate
-
-    with _saving(flags) as save, _bar() as progress:
-        pictures = generate(sd, prompts, concepts, progress=progress, on_picture=save, **options)
-    per_prompt = len(pictures) // len(prompts)
-    rows = [pictures[i : i + per_prompt] for i in range(0, len(pictures), per_prompt)]
-    labels = prompts
-    columns = [f"seed {picture.parameters['seed']}" for picture in rows[0]]
-    if per_prompt > MAX_COLUMNS:
-        rows = [row[i : i + MAX_COLUMNS] for row in rows for i in range(0, per_prompt, MAX_COLUMNS)]
-        told = [row[0].parameters for row in rows]
-        labels = [f"{first['prompt']} - from seed {first['seed']}" for first in told]
-        columns = []
-    _save_sheet(flags, rows, labels, columns, _title(pictures[0]))
-
-
-def _draw_sweep(
-    flags: Flags, sd: "StableDiffusion", concepts: "list[Concept]", options: dict[str, Any]
-) -> None:
-    from mrti_jax.sampling.sweep import sweep
-
-    with _saving(flags) as save, _bar() as progress:
-        result = sweep(
-            sd,
-            flags.grid,
-            concepts,
-            rows=flags.grid_rows,
-            values=flags.grid_value,
-            progress=progress,
-            on_picture=save,
-            **options,
-        )
-    title = _title(result.pictures[0][0])
-    if len(flags.grid) == 1:  # of several, each is the label of its rows
-        title = f"{flags.grid[0]} - {title}"
-    _save_sheet(flags, result.pictures, result.row_labels, result.column_labels, title)
-
-
 def _options(flags: Flags) -> dict[str, Any]:
     is_mini = flags.model == "mini"
     steps, guidance = flags.steps, flags.guidance
@@ -264,56 +217,6 @@ def _options(flags: Flags) -> dict[str, Any]:
         "batch_size": flags.batch_size,
         "vae_slicing": flags.vae_slicing,
     }
-
-
-@contextmanager
-def _saving(flags: Flags) -> "Iterator[Callable[[Picture], None]]":
-    """Saves each picture as it is drawn, and in the end, or when it is cut off, says where."""
-    from mrti_jax.parallel.processes import as_writer
-    from mrti_jax.sampling.png import save_picture
-
-    paths = []
-
-    def save(picture: "Picture") -> None:
-        as_writer(lambda: paths.append(save_picture(picture, flags.out)))
-
-    try:
-        yield save
-    finally:
-        for path in paths[:8]:
-            print(path)
-        if len(paths) > 8:
-            print(f"... and {len(paths) - 8} more in {flags.out}")
-
-
-def _save_sheet(
-    flags: Flags,
-    rows: "list[list[Picture]]",
-    row_labels: list[str],
-    column_labels: list[str],
-    title: str,
-) -> None:
-    from mrti_jax.parallel.processes import as_writer
-    from mrti_jax.sampling.grid import make_grid
-    from mrti_jax.sampling.png import save_new
-
-    count = sum(map(len, rows))
-    if count == 1:
-        return
-
-    def save() -> None:
-        cells = [[picture.image for picture in row] for row in rows]
-        path = save_new(make_grid(cells, row_labels, column_labels, title), flags.out, "grid")
-        print(f"{path} (all {count} on one sheet)")
-
-    as_writer(save)
-
-
-def _title(picture: "Picture") -> str:
-    told = picture.parameters
-    model = told["model"].rstrip("/").rsplit("/", 1)[-1]
-    guidance = f"guidance {told['guidance_scale']:g}"
-    return f"{model}, {told['sampler']}, {told['num_steps']} steps, {guidance}"
 
 
 def _load_concept(path: str) -> "Concept":
@@ -342,21 +245,6 @@ def _read_prompts(path: str | None) -> list[str]:
     if not prompts:
         raise UserError(f"the file of prompts {path} holds no prompt")
     return prompts
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    from tqdm import tqdm
-
-    from mrti_jax.parallel.processes import is_writer
-
-    with tqdm(desc="drawing", unit="picture", disable=None if is_writer() else True) as bar:
-
-        def update(done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.refresh()
-
-        yield update
 
 
 if __name__ == "__main__":

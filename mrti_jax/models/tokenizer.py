@@ -9,7 +9,7 @@ from etils import epath
 from transformers import CLIPTokenizer
 
 from mrti_jax.errors import UserError
-from mrti_jax.files import in_object_store
+from mrti_jax.files import in_object_store, reason
 from mrti_jax.models.clip import CLIPTextConfig
 from mrti_jax.models.stored.folder import TOKENIZER_FILES
 
@@ -40,7 +40,7 @@ def load_tokenizer(
             here = _copied(folder, Path(copy)) if in_object_store(folder) else folder
             tokenizer = CLIPTokenizer.from_pretrained(str(here), local_files_only=True, **options)
     except Exception as error:  # damaged files raise anything
-        raise UserError(f"the tokenizer in {folder} can't be read: {error}") from None
+        raise UserError(f"the tokenizer in {folder} can't be read: {reason(error)}") from None
     if text is not None:
         if len(tokenizer) > text.vocab_size:
             raise UserError(

@@ -50,8 +50,7 @@ def save_new(
 
     Raises UserError where the folder can't be made or written to.
     """
-    content = io.BytesIO()
-    image.save(content, "PNG", pnginfo=info)
+    content = png_bytes(image, info)
     target = to_path(folder)
     check_folder(target)
     names = itertools.chain([f"{stem}.png"], (f"{stem}-{i}.png" for i in itertools.count(2)))
@@ -59,9 +58,16 @@ def save_new(
         target.mkdir(parents=True, exist_ok=True)
         path = next(target / name for name in names if not (target / name).exists())
     except OSError as error:
-        raise UserError(f"can't write to the folder {target}: {error.strerror or error}") from error
-    write_whole(path, content.getvalue())
+        raise UserError(f"can't write to the folder {target}: {reason(error)}") from error
+    write_whole(path, content)
     return path
+
+
+def png_bytes(image: Image.Image, info: PngInfo | None = None) -> bytes:
+    """A PNG file's content."""
+    content = io.BytesIO()
+    image.save(content, "PNG", pnginfo=info)
+    return content.getvalue()
 
 
 def check_folder(folder: epath.PathLike) -> None:

@@ -28,8 +28,9 @@ def writable(folder: epath.Path) -> epath.Path:
             folder.mkdir(parents=True, exist_ok=True)
             probe.write_text("")
         except (OSError, ImportError) as error:
-            problem = " ".join(str(error).split())
-            raise UserError(f"can't write to the folder '{folder}' (--out): {problem}") from error
+            raise UserError(
+                f"can't write to the folder '{folder}' (--out): {reason(error)}"
+            ) from error
 
     as_writer(make)
     seen = gather(probe.exists())

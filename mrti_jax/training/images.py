@@ -102,7 +102,7 @@ def decode(
         except UnidentifiedImageError:
             return None, f"{name} (no image)"
         except Exception as error:  # decoders of damaged files raise all kinds
-            return None, f"{name} ({' '.join(str(error).split()) or type(error).__name__})"
+            return None, f"{name} ({reason(error)})"
         is_small = min(image.size) < size
         return photo, f"{name} ({image.width}x{image.height})" if is_small else ""
 

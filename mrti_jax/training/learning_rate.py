@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The learning rate where none is given.
+"""The learning rate: its peak where none is given, and its course.
 
 Adam moves each element by about the rate, however small its gradient (Kingma & Ba 2015, arXiv
 1412.6980, section 2.1). So the rate goes by how large token embeddings are, which differs between
@@ -11,12 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 from mrti_jax.models.frozen import Frozen
 from mrti_jax.models.text_encoder import TextEncoder
 from mrti_jax.parallel.mesh import fetch
-from mrti_jax.training.config import Config
+from mrti_jax.training.config import Config, OptimizerConfig
 
 # Of the embeddings' root mean square, shared by the word's vectors, which move it together. With
 # Stable Diffusion 1.x it gives half of the paper's 2e-3 for one vector.
@@ -33,6 +34,23 @@ def with_learning_rate(config: Config, text_encoder: Frozen[TextEncoder]) -> Con
     return dataclasses.replace(
         config, optimizer=dataclasses.replace(config.optimizer, learning_rate=rate)
     )
+
+
+def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate at each update: linear warm-up, then constant, cosine or linear to 0."""
+    peak, warm_up = config.learning_rate, config.warmup_steps
+    if peak is None:
+        raise ValueError("there is no learning rate: choose it by `with_learning_rate`")
+    match config.schedule:
+        case "constant":
+            after: optax.Schedule = optax.constant_schedule(peak)
+        case "cosine":
+            after = optax.cosine_decay_schedule(peak, steps - warm_up)
+        case "linear":
+            after = optax.linear_schedule(peak, 0.0, steps - warm_up)
+    # From 1/(w+1), not from 0, so that the first update is not lost.
+    rise = optax.linear_schedule(peak / (warm_up + 1), peak, warm_up)
+    return optax.join_schedules([rise, after], [warm_up]) if warm_up else after
 
 
 def _root_mean_square(text_encoder: Frozen[TextEncoder]) -> Float[Array, ""]:

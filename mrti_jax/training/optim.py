@@ -15,23 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from mrti_jax.training.config import OptimizerConfig
-
-
-def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate at each update: linear warm-up, then constant, cosine or linear to 0."""
-    peak, warm_up = config.learning_rate, config.warmup_steps
-    if peak is None:
-        raise ValueError("there is no learning rate: choose it by `with_learning_rate`")
-    match config.schedule:
-        case "constant":
-            after: optax.Schedule = optax.constant_schedule(peak)
-        case "cosine":
-            after = optax.cosine_decay_schedule(peak, steps - warm_up)
-        case "linear":
-            after = optax.linear_schedule(peak, 0.0, steps - warm_up)
-    # From 1/(w+1), not from 0, so that the first update is not lost.
-    rise = optax.linear_schedule(peak / (warm_up + 1), peak, warm_up)
-    return optax.join_schedules([rise, after], [warm_up]) if warm_up else after
+from mrti_jax.training.learning_rate import learning_rate_schedule
 
 
 def initial_optimizer(config: OptimizerConfig, table: Float[Array, "n v d"]) -> dict[str, Any]:
@@ -73,7 +57,7 @@ def update_table(
         directions *= divisors / divisors.max(0)
         base_direction, new_state["base"] = _adam(config).update(gradient.sum(0), state["base"])
     moves = base_direction + keep(directions + config.weight_decay * table, jnp.zeros_like(table))
-    return table - learning_rate(config, steps)(step) * moves, new_state
+    return table - learning_rate_schedule(config, steps)(step) * moves, new_state
 
 
 def _divisors(config: OptimizerConfig, rows: optax.ScaleByAdamState) -> Float[Array, "n v d"]:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labelled sheets of pictures drawn with the concept, during the training and at its end."""
 
-import io
 import warnings
 from collections.abc import Callable
 
@@ -9,7 +8,6 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
-from tqdm import tqdm
 
 from mrti_jax.concept import Concept
 from mrti_jax.diffusion import NoiseSchedule, make_sampler, sampler_from_config
@@ -18,7 +16,9 @@ from mrti_jax.files import write_whole
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.processes import as_writer, is_writer
 from mrti_jax.sampling import generate
+from mrti_jax.sampling.bar import drawing_bar
 from mrti_jax.sampling.grid import make_grid
+from mrti_jax.sampling.png import png_bytes
 from mrti_jax.sampling.sweep import sweep
 from mrti_jax.training.config import Config
 
@@ -116,11 +116,10 @@ def draw_final(
     columns = min(concept.num_buckets, MAX_COLUMNS)
     values = [str(k * concept.num_buckets // columns) for k in range(columns)]
     size = photos.shape[1]
-    with tqdm(desc="drawing", unit="picture", disable=not progress) as bar:
+    with drawing_bar(disable=not progress) as show:
 
         def update(done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.refresh()
+            show(done, total)
             check()
 
         drawn = sweep(
@@ -159,6 +158,4 @@ def _sampler(sd: StableDiffusion) -> tuple[str, str]:
 
 
 def _save(sheet: Image.Image, path: epath.Path) -> None:
-    content = io.BytesIO()
-    sheet.save(content, "PNG")
-    as_writer(lambda: write_whole(path, content.getvalue()))
+    as_writer(lambda: write_whole(path, png_bytes(sheet)))

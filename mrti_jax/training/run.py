@@ -10,12 +10,9 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float32
 
-import mrti_jax
-from mrti_jax.concept import Concept, equal_boundaries, initial_vectors
+from mrti_jax.concept import Concept
 from mrti_jax.concept.table import FILE_NAME
-from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import to_path
 from mrti_jax.models.stable_diffusion import StableDiffusion
@@ -26,10 +23,12 @@ from mrti_jax.training.config import Config, flatten
 from mrti_jax.training.crops import sizes_of, spread
 from mrti_jax.training.fault import describe_fault
 from mrti_jax.training.folder import held, move_aside, writable
+from mrti_jax.training.idle_rows import warn_of_idle_rows
+from mrti_jax.training.initial_concept import initial_concept
 from mrti_jax.training.latents import check_moments, encode_moments
+from mrti_jax.training.learning_rate import learning_rate_schedule
 from mrti_jax.training.metrics import FILE_NAME as METRICS_NAME
 from mrti_jax.training.metrics import Metrics
-from mrti_jax.training.optim import learning_rate
 from mrti_jax.training.pictures import FINAL_NAME, draw_final, draw_progress, progress_path
 from mrti_jax.training.prompts import tokenize_captions
 from mrti_jax.training.settings import check_same, fingerprint
@@ -70,7 +69,7 @@ class Run:
         self.name = subject.name
         self._sd = sd
         self._size = size
-        self._start = _initial_concept(sd, self.config)
+        self._start = initial_concept(sd, self.config)
         self._folder = None if subject.out is None else writable(to_path(subject.out))
         photos = read_photos(subject, size, self.config.data)
         self._shown = np.stack([photo.pixels for photo in photos])
@@ -133,7 +132,7 @@ class Run:
                 None if written is None else written / METRICS_NAME,
                 self.name,
                 self._start.embeddings,
-                learning_rate(self.config.optimizer, self.config.train.steps),
+                learning_rate_schedule(self.config.optimizer, self.config.train.steps),
                 self.config.train.batch_size,
                 self.done,
             )
@@ -203,7 +202,7 @@ class Run:
         if self._checkpoints is not None:
             self._checkpoints.wait()
         concept = self._concept(state)
-        _warn_of_idle_rows(state, self._start)
+        warn_of_idle_rows(state, self._start)
         if self._folder is not None and self.config.train.final_grid:
             self._draw_final(concept, self._folder, check, progress=progress)
         self.close()
@@ -259,54 +258,8 @@ class Run:
             as_writer(lambda: concept.save(folder / FILE_NAME))
 
 
-def _initial_concept(sd: StableDiffusion, config: Config) -> Concept:
-    """All rows are the same at the start."""
-    wanted = config.concept
-    assert wanted.name is not None and wanted.initializer is not None
-    vectors = initial_vectors(
-        wanted.initializer, wanted.num_vectors, sd.tokenizers, sd.text_encoder
-    )
-    schedule = NoiseSchedule.from_config(sd.scheduler_config)
-    boundaries = equal_boundaries(wanted.num_buckets, schedule.num_train_timesteps)
-    table: Float32[np.ndarray, "n v d"] = np.tile(vectors, (wanted.num_buckets, 1, 1))
-    return Concept(
-        wanted.name,
-        table,
-        boundaries,
-        {
-            "base_model": sd.source.name,
-            "initializer": wanted.initializer,
-            "learnable_property": config.data.learnable_property,
-            "seed": str(config.train.seed),
-            "library_version": mrti_jax.__version__,
-        },
-        sd.text_encoder.config.parts,
-    )
-
-
 def _fill_up(array: np.ndarray, length: int, axis: int = 0) -> np.ndarray:
     """With zeros at the end of an axis."""
     missing = [(0, 0)] * array.ndim
     missing[axis] = (0, length - array.shape[axis])
     return np.pad(array, missing)
-
-
-def _warn_of_idle_rows(state: State, start: Concept) -> None:
-    """Of rows that never got a gradient: tell, loudly."""
-    rows = np.arange(start.num_buckets)
-    without = rows[np.array(state["examples"]) == 0]
-    unmoved = (np.array(state["table"]) == start.embeddings).all(axis=(1, 2))
-    no_gradient = rows[(np.array(state["gradients"]) == 0) & (np.array(state["examples"]) > 0)]
-    still = np.setdiff1d(rows[unmoved], np.concatenate([without, no_gradient]))
-    for kind, which in (
-        ("had no training example", without),
-        ("never got a gradient", no_gradient),
-        ("did not move", still),
-    ):
-        if len(which):
-            plural, own = ("s", "their") if len(which) > 1 else ("", "its")
-            warn(
-                f"row{plural} {', '.join(map(str, which))} of <{start.name}> {kind} and "
-                f"learned nothing of {own} own: train longer, or with a larger batch or fewer "
-                "buckets"
-            )

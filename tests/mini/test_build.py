@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from mrti_jax.errors import UserError
 from mrti_jax.mini.build import Build, build
 from mrti_jax.mini.names import load_map, save_map
 from mrti_jax.mini.recipe import Amounts
@@ -47,6 +48,13 @@ def test_builds_a_model_and_trains_one_on(tmp_path: Path) -> None:
     assert same(after.vae.params, before.vae.params)
     assert not same(after.unet.params, before.unet.params)
     np.testing.assert_allclose(load_map(second), 0.5, atol=2e-3)  # one step of Adam
+
+
+def test_a_model_of_another_noise_schedule_is_not_trained_on(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    with pytest.raises(UserError, match=f"'{tiny_folder}' has another noise schedule"):
+        build(Build(str(tmp_path / "out"), str(tmp_path / "work"), str(tiny_folder), ONE_STEP))
 
 
 def same(a: Params, b: Params) -> bool:

@@ -94,6 +94,12 @@ def test_a_long_prompt_is_cut_with_a_warning(model: str, tmp_path: Path, capsys:
     assert "longer than 77 tokens" in line and "red red red circle" in line
 
 
+def test_a_prompt_without_its_quotes(model: str, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["red", "dog", *flags(model, tmp_path / "out")]) == 0
+    (line,) = [s for s in capsys.readouterr().err.splitlines() if s.startswith("warning: ")]
+    assert "each of 2 words is a prompt" in line and "in quotes" in line
+
+
 @pytest.mark.parametrize(
     ("argv", "told"),
     [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The learning rate where none is given."""
+"""The learning rate: its peak where none is given, and its course."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training import learn, read_config
 from mrti_jax.training.config import ConceptConfig, Config, OptimizerConfig
-from mrti_jax.training.learning_rate import with_learning_rate
+from mrti_jax.training.learning_rate import learning_rate_schedule, with_learning_rate
 
 
 def test_it_is_a_share_of_the_size_of_the_token_embeddings(tiny_xl_folder: Path):
@@ -55,3 +55,12 @@ def test_the_run_tells_which_it_took(
     told = read_config(tmp_path / "config.yaml").optimizer.learning_rate
     assert told == with_learning_rate(config, tiny_sd.text_encoder).optimizer.learning_rate
     assert told is not None and told > 0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+def test_a_warm_up_and_then_the_schedule_of_the_config(schedule: str):
+    config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup_steps=4)
+    rates = np.asarray([learning_rate_schedule(config, 20)(step) for step in range(21)])
+    np.testing.assert_allclose(rates[:5], [0.2, 0.4, 0.6, 0.8, 1.0], rtol=1e-6)
+    assert (np.diff(rates[4:]) <= 0).all()
+    assert rates[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=1e-6)

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from mrti_jax.training.config import OptimizerConfig
-from mrti_jax.training.optim import initial_optimizer, learning_rate, update_table
+from mrti_jax.training.optim import initial_optimizer, update_table
 
 RNG = np.random.default_rng(0)
 START = RNG.standard_normal((3, 2, 4), np.float32)
@@ -126,12 +126,3 @@ def test_dense_is_pytorch_s_adamw():
         adamw.step()
         # float32, twelve updates of about 0.05
         np.testing.assert_allclose(table.detach().numpy(), tables[step + 1], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
-def test_learning_rates(schedule: str):
-    config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup_steps=4)
-    rates = np.asarray([learning_rate(config, 20)(step) for step in range(21)])
-    np.testing.assert_allclose(rates[:5], [0.2, 0.4, 0.6, 0.8, 1.0], rtol=1e-6)
-    assert (np.diff(rates[4:]) <= 0).all()
-    assert rates[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=1e-6)

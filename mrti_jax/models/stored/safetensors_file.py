@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 
 from mrti_jax.errors import UserError
+from mrti_jax.files import reason
 from mrti_jax.models.stored.tensor import DTYPES, StoredTensor, contiguous_strides
 
 # The format's own limit.
@@ -25,7 +26,7 @@ def read_safetensors(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[st
             header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
             end = file.seek(0, 2)
     except (OSError, ImportError) as error:
-        raise UserError(f"{path} can't be read: {getattr(error, 'strerror', error)}") from None
+        raise UserError(f"{path} can't be read: {reason(error)}") from None
     if 8 <= end < 8 + length <= _MAX_HEADER_BYTES:
         raise _truncated(path, end, 8 + length)
     try:

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from mrti_jax.errors import UserError
+from mrti_jax.files import reason
 
 # By the name in safetensors files.
 DTYPES: Mapping[str, np.dtype] = {
@@ -118,7 +119,7 @@ class StoredTensor:
                     piece = self.rows(first + start, first + stop)._read(file)
                     result[start:stop] = piece[(slice(None), *index[1:])]
         except (OSError, ImportError) as error:
-            raise UserError(f"{self.path} can't be read: {error}") from None
+            raise UserError(f"{self.path} can't be read: {reason(error)}") from None
         return result
 
     def _pieces(self, num_rows: int) -> Iterator[tuple[int, int]]:

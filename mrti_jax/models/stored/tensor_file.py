@@ -6,7 +6,7 @@ from typing import Any
 from etils import epath
 
 from mrti_jax.errors import UserError
-from mrti_jax.files import is_regular
+from mrti_jax.files import is_regular, reason
 from mrti_jax.models.stored.safetensors_file import read_safetensors
 from mrti_jax.models.stored.tensor import StoredTensor
 from mrti_jax.models.stored.torch_file import read_torch_file
@@ -28,7 +28,7 @@ def read_tensor_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[st
         with path.open("rb") as file:
             head = file.read(len(_GIT_LFS))
     except (OSError, ImportError) as error:
-        raise UserError(f"{path} can't be read: {getattr(error, 'strerror', error)}") from None
+        raise UserError(f"{path} can't be read: {reason(error)}") from None
     if head == _GIT_LFS:
         raise UserError(
             f"{path} is a pointer of Git LFS, not the file: `git lfs pull` in its repository "

@@ -13,6 +13,7 @@ from typing import Any
 from etils import epath
 
 from mrti_jax.errors import UserError
+from mrti_jax.files import reason
 from mrti_jax.models.stored.tensor import StoredTensor
 from mrti_jax.models.stored.tensor_file import read_tensor_file
 
@@ -33,7 +34,7 @@ def read_json(path: epath.Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: is this a diffusers folder?") from None
     except (OSError, ImportError) as error:
-        raise UserError(f"{path} can't be read: {error}") from None
+        raise UserError(f"{path} can't be read: {reason(error)}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):

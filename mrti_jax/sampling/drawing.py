@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures drawn into a folder: each saved as it is drawn, then a labelled sheet of all of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from etils import epath
+
+from mrti_jax.concept import Concept
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.parallel.processes import as_writer, is_writer
+from mrti_jax.sampling.bar import drawing_bar
+from mrti_jax.sampling.generate import Picture, generate
+from mrti_jax.sampling.grid import make_grid
+from mrti_jax.sampling.png import save_new, save_picture
+from mrti_jax.sampling.sweep import sweep
+
+MAX_COLUMNS = 10
+MAX_TOLD = 8  # files
+
+
+def draw_prompts(
+    sd: StableDiffusion,
+    prompts: Sequence[str],
+    concepts: Sequence[Concept],
+    out: epath.PathLike,
+    **options: Any,
+) -> None:
+    """Draws each prompt with each seed into the folder; `options`: as for `generate`."""
+    with _saving(out) as save, _bar() as progress:
+        pictures = generate(sd, prompts, concepts, progress=progress, on_picture=save, **options)
+    per_prompt = len(pictures) // len(prompts)
+    rows = [pictures[i : i + per_prompt] for i in range(0, len(pictures), per_prompt)]
+    labels = list(prompts)
+    columns = [f"seed {picture.parameters['seed']}" for picture in rows[0]]
+    if per_prompt > MAX_COLUMNS:
+        rows = [row[i : i + MAX_COLUMNS] for row in rows for i in range(0, per_prompt, MAX_COLUMNS)]
+        told = [row[0].parameters for row in rows]
+        labels = [f"{first['prompt']} - from seed {first['seed']}" for first in told]
+        columns = []
+    _save_sheet(out, rows, labels, columns, _title(pictures[0]))
+
+
+def draw_sweep(
+    sd: StableDiffusion,
+    templates: Sequence[str],
+    concepts: Sequence[Concept],
+    out: epath.PathLike,
+    **options: Any,
+) -> None:
+    """Draws the templates at each value of `{k}` into the folder; `options`: as for `sweep`."""
+    with _saving(out) as save, _bar() as progress:
+        result = sweep(sd, templates, concepts, progress=progress, on_picture=save, **options)
+    title = _title(result.pictures[0][0])
+    if len(templates) == 1:  # of several, each is the label of its rows
+        title = f"{templates[0]} - {title}"
+    _save_sheet(out, result.pictures, result.row_labels, result.column_labels, title)
+
+
+@contextmanager
+def _saving(out: epath.PathLike) -> Iterator[Callable[[Picture], None]]:
+    """Saves each picture as it is drawn, and in the end, or when it is cut off, says where."""
+    paths: list[epath.Path] = []
+
+    def save(picture: Picture) -> None:
+        as_writer(lambda: paths.append(save_picture(picture, out)))
+
+    try:
+        yield save
+    finally:
+        for path in paths[:MAX_TOLD]:
+            print(path)
+        if len(paths) > MAX_TOLD:
+            print(f"... and {len(paths) - MAX_TOLD} more in {out}")
+
+
+def _bar() -> AbstractContextManager[Callable[[int, int], None]]:
+    return drawing_bar(disable=None if is_writer() else True)
+
+
+def _save_sheet(
+    out: epath.PathLike,
+    rows: Sequence[Sequence[Picture]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    title: str,
+) -> None:
+    count = sum(map(len, rows))
+    if count == 1:
+        return
+
+    def save() -> None:
+        cells = [[picture.image for picture in row] for row in rows]
+        path = save_new(make_grid(cells, row_labels, column_labels, title), out, "grid")
+        print(f"{path} (all {count} on one sheet)")
+
+    as_writer(save)
+
+
+def _title(picture: Picture) -> str:
+    told = picture.parameters
+    model = told["model"].rstrip("/").rsplit("/", 1)[-1]
+    guidance = f"guidance {told['guidance_scale']:g}"
+    return f"{model}, {told['sampler']}, {told['num_steps']} steps, {guidance}"
