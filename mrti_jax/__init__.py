@@ -3,7 +3,7 @@
 
     from mrti_jax import Concept, StableDiffusion, generate, learn
 
-The names are imported at their first use, so that `import mrti_jax` alone takes no time.
+The names are imported on first use, so `import mrti_jax` alone takes no time.
 """
 
 import logging

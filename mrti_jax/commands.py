@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands share: flags, one line for an error, exit status, the compilation cache."""
+"""What the commands share: flags, one-line errors, exit statuses, the compilation cache."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from mrti_jax.flags import read_flags
 Flags = TypeVar("Flags")
 
 EXIT_USER_ERROR = 2
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, resumes
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # as for a program killed by SIGPIPE
 MIN_COMPILE_SECONDS = 0.5
@@ -31,7 +31,7 @@ class ProcessFlags:
     """Join the other processes of the run, found through Cloud TPU, GKE, Slurm, Open MPI or
     --coordinator. on: fail if there are none; off: stay alone."""
     coordinator: str | None = None
-    """HOST:PORT of process 0, where nothing else tells it."""
+    """HOST:PORT of process 0, if nothing else provides it."""
     num_processes: int | None = None
     """With --coordinator: how many processes there are."""
     process_id: int | None = None
@@ -47,13 +47,13 @@ def run_command(
     description: str,
     less_memory: str = "",
 ) -> int:
-    """Reads the flags and runs `body` with them; gives the exit status.
+    """Reads the flags and runs `body` with them; returns the exit status.
 
-    `less_memory`: what to say where a device is out of memory: flags that take less of it.
+    `less_memory`: advice if a device is out of memory: flags that reduce its use.
 
-    A UserError, or a device out of memory, is one line on stderr and status 2, a warning one line
-    on stderr. A run that was told to stop (SIGTERM), or has lost one of its processes, has status
-    75, Ctrl-C 130, a closed pipe 141; anything else is a traceback and status 1. `--help` leaves by
+    A UserError, or a device out of memory, is one line on stderr and status 2; a warning is one
+    line on stderr. Status 75 is a run that was told to stop (SIGTERM) or lost one of its processes,
+    130 is Ctrl-C, 141 a closed pipe; anything else is a traceback and status 1. `--help` exits by
     SystemExit, as in argparse.
     """
     try:
@@ -88,7 +88,7 @@ def run_command(
             from mrti_jax.parallel.processes import means_a_lost_process
 
             if means_a_lost_process(error):
-                lost = f"a process of this run is lost, so this one ends too: {error}"
+                lost = f"a process of this run was lost, so this one ends too: {error}"
                 return _fail(f"{lost}; {_GOES_ON}", EXIT_PREEMPTED)
             traceback.print_exc()
             return _fail("unexpected: see the traceback above", 1)
@@ -96,9 +96,9 @@ def run_command(
 
 
 def join_processes(flags: ProcessFlags, *, stop_together: bool) -> None:
-    """Finds the other processes of this run, if there are any; before any other use of JAX.
+    """Finds the other processes of this run, if any; call it before any other use of JAX.
 
-    Raises UserError if they can't be found, and if JAX can't use what this machine has.
+    Raises UserError if they can't be found, or if JAX can't use this machine's accelerator.
     """
     from mrti_jax.parallel.accelerator import check_accelerator
     from mrti_jax.parallel.processes import join
@@ -114,7 +114,7 @@ def join_processes(flags: ProcessFlags, *, stop_together: bool) -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, unless jax is told of another one."""
+    """Keeps compiled programs in the user's cache folder, unless JAX is set to use another one."""
     import jax
 
     if not jax.config.values.get("jax_compilation_cache_dir"):
@@ -125,7 +125,7 @@ def use_compilation_cache() -> None:
 
 
 def _closed_pipe() -> int:
-    """What reads the output, such as `head`, has read enough."""
+    """The reader of the output, such as `head`, has closed it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_BROKEN_PIPE
 
@@ -139,7 +139,7 @@ def _fail(message: str, status: int) -> int:
 
 
 def _is_one_of_several() -> bool:
-    jax = sys.modules.get("jax")  # a command that has not used it is alone
+    jax = sys.modules.get("jax")  # a command that hasn't used it runs alone
     return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 

@@ -11,16 +11,16 @@ class UserError(ValueError):
 
 
 class Preempted(Exception):
-    """The run was told to stop, and has saved what it had; the same command goes on from there."""
+    """The run was told to stop and has saved its state; the same command resumes from there."""
 
 
 def warn(message: str) -> None:
-    """Tells the user of something that goes on but is probably not what they want."""
+    """Warns the user of something that works but is probably not what they want."""
     warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the known word that is most like `word`, or an empty string."""
+    """`; did you mean 'x'?` for the known word most similar to `word`, or an empty string."""
     lowered = {one.lower(): one for one in known}
     matches = difflib.get_close_matches(word.lower(), lowered, n=1)
-    return f" Did you mean '{lowered[matches[0]]}'?" if matches else ""
+    return f"; did you mean '{lowered[matches[0]]}'?" if matches else ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths, text that users wrote, and files that are written whole or not at all."""
+"""Paths, text files from users, and files that are written completely or not at all."""
 
 import os
 import re
@@ -10,14 +10,14 @@ from mrti_jax.errors import UserError
 
 
 def write_whole(path: epath.Path, content: bytes) -> None:
-    """Writes a file, beside its place at first: a reader never sees half of it, whenever the
-    process is killed.
+    """Writes a file under a temporary name and renames it, so that readers never see half of it,
+    even if the process is killed.
 
-    Raises UserError where it can't be written; what was there before is still there then.
+    Raises UserError if it can't be written; a file that was there before is then kept.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if in_object_store(path):  # an object appears when all of it is there
+        if in_object_store(path):  # an object appears only once it is complete
             path.write_bytes(content)
             return
         beside = path.parent / f".{path.name}.tmp"
@@ -35,8 +35,8 @@ def write_whole(path: epath.Path, content: bytes) -> None:
 
 
 def append_line(path: epath.Path, line: str) -> None:
-    """Adds a line to a text file. Raises UserError where it can't be written."""
-    if in_object_store(path):  # objects can't grow
+    """Adds a line to a text file. Raises UserError if it can't be written."""
+    if in_object_store(path):  # objects can't be appended to
         before = path.read_bytes() if path.exists() else b""
         write_whole(path, before + line.encode() + b"\n")
         return
@@ -48,7 +48,7 @@ def append_line(path: epath.Path, line: str) -> None:
 
 
 def read_text(path: epath.Path) -> str:
-    """The text of a file in UTF-8, without the mark that Windows' editors put before it.
+    """The text of a UTF-8 file, without the byte order mark that Windows editors add.
 
     Raises OSError and UnicodeDecodeError.
     """
@@ -56,10 +56,10 @@ def read_text(path: epath.Path) -> str:
 
 
 def to_path(path: epath.PathLike) -> epath.Path:
-    """The path on this machine, where `~` is the home folder, or in an object store.
+    """The path on this machine, with `~` expanded, or in an object store.
 
-    Raises UserError for what looks like an object store's, but is none that is known, or of one
-    that can't be reached with what is installed.
+    Raises UserError for a path in an unknown object store, or in one that can't be reached with
+    what is installed.
     """
     try:
         found = epath.Path(path).expanduser()
@@ -75,17 +75,17 @@ def to_path(path: epath.PathLike) -> epath.Path:
 
 
 def is_regular(path: epath.Path) -> bool:
-    """Whether the path is a file with an end: not a folder, a pipe or a device."""
+    """Whether the path is a regular file, not a folder, a pipe or a device."""
     return path.is_file() if in_object_store(path) else os.path.isfile(path)
 
 
 def in_object_store(path: epath.PathLike) -> bool:
-    """Whether the path is one such as `gs://bucket/file`."""
+    """Whether the path is in an object store, such as `gs://bucket/file`."""
     return "://" in os.fspath(path)
 
 
 def reason(error: Exception) -> str:
-    """What an exception says, on one line; files in quotes by their names alone."""
+    """An exception's message on one line; quoted paths are cut to their file names."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(re.sub(r'"[^"]*/', '"', text).split())[:300]
 

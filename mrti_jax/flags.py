@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A command's flags: its arguments as a dataclass, and what is wrong with them in one line."""
+"""A command's flags: its arguments as a dataclass, and errors in them in one line."""
 
 import contextlib
 import io
@@ -16,18 +16,18 @@ Flags = TypeVar("Flags")
 
 
 def named(metavar: str) -> Any:
-    """What `--help` calls a positional argument, in place of its type."""
+    """What `--help` calls a positional argument, instead of its type."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
 _MOST_MEANT = 3  # for each wrong flag
-_LONG = 20  # letters, on the narrowest terminal
+_LONG = 20  # characters, on the narrowest terminal
 
 
 def read_flags(flags_type: type[Flags], argv: Sequence[str] | None, **options: Any) -> Flags:
     """The flags in `argv`, the process's own arguments if None; `options` are those of `tyro.cli`.
 
-    Raises UserError for flags that can't be read; `--help` leaves by SystemExit.
+    Raises UserError for flags that can't be read; `--help` exits by SystemExit.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     told = io.StringIO()
@@ -36,16 +36,16 @@ def read_flags(flags_type: type[Flags], argv: Sequence[str] | None, **options: A
             return tyro.cli(flags_type, args=arguments, **options)
     except SystemExit as ended:
         if ended.code != 2:
-            sys.stdout.flush()  # a pipe that nothing reads any more is told here
+            sys.stdout.flush()  # a closed pipe is noticed here
             raise
     raise UserError(_without_box(told.getvalue(), arguments))
 
 
 def _without_box(text: str, arguments: Sequence[str]) -> str:
-    """What tyro says in a box of many lines: the problem, and the flags that may be meant."""
+    """The text of tyro's box in one line: the problem, and the flags that may be meant."""
     lines = text.splitlines()
     inside = [line for line in lines if line.startswith("│")]
-    # Without a frame, where the locale has no such letters, the title is a part as well.
+    # Without a frame (if the locale lacks its characters), the title is a part too.
     content = "\n".join(line[2:].rstrip(" │") for line in inside or lines)
     parts = re.split(r"^[─-]{5,}$", content, flags=re.MULTILINE)
     if not inside and len(parts) > 1:
@@ -60,6 +60,6 @@ def _without_box(text: str, arguments: Sequence[str]) -> str:
         if re.match(r"\s*(Perhaps you meant|Arguments similar to)", part):
             meant += re.findall(r"^ {4}(--[^\s,]+)", part, re.MULTILINE)[:_MOST_MEANT]
     if meant:
-        # In an order of their own: tyro's is another one in every process.
-        problem += f". Perhaps you meant {', '.join(sorted(set(meant)))}"
+        # Sorted, since tyro's order differs from process to process.
+        problem += f"; perhaps you meant {', '.join(sorted(set(meant)))}"
     return f"{problem[0].lower()}{problem[1:]} (--help lists all flags)"

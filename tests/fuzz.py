@@ -29,7 +29,7 @@ def cases(*strategies: Any, quick: int, full: int) -> Callable:
     def decorate(test: Callable) -> Callable:
         @settings(
             max_examples=full if FULL else quick,
-            deadline=None,  # it is a time on the clock, which on a busy machine means little
+            deadline=None,  # it is wall time, which means little on a busy machine
             derandomize=True,
             database=None,
             suppress_health_check=list(HealthCheck),
@@ -49,7 +49,7 @@ def cases(*strategies: Any, quick: int, full: int) -> Callable:
 
 @st.composite
 def damaged(draw: st.DrawFn, original: bytes) -> bytes:
-    """The content of a file, cut, overwritten, stretched or with other bytes put in."""
+    """The content of a file, cut, overwritten, stretched or with other bytes inserted."""
     content = bytearray(original)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(len(content) - 1, 0)))
@@ -88,7 +88,7 @@ EXTREMES = [
 
 
 def result(read: Callable[[], Any]) -> Any:
-    """What is read, or None at an error of ours, which is one line."""
+    """What is read, or None for an error of ours, which is one line."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

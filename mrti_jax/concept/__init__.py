@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is learned and how a prompt speaks of it.
+"""What is learned and how prompts refer to it.
 
 The table and its file, the prompt grammar, and prompts as text states per bucket of diffusion time.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buckets: the intervals of diffusion time that each have a table row of their own.
+"""Buckets: intervals of diffusion time, each with a table row of its own.
 
 Bucket 0 is t near 0 (little noise, fine detail), the last one nearly pure noise (layout, colours).
 """
@@ -40,7 +40,7 @@ def bucket_from_boundaries(
     """Index k with `boundaries[k] <= t < boundaries[k + 1]`, int32, also for fractional timesteps.
 
     Timesteps outside [0, T) (a scheduler's `steps_offset` can reach T) fall in the nearest bucket.
-    A jax array for a jax array (traced or not), numpy otherwise.
+    Returns a jax array for a jax array (traced or not), numpy otherwise.
     """
     xp = jnp if isinstance(t, jax.Array) else np
     index = xp.searchsorted(xp.asarray(boundaries), xp.asarray(t), side="right") - 1
@@ -50,9 +50,9 @@ def bucket_from_boundaries(
 def resolution_to_bucket(resolution: float, num_buckets: int) -> int:
     """Bucket `min(floor(r * N), N - 1)` of a resolution r in [0, 1].
 
-    Exact in decimals: r is the number as it is written, so 0.29 of 100 buckets is 29.
+    Exact in decimal: r is taken as written, so 0.29 of 100 buckets is 29.
     """
     if not 0 <= resolution <= 1:
-        raise UserError(f"a resolution lies between 0.0 and 1.0, not {resolution}")
+        raise UserError(f"a resolution must lie between 0.0 and 1.0, not {resolution}")
     written = Fraction(repr(float(resolution)))
     return min(int(written * num_buckets), num_buckets - 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts -> text states for every interval ("slot") of diffusion time, each distinct one once."""
+"""Prompts -> text states for every interval ("slot") of diffusion time, without duplicates."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ from mrti_jax.parallel.mesh import fetch
 
 # Sequences per call of the text encoder: one shape for all prompts, so one compilation.
 ENCODE_BATCH = 8
-# The least number of slots: one shape for all usual tables, so one compilation.
+# The minimum number of slots: one shape for all usual tables, so one compilation.
 NUM_SLOTS = 10
 
 
@@ -32,19 +32,19 @@ NUM_SLOTS = 10
 class EncodedPrompts:
     """Text states of prompts in every slot of diffusion time, on the host.
 
-    `distinct`: each once, [D, l, d] and [D, p]; `index`: which of them a prompt has in a slot.
+    `distinct`: each state once, [D, l, d] and [D, p]; `index`: which one a prompt has in a slot.
     """
 
     distinct: TextStates
     index: Int32[np.ndarray, "slots b"]
 
     def of(self, prompts: Int[np.ndarray, "*n"]) -> TextStates:
-        """Those of the prompts with these numbers: [slots, *n, l, d] and [slots, *n, p]."""
+        """The states of the prompts with these indices: [slots, *n, l, d] and [slots, *n, p]."""
         index = self.index[:, prompts]
         return jax.tree.map(lambda values: values[index], self.distinct)
 
     def with_zeros(self) -> "EncodedPrompts":
-        """With one more prompt, the last, whose states are all zeros."""
+        """The same with one more prompt at the end, whose states are all zeros."""
         distinct = jax.tree.map(lambda x: np.append(x, np.zeros_like(x[:1]), axis=0), self.distinct)
         zeros = np.full_like(self.index[:, :1], len(self.distinct.hidden))
         return EncodedPrompts(distinct, np.append(self.index, zeros, axis=1))
@@ -53,11 +53,11 @@ class EncodedPrompts:
 def slot_boundaries(
     concepts: Iterable[Concept], num_train_timesteps: int
 ) -> Int32[np.ndarray, "edges"]:
-    """Edges of the slots, from 0 to T: every boundary of every concept is one.
+    """Edges of the slots, from 0 to T, including every boundary of every concept.
 
     Tables of 1, 2, 5 or 10 equal buckets, and no table at all, give the same NUM_SLOTS slots, so
-    programs compiled for one serve the others. Give all the concepts that are loaded, not only
-    those of one prompt. Raises UserError for a concept of another number of training timesteps.
+    programs compiled for one serve the others. Pass all loaded concepts, not only those of one
+    prompt. Raises UserError for a concept with a different number of training timesteps.
     """
     edges = {0, num_train_timesteps}
     for concept in concepts:
@@ -88,12 +88,12 @@ def encode_prompts(
 
     `boundaries`: from `slot_boundaries`. The text encoder runs once per distinct prompt and rows.
     Warns once of each prompt that is too long. Raises UserError for malformed prompts, unknown
-    words, buckets that a table lacks, and concepts of another text encoder or schedule.
+    words, buckets that a table lacks, and concepts for another text encoder or schedule.
     """
     if not texts:
         raise UserError("there is no prompt to encode")
     if nothing not in NOTHINGS:
-        raise UserError(f"unknown kind of nothing {nothing!r}, known are {', '.join(NOTHINGS)}")
+        raise UserError(f"nothing is {nothing!r}, but must be one of {', '.join(NOTHINGS)}")
     config = text_encoder.config
     for concept in concepts.values():
         _check_parts(concept, config.parts)
@@ -132,7 +132,7 @@ def encode_prompts(
             f"the prompt {shorten(text, 80)!r} is longer than {tokenizers[0].model_max_length} "
             f"tokens, cut off: {cut}"
         )
-    # On the host, so that another number of sequences compiles nothing.
+    # On the host, so that a different number of sequences compiles nothing.
     return EncodedPrompts(_encode_all(sequences, text_encoder), index)
 
 
@@ -202,7 +202,7 @@ def _check_parts(concept: Concept, parts: Parts) -> None:
         model = concept.metadata.get("base_model", "unknown")
         raise UserError(
             f"concept '{concept.name}' was trained for a text encoder of width "
-            f"{_widths(concept.parts)} (base model {model}), this one has {_widths(parts)}"
+            f"{_widths(concept.parts)} (base model {model}), but this one has {_widths(parts)}"
         )
 
 
@@ -214,5 +214,5 @@ def _check_timesteps(concept: Concept, num_train_timesteps: int) -> None:
     if concept.num_train_timesteps != num_train_timesteps:
         raise UserError(
             f"concept '{concept.name}' was trained with {concept.num_train_timesteps} diffusion "
-            f"timesteps, this model's schedule has {num_train_timesteps}"
+            f"timesteps, but this model's schedule has {num_train_timesteps}"
         )

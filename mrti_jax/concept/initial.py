@@ -19,14 +19,14 @@ def initial_vectors(
     tokenizers: Sequence[CLIPTokenizer],
     text_encoder: Frozen[TextEncoder],
 ) -> Float32[np.ndarray, "v d"]:
-    """The token embedding of a one-token word and, after it, neutral vectors: the mean of all token
+    """The token embedding of a one-token word, followed by neutral vectors: the mean of all token
     embeddings.
 
     Raises UserError if the word is not exactly one token.
     """
     ids = [_one_token(word, tokenizer) for tokenizer in tokenizers]
     models = text_encoder.bind(text_encoder.params).models
-    # On the host, so that the mean is the same to the bit on any number of devices.
+    # On the host, so that the mean is the same bit for bit on any number of devices.
     tables = [np.asarray(fetch(m.embeddings.token_embedding.embedding[...])) for m in models]
     initializer = np.concatenate([table[i] for i, table in zip(ids, tables, strict=True)])
     neutral = np.concatenate([table.mean(axis=0, dtype=np.float64) for table in tables])
@@ -43,7 +43,7 @@ def _one_token(word: str, tokenizer: CLIPTokenizer) -> int:
         whole = [token.removesuffix("</w>") for token in tokens if token.endswith("</w>")]
         advice = f"such as '{whole[-1]}'" if whole and len(whole[-1]) > 2 else "such as 'object'"
         raise UserError(
-            f"the initializer {word!r} is {len(ids)} tokens ({shown}), it must be one: "
+            f"the initializer {word!r} is {len(ids)} tokens ({shown}), but must be one: "
             f"use a common single word {advice}"
         )
     return ids[0]

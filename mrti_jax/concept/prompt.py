@@ -2,7 +2,7 @@
 """The prompt grammar: `<jane>`, `<jane[3]>`, `<jane(0.3)>`, `<jane|7|>` in ordinary text.
 
 A word starts with `<`, a letter and a name that is followed by `>`, `[`, `(` or `|`; everything
-else is text and stays as it is. After a backslash, what starts like a word is text, too: `\\<jane>`
+else is text and stays as it is. After a backslash, what starts like a word is text too: `\\<jane>`
 is the text `<jane>`, `\\\\<jane>` a backslash and the word. Backslashes elsewhere are text.
 """
 
@@ -15,7 +15,7 @@ from mrti_jax.errors import UserError
 
 Scheme = Literal["bare", "fully", "semi", "fixed"]
 
-# What stands around the number of a word, by scheme; a bare word has no number.
+# The brackets around a word's number, by scheme; a bare word has no number.
 BRACKETS: dict[Scheme, tuple[str, str]] = {
     "fully": ("[", "]"),
     "semi": ("(", ")"),
@@ -29,7 +29,7 @@ _WORD_START = re.compile(
 )
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
 _SCHEMES = {left: scheme for scheme, (left, _) in BRACKETS.items()}
-MARK = "{k}"  # where a sweep's prompt gets each value in turn
+MARK = "{k}"  # stands for each value in turn in a sweep's prompt
 _ARGUMENT = "a bucket (0, 1, 2, ...) or a resolution (0.0 to 1.0)"
 _MAX_DIGITS = 400  # enough for every float, and below the limit of Python's int()
 
@@ -58,15 +58,13 @@ class Word:
                 raise UserError(f"a bare word <{self.name}> takes no bucket or resolution")
         elif self.scheme not in BRACKETS:
             known = ", ".join(["bare", *BRACKETS])
-            raise UserError(
-                f"unknown scheme {self.scheme!r} of <{self.name}>, the schemes are {known}"
-            )
+            raise UserError(f"unknown scheme {self.scheme!r} of <{self.name}>: choose from {known}")
         elif isinstance(self.argument, bool) or not isinstance(self.argument, int | float):
             raise UserError(f"<{self.name}> needs {_ARGUMENT}, not {self.argument!r}")
         elif isinstance(self.argument, float) and not 0 <= self.argument <= 1:
-            raise UserError(f"a resolution lies between 0.0 and 1.0, not {self.argument}")
+            raise UserError(f"a resolution must lie between 0.0 and 1.0, not {self.argument}")
         elif self.argument < 0:
-            raise UserError(f"a bucket is 0 or more, not {self.argument}")
+            raise UserError(f"a bucket must be 0 or more, not {self.argument}")
 
     def __str__(self) -> str:
         if self.scheme == "bare":
@@ -101,8 +99,8 @@ class Prompt:
 def parse(text: str) -> Prompt:
     """Splits a prompt at its concept words, in linear time.
 
-    `str(parse(text)) == text`, but for numbers of unusual spelling (`[08]`, `[.50]`).
-    Raises UserError for a malformed word, with its column and an excerpt that `^` marks.
+    `str(parse(text)) == text`, except for numbers spelled unusually (`[08]`, `[.50]`).
+    Raises UserError for a malformed word, with its column and an excerpt marked with `^`.
     """
     parts: list[str | Word] = []
     literal = ""
@@ -125,12 +123,12 @@ def parse(text: str) -> Prompt:
 
 
 def _escaped(text: str) -> str:
-    """The text as it must be written: what starts like a word gets a backslash."""
+    """The text as it must be written: with a backslash before whatever starts like a word."""
     return _WORD_START.sub(lambda match: f"{2 * match['escape']}\\{match['start']}", text)
 
 
 def _word(text: str, match: re.Match[str]) -> tuple[Word, int]:
-    """The word that begins at the match, and where the text goes on."""
+    """The word that begins at the match, and where the text continues."""
     name, bracket, start = match["name"], match["bracket"], match["start"]
     if len(name) > MAX_NAME:
         malformed(text, match.start("name"), f"a name has at most {MAX_NAME} characters")
@@ -143,7 +141,7 @@ def _word(text: str, match: re.Match[str]) -> tuple[Word, int]:
         malformed(
             text,
             match.end(),
-            f"{MARK} is filled in by --grid (in Python: sweep) only, elsewhere {_ARGUMENT} is "
+            f"{MARK} is filled in only by --grid (in Python: sweep); otherwise, {_ARGUMENT} is "
             f"expected after '{start}'",
         )
     if number is None:
@@ -170,7 +168,7 @@ def malformed(text: str, at: int, problem: str, hint: str = "") -> NoReturn:
 
 
 def excerpt(text: str, at: int) -> str:
-    """The text around position `at` on one line and in quotes, with `^` put in before `at`."""
+    """The text around position `at` on one line and in quotes, with `^` inserted before `at`."""
     left, right = max(0, at - 30), at + 20
     marked = " ".join(f"{text[left:at]}^{text[at:right]}".split())
     return f'"{"..." if left else ""}{marked}{"..." if right < len(text) else ""}"'

@@ -10,13 +10,13 @@ from mrti_jax.concept.prompt import NAME, Prompt, Word, malformed, parse
 from mrti_jax.concept.table import Concept
 from mrti_jax.errors import UserError, nearest
 
-# Those that stand in ordinary text, often unclosed, and that nobody would name a concept.
+# Tags that occur in ordinary text, often unclosed, and that nobody would name a concept after.
 _TAG = re.compile(
     "a|b|br|div|em|h[1-6]|hr|i|img|li|ol|p|pre|q|s|span|strong|sub|sup|td|th|tr|tt|u|ul", re.I
 )
 
 _NO_WORD = re.compile(rf"<(?P<name>{NAME})(?![>\[(|])")
-# What is neither HTML nor a prompt syntax of others, such as <lora:name:1>.
+# What is neither HTML nor the prompt syntax of other tools, such as <lora:name:1>.
 _SLIP = re.compile(r"\s*+[:=]?\s*+(?:[\[({|][^<>]*|[0-9.]+\s*+[\])}|]?)>")
 
 
@@ -36,7 +36,7 @@ def word_bucket(word: Word, num_buckets: int) -> int:
 
 
 def rows(word: Word, num_buckets: int, official_semi: bool = False) -> tuple[int | None, ...]:
-    """Row of the table that the word uses at each bucket b = 0 .. N - 1; None is nothing.
+    """Row of the table that the word uses at each bucket b = 0 .. N - 1; None if it uses none.
 
     fully: max(b, k); semi: b where b >= k; fixed: k; bare: b (Daras & Dimakis 2022,
     arXiv 2211.17115, section 3). `official_semi`: b > k, as in the code of the paper's authors.
@@ -56,10 +56,10 @@ def rows(word: Word, num_buckets: int, official_semi: bool = False) -> tuple[int
 def read_prompt(text: str, concepts: Mapping[str, Concept]) -> Prompt:
     """Parses a prompt whose words are among `concepts`; HTML tags that name none are text.
 
-    A tag is what the prompt closes again (`<x>...</x>`), or a common one of formatting (`<b>`).
-    Raises UserError for a malformed or unknown word, one that names a bucket that isn't there, and
-    a concept's name after `<` without a word's bracket; also for a name much like a concept's, if a
-    number or bracket of another kind follows (`<jnae:0.8>`).
+    A tag is one that the prompt closes (`<x>...</x>`), or a common formatting tag (`<b>`). Raises
+    UserError for a malformed or unknown word, a bucket that the table lacks, and a concept's name
+    after `<` that no word's bracket follows; also for a name similar to a concept's if a number or
+    another kind of bracket follows (`<jnae:0.8>`).
     """
     parts: list[str | Word] = []
     for part in parse(text).parts:
@@ -86,14 +86,14 @@ def _is_tag(name: str, text: str) -> bool:
 def _unknown(word: Word, concepts: Mapping[str, Concept]) -> NoReturn:
     if not concepts:
         raise UserError(
-            f"no concept is loaded, so {word} means nothing: give the one that it names (--concept "
-            f"runs/{word.name}). For the text {word} itself, write \\{word}"
+            f"no concept is loaded, so {word} means nothing: load it (--concept runs/{word.name}), "
+            f"or write \\{word} for the text itself"
         )
     known = ", ".join(sorted(concepts))
     hint = nearest(word.name, concepts)
     raise UserError(
-        f"unknown concept word {word} (known concepts: {known}).{hint} "
-        f"For the text {word} itself, write \\{word}"
+        f"unknown concept word {word} (known concepts: {known}), write \\{word} for the text "
+        f"itself{hint}"
     )
 
 
@@ -105,4 +105,4 @@ def _check_brackets(text: str, concepts: Mapping[str, Concept]) -> None:
         hint = nearest(name, concepts) if slip else ""
         if known or hint:
             expected = f"expected '>', '[', '(' or '|' after '<{name}'"
-            malformed(text, end, expected, f".{hint} For text, put a space after '<'")
+            malformed(text, end, expected, f"; for text, put a space after '<'{hint}")

@@ -39,8 +39,8 @@ class Concept:
     from 0 to the number of training timesteps.
     `metadata`: strings; usual keys are base_model, initializer, learnable_property (object or
     style), steps, seed, library_version.
-    `parts`: name and width of each text model's columns; if not given, all D are of a single one.
-    Raises UserError for arrays or a name that can't be a concept's.
+    `parts`: name and width of each text model's columns; if not given, all D belong to one model.
+    Raises UserError for arrays or a name that no concept can have.
     """
 
     name: str
@@ -61,9 +61,7 @@ class Concept:
             )
         for key, value in self.metadata.items():
             if key in _RESERVED:
-                raise UserError(
-                    f"concept {self.name!r}: the metadata key {key!r} is the file's own"
-                )
+                raise UserError(f"concept {self.name!r}: the metadata key {key!r} is reserved")
             if not isinstance(value, str):
                 raise UserError(f"concept {self.name!r}: metadata {key!r} must be a string")
 
@@ -99,7 +97,7 @@ class Concept:
         return int(self.boundaries[-1])
 
     def save(self, path: epath.PathLike) -> None:
-        """Writes the file at `path` (in it, if a folder; may be gs://), whole or not at all."""
+        """Writes the file to `path` (into it, if a folder; may be gs://), whole or not at all."""
         target = to_path(path)
         metadata = self.metadata | {
             "format": FORMAT,
@@ -117,7 +115,7 @@ class Concept:
     def load(cls, path: epath.PathLike) -> "Concept":
         """Reads a concept file, or the `concept.safetensors` of a folder; may be gs://.
 
-        Raises UserError for a file that is missing, damaged or no concept's.
+        Raises UserError for a file that is missing, damaged or not a concept file.
         """
         source = to_path(path)
         try:
@@ -131,7 +129,7 @@ class Concept:
                 raise UserError(f"the concept file {source} is not a file")
         except (OSError, ImportError) as error:
             raise UserError(f"can't read the concept file {source}: {reason(error)}") from error
-        stored, metadata = read_safetensors(source)  # nothing yet of the numbers
+        stored, metadata = read_safetensors(source)  # no numbers are read yet
         _check_contents(source, stored, metadata)
         tensors = {name: tensor.read() for name, tensor in stored.items()}
         timesteps = metadata.pop("num_train_timesteps", None)
@@ -152,11 +150,11 @@ class Concept:
                 tuple((part, piece.shape[2]) for part, piece in pieces.items()),
             )
         except UserError as error:
-            raise UserError(f"wrong concept file {source}: {error}") from error
+            raise UserError(f"invalid concept file {source}: {error}") from error
         if timesteps is not None and timesteps != str(concept.num_train_timesteps):
             raise UserError(
-                f"wrong concept file {source}: its boundaries end at "
-                f"{concept.num_train_timesteps}, its metadata says num_train_timesteps {timesteps}"
+                f"invalid concept file {source}: its boundaries end at "
+                f"{concept.num_train_timesteps}, but num_train_timesteps is {timesteps}"
             )
         return concept
 
@@ -171,8 +169,8 @@ def _part_names(tensors: Iterable[str]) -> tuple[str, ...]:
 
 
 def _ordered(content: bytes) -> bytes:
-    """A safetensors file with its header in order, which the library leaves to chance: equal
-    concepts are equal files."""
+    """A safetensors file with its header sorted, since the library's order varies: equal concepts
+    give equal files."""
     (length,) = struct.unpack("<Q", content[:8])
     header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True).encode()
     header += b" " * (-len(header) % 8)  # the format's alignment
@@ -180,7 +178,7 @@ def _ordered(content: bytes) -> bytes:
 
 
 def by_name(concepts: Iterable[Concept]) -> dict[str, Concept]:
-    """Concepts by name. Raises UserError if two have one name."""
+    """Concepts by name. Raises UserError if two share a name."""
     named: dict[str, Concept] = {}
     for concept in concepts:
         if concept.name in named:
@@ -217,14 +215,16 @@ def _check_contents(source: epath.Path, names: Collection[str], metadata: dict[s
     names, kind = sorted(names), metadata.get("format", "")
     if kind != FORMAT:
         if kind.startswith("mrti-concept/"):
-            raise UserError(f"{source} has format {kind}, this version of mrti_jax reads {FORMAT}")
+            raise UserError(
+                f"{source} has format {kind}, but this version of mrti_jax reads {FORMAT}"
+            )
         held = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise UserError(f"{source} is not a concept file ({FORMAT}); it holds: {held or 'nothing'}")
     expected = [_BOUNDARIES, *map(_tensor_name, _part_names(names))]
     if names != sorted(expected):
         raise UserError(
-            f"wrong concept file {source}: it holds {', '.join(names) or 'nothing'} "
+            f"invalid concept file {source}: it holds {', '.join(names) or 'nothing'} "
             f"instead of {', '.join(expected)}"
         )
     if not metadata.get("name"):
-        raise UserError(f"wrong concept file {source}: its metadata has no name")
+        raise UserError(f"invalid concept file {source}: its metadata has no name")

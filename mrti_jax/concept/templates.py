@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions that a concept is trained with; `{}` is its word's place.
+"""Captions that a concept is trained with; `{}` stands for its word.
 
 The object list is the small set of CLIP's zero-shot templates for ImageNet (Radford et al. 2021,
 arXiv 2103.00020), the style list its counterpart in Textual Inversion (Gal et al. 2022,

@@ -59,16 +59,16 @@ class Tokens:
 
     @property
     def key(self) -> bytes:
-        """Equal for what has the same text states."""
+        """Equal for tokens with the same text states."""
         return self.ids.tobytes() + self.mask.tobytes() + self.vectors[self.mask].tobytes()
 
 
 def lay_out(parts: Sequence[str | int], tokenizer: CLIPTokenizer) -> Layout:
-    """Tokens of texts and of placeholders (so many positions each), cut and padded to the
-    tokenizer's `model_max_length`; BOS and EOS always stay."""
+    """Tokens of texts, and of placeholders given as numbers of positions, cut and padded to the
+    tokenizer's `model_max_length`; BOS and EOS are always kept."""
     length = tokenizer.model_max_length
     eos = tokenizer.eos_token_id
-    # Token id, part and vector of the layout; and where it is from: part and offset.
+    # Token id, part and vector of the layout; and where it comes from: part and offset.
     places = [(tokenizer.bos_token_id, -1, -1, -1, 0)]
     for index, item in enumerate(parts):
         if isinstance(item, int):
@@ -99,11 +99,11 @@ def tokenize(
     nothing: Nothing = "zero",
     official_semi: bool = False,
 ) -> Tokens:
-    """The prompt at a diffusion timestep; its words are known ones (`read_prompt`).
+    """The prompt at a diffusion timestep; its words must be known (`read_prompt`).
 
-    A word of V vectors takes V positions. `columns`: which of a table's are the text model's.
-    `nothing`, for a word that has no row at this time:
-    "zero" vectors in its positions, "drop" it, or its "initializer" word instead.
+    A word of V vectors takes V positions. `columns`: the text model's columns of a table.
+    `nothing`: what replaces a word that has no row at this time: "zero" vectors in its positions,
+    no word ("drop"), or its "initializer" word.
     """
     parts: list[str | int] = []
     tables: dict[int, np.ndarray] = {}
@@ -143,10 +143,10 @@ def tokenize(
 def placeholder_ids(
     template: str, num_vectors: int, tokenizer: CLIPTokenizer
 ) -> tuple[Int32[np.ndarray, "l"], Int32[np.ndarray, "l"], int]:
-    """Token ids [L] of a caption in which `{}` is the concept's place, vector indices [L], and the
+    """Token ids [L] of a caption in which `{}` stands for the concept, vector indices [L], and the
     position of the end-of-text token.
 
-    The index is v where vector v of the concept stands, -1 at ordinary tokens (see `splice`).
+    The index is v where vector v of the concept goes, -1 at ordinary tokens (see `splice`).
     Warns of text that did not fit. Raises UserError if the caption has no `{}` or it doesn't fit.
     """
     texts = template.split("{}")
@@ -175,13 +175,13 @@ def _initializer(concept: Concept) -> str:
     if not initializer:
         raise UserError(
             f"concept '{concept.name}' does not say what word it was initialised from: "
-            "use 'zero' or 'drop' as the kind of nothing"
+            "set nothing to 'zero' or 'drop'"
         )
     return initializer
 
 
 def _describe_cut(prompt: Prompt, parts: Sequence[str | int], layout: Layout) -> str:
-    """What of the prompt did not fit, and which concept words that concerns; empty if all fits."""
+    """What part of the prompt did not fit, and which concept words that affects; "" if all fits."""
     if not layout.num_cut:
         return ""
     first = prompt.parts[layout.cut_part]

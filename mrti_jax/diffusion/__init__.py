@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Diffusion as formulas: noise schedule, training targets, samplers. Knows no model, no prompt."""
+"""Diffusion as formulas: noise schedule, training targets, samplers. Knows no models or prompts."""
 
 from mrti_jax.diffusion.samplers import (
     SAMPLERS,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The betas (noise added at each training timestep) that a `scheduler_config.json` stands for."""
+"""The betas (noise added at each training timestep) that a `scheduler_config.json` defines."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -15,7 +15,7 @@ MAX_COSINE_BETA = 0.999
 
 
 def betas_from_config(scheduler_config: Mapping[str, Any]) -> Float32[np.ndarray, " T"]:
-    """The betas in fp32, a missing key having the reference's default.
+    """The betas in fp32; missing keys have the reference's defaults.
 
     Raises UserError for an unknown beta_schedule, and for betas that are not of length
     num_train_timesteps or not between 0 and 1.
@@ -25,17 +25,17 @@ def betas_from_config(scheduler_config: Mapping[str, Any]) -> Float32[np.ndarray
     count = config.get("num_train_timesteps", 1000)
     start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
     if not isinstance(count, int) or count < 1:
-        raise UserError(f"scheduler config: num_train_timesteps is {count!r}, not a count >= 1.")
+        raise UserError(f"scheduler config: num_train_timesteps is {count!r}, not an integer >= 1")
     check_option("beta_schedule", name, BetaSchedule)
     for key, value in (("beta_start", start), ("beta_end", end)):
         if not isinstance(value, int | float) or value < 0:
-            raise UserError(f"scheduler config: {key} is {value!r}, not a number between 0 and 1.")
+            raise UserError(f"scheduler config: {key} is {value!r}, not a number between 0 and 1")
 
     if config.get("trained_betas") is not None:
         try:
             betas = np.asarray(config["trained_betas"], np.float32)
         except (TypeError, ValueError):
-            raise UserError("scheduler config: trained_betas is not a list of numbers.") from None
+            raise UserError("scheduler config: trained_betas is not a list of numbers") from None
     elif name == "linear":
         betas = np.linspace(start, end, count).astype(np.float32)
     elif name == "scaled_linear":
@@ -45,12 +45,12 @@ def betas_from_config(scheduler_config: Mapping[str, Any]) -> Float32[np.ndarray
     if betas.shape != (count,):
         raise UserError(
             f"scheduler config: trained_betas has shape {list(betas.shape)}, but "
-            f"num_train_timesteps is {count}."
+            f"num_train_timesteps is {count}"
         )
     if not (np.all(betas > 0) and np.all(betas < 1)):
         raise UserError(
             f"scheduler config: betas must lie between 0 and 1, found {betas.min():g} to "
-            f"{betas.max():g}; check beta_start, beta_end or trained_betas."
+            f"{betas.max():g}; check beta_start, beta_end or trained_betas"
         )
     rescale = config.get("rescale_betas_zero_snr", False)
     check_option("rescale_betas_zero_snr", rescale, bool)
@@ -67,9 +67,9 @@ def _cosine_betas(count: int) -> Float32[np.ndarray, " T"]:
 
 def _zero_terminal_snr(betas: Float32[np.ndarray, " T"]) -> Float32[np.ndarray, " T"]:
     """Lin et al. 2023 (arXiv 2305.08891), algorithm 1: shifts and scales sqrt(alphas_cumprod) so
-    that the last is 0 and the first as before. The last beta is exactly 1."""
+    that the last is 0 and the first is unchanged. The last beta is exactly 1."""
     if len(betas) < 2:
-        raise UserError("scheduler config: rescale_betas_zero_snr needs 2 timesteps or more.")
+        raise UserError("scheduler config: rescale_betas_zero_snr needs at least 2 timesteps")
     alpha = np.sqrt(np.cumprod(1 - betas, dtype=np.float64).astype(np.float32))
     alpha = (alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))
     alphas_cumprod = alpha**2

@@ -8,9 +8,9 @@ RHO = 7.0
 
 
 def karras_sigmas(largest: float, smallest: float, count: int) -> Float64[np.ndarray, " n"]:
-    """Eq. 5: `count` falling noise-to-signal ratios, evenly spaced in their RHO-th root."""
+    """Eq. 5: `count` decreasing noise-to-signal ratios, evenly spaced in their RHO-th root."""
     sigmas = np.linspace(largest ** (1 / RHO), smallest ** (1 / RHO), count) ** RHO
-    return np.clip(sigmas, smallest, largest)  # not beyond the ends by a rounding
+    return np.clip(sigmas, smallest, largest)  # rounding must not exceed the ends
 
 
 def timesteps_of(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check of an option in a scheduler config against its type."""
+"""Checks an option of a scheduler config against its type."""
 
 from typing import Any, Literal, get_args, get_origin
 
@@ -12,14 +12,14 @@ def check_option(key: str, value: object, kind: Any) -> None:
     """Raises UserError, naming the key and the value, unless `value` is of the type `kind`.
 
     Args:
-        kind: bool, int, float (which an integer is as well), or a Literal of the known words.
+        kind: bool, int, float (an integer will do), or a Literal of the known words.
     """
     if get_origin(kind) is Literal:
         known = get_args(kind)
         if value not in known:
             raise UserError(
-                f"scheduler config: {key} is {value!r}, known are {', '.join(known)}."
+                f"scheduler config: {key} is {value!r}, but must be one of {', '.join(known)}"
                 f"{nearest(str(value), known)}"
             )
     elif type(value) is not kind and not (kind is float and type(value) is int):
-        raise UserError(f"scheduler config: {key} is {value!r}, not {_WORDS[kind]}.")
+        raise UserError(f"scheduler config: {key} is {value!r}, not {_WORDS[kind]}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network predicts, and what that says of the clean latents and of the noise.
+"""What a network predicts, and what that implies for the clean latents and the noise.
 
 Throughout, x_t = alpha x_0 + sigma epsilon with alpha^2 + sigma^2 = 1 (variance preserving).
 """
@@ -19,7 +19,7 @@ def training_target(
     alpha: Float[Array, "..."],
     sigma: Float[Array, "..."],
 ) -> Float[Array, "*shape"]:
-    """What the network should have said, fp32; v = alpha epsilon - sigma x_0 is eq. 10 of
+    """What the network should predict, fp32; v = alpha epsilon - sigma x_0 is eq. 10 of
     Salimans & Ho 2022 (arXiv 2202.00512). `alpha` and `sigma` broadcast against the latents."""
     latents, noise = latents.astype(jnp.float32), noise.astype(jnp.float32)
     match prediction_type:
@@ -38,10 +38,10 @@ def x0_and_epsilon(
     alpha: Float[Array, "..."],
     sigma: Float[Array, "..."],
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """The estimates (x_0, epsilon), fp32, that a prediction at the noisy `latents` stands for.
+    """The estimates (x_0, epsilon), fp32, that a prediction at the noisy `latents` implies.
 
-    `alpha` and `sigma` broadcast against the latents. An `epsilon` prediction says nothing of x_0
-    where alpha is 0, nor a `sample` prediction of epsilon where sigma is 0: inf or NaN there.
+    `alpha` and `sigma` broadcast against the latents. An `epsilon` prediction says nothing about
+    x_0 where alpha is 0, nor a `sample` one about epsilon where sigma is 0: inf or NaN there.
     """
     prediction, latents = prediction.astype(jnp.float32), latents.astype(jnp.float32)
     match prediction_type:
@@ -56,8 +56,8 @@ def x0_and_epsilon(
 def min_snr_weight(
     prediction_type: PredictionType, snr: Float[Array, "*batch"], gamma: float
 ) -> Float[Array, "*batch"]:
-    """What the squared error of a prediction counts at a signal-to-noise ratio: that of x_0 counts
-    min(SNR, gamma).
+    """The weight of a prediction's squared error at a signal-to-noise ratio, such that the error of
+    x_0 has the weight min(SNR, gamma).
 
     Min-SNR-gamma, section 3.4 of Hang et al. 2023 (arXiv 2303.09556). The squared error of x_0 is
     that of epsilon over SNR, and that of v over SNR + 1.

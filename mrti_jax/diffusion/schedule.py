@@ -14,8 +14,8 @@ from mrti_jax.diffusion.betas import betas_from_config
 from mrti_jax.diffusion.option import check_option
 from mrti_jax.diffusion.prediction import PredictionType, min_snr_weight, training_target
 
-# What the PyTorch reference puts in the place of a cumulative product of exactly 0 where a
-# noise-to-signal ratio is needed: the least number of fp16.
+# What the PyTorch reference substitutes for a cumulative product of exactly 0 where it needs a
+# noise-to-signal ratio: the smallest fp16 number.
 LEAST_ALPHA_CUMPROD = 2.0**-24
 
 
@@ -52,12 +52,12 @@ class NoiseSchedule:
 
     @cached_property
     def alpha(self) -> Float64[np.ndarray, " T"]:
-        """Share of the clean latents at each timestep."""
+        """Coefficient of the clean latents at each timestep."""
         return np.sqrt(self.alphas_cumprod.astype(np.float64))
 
     @cached_property
     def sigma(self) -> Float64[np.ndarray, " T"]:
-        """Share of the noise at each timestep."""
+        """Coefficient of the noise at each timestep."""
         return np.sqrt(1 - self.alphas_cumprod.astype(np.float64))
 
     @cached_property
@@ -92,7 +92,7 @@ class NoiseSchedule:
         noise: Float[Array, "*batch_and_shape"],
         timesteps: Int[Array, "..."],
     ) -> Float[Array, "*batch_and_shape"]:
-        """What the network is trained to say at `add_noise(latents, noise, timesteps)`, fp32."""
+        """What the network should predict at `add_noise(latents, noise, timesteps)`, fp32."""
         alpha, sigma = self._at(timesteps, latents.ndim)
         return training_target(self.prediction_type, latents, noise, alpha, sigma)
 
@@ -107,5 +107,5 @@ class NoiseSchedule:
 
 
 def _lookup(table: Float64[np.ndarray, " T"], index: Int[Array, "..."]) -> Float[Array, "..."]:
-    # "fill" gives NaN out of range, where plain indexing would quietly take the last entry.
+    # "fill" gives NaN out of range, where plain indexing would silently take the last entry.
     return jnp.asarray(table, jnp.float32).at[index].get(mode="fill", fill_value=jnp.nan)

@@ -19,18 +19,18 @@ def spaced_timesteps(
     *,
     end_at_data: bool = False,
 ) -> Float64[np.ndarray, " n"]:
-    """`num_steps` falling timesteps; `steps_offset` counts for "leading" only.
+    """`num_steps` decreasing timesteps; `steps_offset` applies to "leading" only.
 
-    Whole numbers, save for "linspace". With `end_at_data`, "leading" and "linspace" divide the
-    range by one more and leave the last one out: the sampler's last step goes from there to 0.
-    Raises UserError where there are fewer than 1 or too many steps.
-    Warns where the first timestep has little noise, so that pure noise is a wrong start.
+    Whole numbers, except for "linspace". With `end_at_data`, "leading" and "linspace" space one
+    more timestep and leave out the last, 0, where the sampler's last step ends.
+    Raises UserError for fewer than 1 or too many steps.
+    Warns if the first timestep has little noise, so that pure noise is the wrong start.
     """
     total, count = num_train_timesteps, num_steps
     if not 1 <= count <= total:
         raise UserError(
-            f"num_steps is {count}; the model was trained with {total} timesteps, so take 1 to "
-            f"{total} steps."
+            f"num_steps is {count}; the model was trained with {total} timesteps, so use 1 to "
+            f"{total} steps"
         )
     points = count + 1 if end_at_data else count
     if spacing == "leading":
@@ -44,13 +44,12 @@ def spaced_timesteps(
     if timesteps[0] > total - 1 or timesteps[-1] < 0:
         raise UserError(
             f"num_steps {count} with the model's timestep_spacing '{spacing}' and steps_offset "
-            f"{steps_offset} leaves the {total} trained timesteps: take fewer steps, or correct "
-            "steps_offset in the model's scheduler/scheduler_config.json."
+            f"{steps_offset} exceeds the {total} trained timesteps: use fewer steps, or correct "
+            "steps_offset in the model's scheduler/scheduler_config.json"
         )
     if timesteps[0] < 0.1 * (total - 1):
         warn(
             f"num_steps {count} with the model's timestep_spacing '{spacing}' starts at timestep "
-            f"{timesteps[0]:g} of {total}, where the model expects hardly any noise: take more "
-            "steps."
+            f"{timesteps[0]:g} of {total}, where the model expects hardly any noise: use more steps"
         )
     return timesteps

@@ -17,7 +17,7 @@ from mrti_jax.models.vae import AutoencoderKL
 
 # Keeps the latents near a unit normal at the cost of about 0.1 dB.
 KL_WEIGHT = 1e-4
-# Progress goes by steps rather than by pixels, so most steps see a quarter of each picture.
+# Progress depends on steps rather than pixels, so most steps see a quarter of each picture.
 CROP = PICTURE_SIZE // 2
 
 
@@ -29,7 +29,7 @@ def build_vae(seed: int = 0) -> Frozen[AutoencoderKL]:
 def train_vae(
     pictures: UInt8[np.ndarray, "n h w 3"], amounts: Amounts, folder: epath.Path
 ) -> Frozen[AutoencoderKL]:
-    """Squared error and a little KL (Kingma & Welling 2014, eq. 10)."""
+    """Trains with squared error and a little KL (Kingma & Welling 2014, eq. 10)."""
     vae = build_vae()
 
     def loss(params: Params, x: Float[Array, "b h w 3"], key: Array, step: Array) -> Array:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the embedded model from nothing: `python -m mrti_jax.mini.build`.
+"""Builds the embedded model from scratch: `python -m mrti_jax.mini.build`.
 
 Hours on two CPU cores, minutes on a GPU. Every stage saves its state in the work folder, and the
-same command goes on where it was stopped.
+same command resumes where it was stopped.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ class Build:
         out: the diffusers folder to write.
         work: checkpoints and encoded pictures; may be deleted afterwards.
         start: the folder of a model built earlier, whose U-Net, text encoder and map of names are
-            trained on while tokenizer and VAE stay as they are; "mini" is the embedded one. Not
-            given: all from nothing.
+            trained further while tokenizer and VAE stay as they are; "mini" is the embedded one. If
+            not given, everything is trained from scratch.
     """
 
     out: str = "mini"
@@ -86,7 +86,7 @@ def base_parts(
         start = StableDiffusion.load(settings.start, dtype=np.float32, mesh=one_device)
         old, new = map(NoiseSchedule.from_config, (start.scheduler_config, SCHEDULER))
         if not np.array_equal(old.alphas_cumprod, new.alphas_cumprod):
-            raise UserError(f"'{settings.start}' has another noise schedule than this recipe")
+            raise UserError(f"'{settings.start}' has a different noise schedule from this recipe")
         return start.vae, start.unet, start.text_models[0], load_map(settings.start)
 
     def pictures() -> dict[str, np.ndarray]:
@@ -134,7 +134,7 @@ def build(settings: Build) -> None:
 
 
 def main() -> int:
-    """The command; gives its exit status."""
+    """Runs the command and returns its exit status."""
     return run_command(
         Build, build, None, prog="python -m mrti_jax.mini.build", description=str(__doc__)
     )

@@ -21,18 +21,17 @@ from mrti_jax.mini.world.scene import BACKGROUND_KINDS, Scene
 _SIZE = 64
 _BORDER = (0, 1, 2, _SIZE - 3, _SIZE - 2, _SIZE - 1)
 _SAME = 28.0  # CIELAB distance below which the object's extremes count as one colour
-_UNPATTERNED = 0.15  # part of the variance below which no texture explains the two colours
-_PATCH = 0.18  # part of the object from which on unexplained colour is more than a drawn line
+_UNPATTERNED = 0.15  # share of the variance below which no texture explains the two colours
+_PATCH = 0.18  # share of the object from which unexplained colour is more than a drawn line
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows. Shape, texture and colours are None where no object was found; the
-    texture is None, too, where two colours form none of the world's.
+    """What a picture shows. Shape, texture and colours are None if no object was found; the
+    texture is also None if the two colours form none of the world's.
 
     `colour` is the colour that covers more of the object and `second` the other one (None for a
-    plain object): about as much area has either colour in stripes, so compare `colours`.
-    `shape_score` is the soft IoU with the best outline, in [0, 1].
+    plain object). In stripes both cover about the same area, so compare `colours`.
     """
 
     shape: str | None
@@ -49,7 +48,7 @@ class Reading:
 
 
 def _border_rows(picture: Float[np.ndarray, "64 64 3"]) -> Float[np.ndarray, "64 3"]:
-    """Each row's colour at the left and right borders, whatever of an object reaches one."""
+    """Each row's colour at the left and right borders, even if an object reaches one."""
     return ndimage.median_filter(np.median(picture[:, _BORDER], axis=1), size=(3, 1))
 
 
@@ -66,7 +65,7 @@ def _backgrounds() -> tuple[
 
 @cache
 def _shades() -> tuple[list[str], Float[np.ndarray, "k 3"]]:
-    """Colour names and CIELAB values of shades, which light and gloss hardly leave."""
+    """Colour names and CIELAB values of shades, from which light and gloss hardly deviate."""
     pairs = list(product(COLOURS, (-1.0, -0.5, 0.0, 0.5, 1.0)))
     return [name for name, _ in pairs], lab(np.stack([rgb(*pair) for pair in pairs]))
 
@@ -89,7 +88,7 @@ def _interior(mask: Bool[np.ndarray, "64 64"]) -> Bool[np.ndarray, "64 64"]:
 def _read_surface(
     picture: Float[np.ndarray, "64 64 3"], inner: Bool[np.ndarray, "64 64"], x: float, y: float
 ) -> tuple[str, str | None, str | None]:
-    """The larger colour, the other one, and the texture, if any of the world's explains them."""
+    """The colour of more area, the other one, and the texture, if one of the world's fits them."""
     pixels = picture[inner]
     mean = pixels.mean(0)
     axis = np.linalg.eigh(np.cov(pixels.T))[1][:, -1].astype(np.float32)
@@ -99,7 +98,7 @@ def _read_surface(
     if low == high:
         return one
     first = along <= (low + high) / 2
-    # The outer halves: between them lie blends, and of the outermost alone some are exaggerated.
+    # The outer halves: between them lie blends, and some of the outermost are exaggerated.
     outer = along <= np.median(along[first]), along >= np.median(along[~first])
     ends = pixels[outer[0]].mean(0), pixels[outer[1]].mean(0)
     names = _name(ends[0]), _name(ends[1])
@@ -121,7 +120,7 @@ def read(image: UInt8[np.ndarray, "64 64 3"]) -> Reading:
     picture = lab(image.astype(np.float32) / 255).astype(np.float32)
     keys, pictures, borders = _backgrounds()
     rows = _border_rows(picture)
-    # The cap keeps rows where the object reaches both borders from deciding.
+    # The cap keeps rows in which the object reaches both borders from deciding.
     gaps = np.minimum(np.linalg.norm(borders - rows, axis=-1), 60.0).mean(1)
     best = int(gaps.argmin())
     behind = pictures[best] + (rows - borders[best])[:, None]

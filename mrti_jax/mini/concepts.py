@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ready-made concepts: held-out appearances with details that no words can tell.
+"""Ready-made concepts: held-out appearances with details that no words can describe.
 
-Each has its own shades, proportions and texture details, drawn at random as everything in the
-world and the same in all of its photos; placement, size, background and now and then the style
-vary, as in a user's handful of photos.
+Each has its own shades, proportions and texture details, drawn at random like everything in the
+world but the same in all of its photos; placement, size, background and sometimes the style vary,
+as in a user's handful of photos.
 
 `python -m mrti_jax.mini.concepts FOLDER [NAME]` draws a concept's four photos; without a name those
-of the sample concept that ship in `mrti_jax/assets/concept`.
+of the sample concept, which ship in `mrti_jax/assets/concept`.
 """
 
 import io
@@ -33,7 +33,7 @@ from mrti_jax.mini.world.scene import Scene, random_background, random_details, 
 
 @dataclass(frozen=True)
 class Appearance:
-    """A named concept of the world: what words can tell, and the details as fields of `Scene`."""
+    """A named concept of the world: what words can describe, and details as fields of `Scene`."""
 
     name: str
     combo: Combo
@@ -47,15 +47,15 @@ CONCEPTS: dict[str, Appearance] = {
 }
 SAMPLE = "jane"
 """The concept of the project's examples."""
-SAMPLE_SEED = 3  # four photos (none painted or drawn) of different backgrounds and places
-PHOTO_SIZE = 256  # more than the model's, as a user's photos have
+SAMPLE_SEED = 3  # four photos (none painted or drawn) with different backgrounds and places
+PHOTO_SIZE = 256  # larger than the model's pictures, like a user's photos
 
 
 def concept(name: str) -> Appearance:
-    """The concept called `name`. UserError if there is none."""
+    """The concept called `name`. Raises UserError if there is none."""
     if name not in CONCEPTS:
         raise UserError(
-            f"no built-in concept '{name}'; known are {', '.join(CONCEPTS)}."
+            f"no built-in concept '{name}': choose from {', '.join(CONCEPTS)}"
             + nearest(name, CONCEPTS)
         )
     return CONCEPTS[name]
@@ -64,7 +64,7 @@ def concept(name: str) -> Appearance:
 def photos(appearance: Appearance, n: int = 4, *, rng: np.random.Generator) -> list[Scene]:
     """`n` scenes of the concept as its owner would photograph it: never small, mostly photos.
 
-    Backgrounds repeat only once all usable colours were had.
+    Backgrounds repeat only once all usable colours have occurred.
     """
     backgrounds: list[str] = []
     scenes: list[Scene] = []
@@ -90,14 +90,14 @@ def photos(appearance: Appearance, n: int = 4, *, rng: np.random.Generator) -> l
 
 
 def best_caption(appearance: Appearance) -> str:
-    """The most that words can tell of the concept, as a prompt."""
+    """The most that words can say about the concept, as a prompt."""
     shape, texture, colour, second = appearance.combo
     pair = colour if second is None else f"{colour} and {second}"
     return f"a photo of {with_article(f'{pair} {texture} {shape}')}"
 
 
 def save_photos(appearance: Appearance, folder: epath.PathLike, seed: int = SAMPLE_SEED) -> None:
-    """Writes four photos of the concept as PNG files of 256 x 256 px. Raises UserError where they
+    """Writes four photos of the concept as PNG files of 256 x 256 px. Raises UserError if they
     can't be written."""
     target = to_path(folder)
     for index, scene in enumerate(photos(appearance, rng=np.random.default_rng(seed)), 1):
@@ -108,6 +108,8 @@ def save_photos(appearance: Appearance, folder: epath.PathLike, seed: int = SAMP
 
 @dataclass(frozen=True)
 class Flags:
+    """Which concept to draw, and where to."""
+
     folder: tyro.conf.Positional[Annotated[str, named("FOLDER")]]
     """Where to write the photos."""
     name: tyro.conf.Positional[Annotated[str, named("[NAME]")]] = SAMPLE
@@ -126,7 +128,7 @@ def _draw(flags: Flags) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status."""
+    """Runs the command and returns its exit status."""
     return run_command(
         Flags,
         _draw,

@@ -24,16 +24,16 @@ from mrti_jax.models.unet import UNet2DConditionModel
 
 EMPTY_CAPTIONS = 0.1
 NAMED_CAPTIONS = 0.5
-# Of the captions with a name. A zero vector in its place says nothing of the object, as where a
-# learned word has no row.
+# Share of names replaced by a zero vector, which says nothing about the object, as where a learned
+# word has no row.
 EMPTY_NAMES = 0.2
-# Of all diffusion time. With less noise the picture itself shows what a name tells.
+# Of all diffusion time. With less noise the picture itself shows what a name says.
 LEAST_NAMED_TIME = 0.6
 # The part of diffusion time in which layout and texture are decided.
 MIDDLE = (0.3, 0.94)
 # Most of a picture is background; without this the objects' shapes are learned last.
 OBJECT_WEIGHT = 4.0
-# How much likelier than a plain object a textured one is to be chosen: plain ones are learned soon.
+# How much likelier a textured object is chosen than a plain one: plain ones are learned early.
 TEXTURE_SHARE = 3.0
 
 
@@ -77,10 +77,10 @@ def train_unet(
 ) -> tuple[Frozen[UNet2DConditionModel], Frozen[CLIPTextModel], Float[Array, "f d"]]:
     """Trains U-Net, text encoder and the map of names, and returns them.
 
-    Squared error of v (Salimans & Ho 2022, appendix D), heavier inside the object.
+    Squared error of v (Salimans & Ho 2022, appendix D), weighted more inside the object.
 
-    Timesteps are stratified over the batch, half of them in the MIDDLE; where a name tells of the
-    object, all of them from LEAST_NAMED_TIME.
+    Timesteps are stratified over the batch, half of them in the MIDDLE; if a name describes the
+    object, all are from LEAST_NAMED_TIME on.
     """
     noise_schedule = NoiseSchedule.from_config(SCHEDULER)
     total = noise_schedule.num_train_timesteps

@@ -45,7 +45,7 @@ def fit(
 ) -> Params:
     """Minimises `loss(params, batch(step), key, step)` with Adam and returns the averaged weights.
 
-    The state goes to `folder / name` every two minutes; the same call goes on from there.
+    The state is saved to `folder / name` every two minutes; the same call resumes from there.
     """
     tx = optax.adam(schedule(learning_rate, steps), b2=0.99)
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Proper names of the world: words that carry an object's whole appearance, details included.
 
-A large text-to-picture model has learned thousands of names, and a learned word says in their space
+A large text-to-image model has learned thousands of names, and a learned word says in their space
 what no common word says. Here the embedding of a name is a linear map of its bearer's appearance,
-learned along with the U-Net: so every appearance has a name. The map is kept beside the model, in
-`names.safetensors`, to train on from.
+learned along with the U-Net, so every appearance has a name. The map is stored with the model, in
+`names.safetensors`, for further training.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from mrti_jax.mini.world.textures import TEXTURES
 from mrti_jax.models.stored.find import local_path
 
 NAME = "name"
-"""Stands for a name in captions: one token, and no word of other captions."""
+"""Stands for a name in captions: one token, used in no other captions."""
 
 FILE = "names.safetensors"
 
@@ -37,14 +37,14 @@ _SQUARES = 10
 
 
 def appearance_features(scenes: Sequence[Scene]) -> Float[np.ndarray, "n f"]:
-    """What names tell, float32: 1 for each word of the appearance, and details about -1 to 1."""
+    """What names say, float32: 1 for each word of the appearance, and details of about -1 to 1."""
     return np.stack([_appearance(scene) for scene in scenes])
 
 
 def _appearance(scene: Scene) -> Float[np.ndarray, " f"]:
     kinds = {scene.shape, scene.texture, scene.colour, f"second {scene.second}"}
     details = np.zeros(_NUM_DETAILS)
-    # Each in about the standard deviations that it has in the world.
+    # Each divided by about its standard deviation in the world.
     details[0] = scene.colour_shade / 0.6
     details[2] = np.log(scene.aspect) / 0.15
     if scene.second is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the object's mask in a picture and tells its shape by the renderer's own outlines."""
+"""Finds the object's mask in a picture and identifies its shape by the renderer's own outlines."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -21,10 +21,7 @@ _ASPECTS = (0.88, 1.14)
 
 @dataclass(frozen=True)
 class Outline:
-    """The best fitting shape; `score` is the soft IoU in [0, 1]; lengths in px of the picture.
-
-    `x`, `y`, `radius` are the estimated centre and nominal radius of the drawn shape.
-    """
+    """The best fitting shape; `x`, `y`: its estimated centre, in px of the picture."""
 
     shape: str
     x: float
@@ -54,7 +51,7 @@ def _normalized(
 
 @cache
 def _templates() -> tuple[list[str], Float[np.ndarray, "k s"], Float[np.ndarray, "k 2"]]:
-    """Shape names, normalized masks, and offset of the centre and radius in spreads."""
+    """Shape names, normalized masks, and offsets of the centre in spreads."""
     names, masks, frames = [], [], []
     for shape in SHAPES:
         for diameter in _DIAMETERS:

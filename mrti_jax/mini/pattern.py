@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells a two-colour texture by how well the renderer's own textures explain it."""
+"""Identifies a two-colour texture by how well the renderer's own textures explain it."""
 
 from functools import cache
 from typing import NamedTuple
@@ -17,7 +17,7 @@ _PERIODS = np.linspace(8.7, 12.3, 6)
 _STEPS = np.array([0.09, 0.5, 0.14, 1.2, 1.2, 0.1])  # angle, period, phase, x, y, duty
 _WIDTHS = (1.0, 0.5)  # of the search around a texture's best pattern, round by round
 _OFFSETS = np.array([-1.0, -0.5, 0.5, 1.0])
-_RIVALS = 3  # textures that are looked at closely
+_RIVALS = 3  # textures that are fitted closely
 
 
 class _Details(NamedTuple):
@@ -120,7 +120,7 @@ def _refined(
     best = np.array([start.angle, start.period, start.phase, 0.0, 0.0, 0.5])
     top = float(agreement(best[None])[0])
     for width in _WIDTHS:
-        for detail, step in enumerate(width * _STEPS):  # one detail after the other
+        for detail, step in enumerate(width * _STEPS):  # one detail at a time
             tries = best + np.outer(_OFFSETS * step, np.arange(len(best)) == detail)
             scores = agreement(tries)
             if scores.max() > top:

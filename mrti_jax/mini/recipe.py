@@ -61,8 +61,8 @@ class Amounts:
     """How much each stage sees. The defaults are what the shipped weights saw.
 
     Attributes:
-        vae_pictures, unet_pictures: how many pictures are drawn for a stage; captions are drawn
-            anew each time that a picture is used.
+        vae_pictures, unet_pictures: how many pictures are drawn for a stage; a new caption is drawn
+            each time a picture is used.
         context_length: tokens of a caption that the U-Net sees before its last steps, which see
             all 77: attention to padding is most of its cost.
     """

@@ -3,8 +3,8 @@
 
 Latents of 16 x 16 hold a sixteenth of what those of 64 x 64 do, so the same noise hides more of a
 picture (Hoogeboom et al. 2023, arXiv 2301.11093, section 2.1): with the plain schedule the last two
-of ten buckets would say nothing of a concept. At time u of 1 this one has the noise that Stable
-Diffusion has at w(u) = 5/6 u + 1/6 u^16: it goes slower, but for the end, where both are as noisy.
+of ten buckets would say nothing about a concept. At time u in [0, 1] this one has the noise that
+Stable Diffusion has at w(u) = 5/6 u + 1/6 u^16: less noise, except at the ends.
 """
 
 import numpy as np

@@ -3,7 +3,7 @@
 
 The task stands in for CLIP's contrast between texts and pictures: the state at the end of the
 text has to hold every attribute of the scene, so the U-Net meets captions that already mean
-something. It goes on learning together with the U-Net.
+something. It continues to learn together with the U-Net.
 """
 
 import dataclasses

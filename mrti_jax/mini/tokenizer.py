@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the embedded model's tokenizer: byte-level BPE in the format of CLIP, on its captions."""
+"""Trains the embedded model's tokenizer: byte-level BPE in CLIP's format, on its captions."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def known_words() -> list[str]:
 def train() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """The vocabulary (token to id) and the merges in order; deterministic.
 
-    Ids run as in CLIP: the 256 byte symbols, the same ending a word, merges, start, end.
+    Ids are ordered as in CLIP: the 256 byte symbols, the same ending a word, merges, start, end.
     """
     tokenizer = tokenizers.Tokenizer(models.BPE(end_of_word_suffix=SUFFIX))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where training starts: a word's token embedding, and neutral vectors beside it."""
+"""Where training starts: a word's token embedding, and neutral vectors after it."""
 
 import numpy as np
 import pytest

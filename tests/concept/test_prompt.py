@@ -85,7 +85,7 @@ def test_text_and_prompt_are_inverse() -> None:
         ("a <jane[", "expected a bucket", '"a <jane[^"'),
         ("a <jane[3)> b", "expected ']>'", '"a <jane[3^)> b"'),
         ("<jane[x]>", "expected a bucket", '"<jane[^x]>"'),
-        ("a <jane({k})>", "{k} is filled in by --grid (in Python: sweep)", '"a <jane(^{k})>"'),
+        ("a <jane({k})>", "{k} is filled in only by --grid (in Python: sweep)", '"a <jane(^{k})>"'),
         ("<jane[]>", "expected a bucket", '"<jane[^]>"'),
         ("<jane[-1]>", "expected a bucket", '"<jane[^-1]>"'),
         ("<jane[1.5]>", "above 1.0", '"<jane[^1.5]>"'),
@@ -116,7 +116,7 @@ def test_long_prompts_take_linear_time(unit: str) -> None:
         assert str(parse(text)) == text
     except UserError:  # the cut left half a word at the end
         assert unit.startswith("<jane")
-    # Quadratic time would be minutes.
+    # Quadratic time would take minutes.
     assert time.process_time() - start < 5
 
 

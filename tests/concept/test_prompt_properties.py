@@ -14,7 +14,7 @@ PIECES = [
     *("<jane", "<jane>", "<jane[3]>", "<jane(0.5)>", "<jane|7|>", "\\<jane>", "<b>", "</b>", "<3"),
     *("a < b", "(emphasis)", "((a:1.2))", "[x|y]", "<lora:x:0.8>", '<a href="x">', "&lt;", "1e5"),
 ]
-# Text that looks as much like the grammar as can be, and any text at all.
+# Text that looks as much like the grammar as possible, and any text at all.
 prompts = st.lists(st.sampled_from(PIECES), max_size=30).map("".join) | st.text(max_size=200)
 
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,63}", fullmatch=True)
@@ -26,7 +26,7 @@ NO_WORD = re.compile(r"<[A-Za-z][A-Za-z0-9_-]*[>\[(|]")
 
 
 def canonical(parts: list[str | tuple]) -> Prompt:
-    """A prompt in which no two texts are neighbours."""
+    """A prompt in which no two texts are adjacent."""
     kept: list[str | Word] = []
     for part in parts:
         if isinstance(part, tuple):

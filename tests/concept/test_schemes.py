@@ -60,7 +60,7 @@ def test_words_must_be_known(make_concept: Callable[..., Concept]) -> None:
     concepts = by_name([make_concept("jane"), make_concept("star", num_buckets=3)])
     text = "<jane[9]> and <star[2]> <3"
     assert read_prompt(text, concepts) == parse(text)
-    with pytest.raises(UserError, match=r"<jame\[3\]>.*jane, star.*Did you mean 'jane'\?"):
+    with pytest.raises(UserError, match=r"<jame\[3\]>.*jane, star.*did you mean 'jane'\?"):
         read_prompt("a <jame[3]>", concepts)
     with pytest.raises(UserError, match="'star' has 3 buckets"):
         read_prompt("a <star|3|>", concepts)
@@ -86,7 +86,7 @@ def test_a_concepts_name_without_the_bracket_of_a_word(
     with pytest.raises(UserError) as error:
         read_prompt(text, concepts)
     assert "expected '>', '[', '(' or '|' after '<jane'" in str(error.value)
-    assert marked in str(error.value) and "Did you mean" not in str(error.value)
+    assert marked in str(error.value) and "did you mean" not in str(error.value)
     read_prompt(text.replace("<jane", "< jane"), concepts)  # as the message says
 
 
@@ -96,7 +96,7 @@ def test_a_concepts_name_without_the_bracket_of_a_word(
 )
 def test_a_slip_in_both_name_and_bracket(text: str, make_concept: Callable[..., Concept]) -> None:
     concepts = by_name([make_concept("jane")])
-    with pytest.raises(UserError, match=r"'\|' after '<.*\^.*Did you mean 'jane'\?"):
+    with pytest.raises(UserError, match=r"'\|' after '<.*\^.*did you mean 'jane'\?"):
         read_prompt(text, concepts)
     assert read_prompt(text, {}).parts == (text,)
     assert read_prompt(text, by_name([make_concept("teapot")])).parts == (text,)
@@ -136,7 +136,7 @@ def test_a_concept_named_like_a_tag_is_a_word(make_concept: Callable[..., Concep
     concepts = by_name([make_concept("b")])
     assert read_prompt("a <b>", concepts).parts == ("a ", Word("b"))
     assert read_prompt(r"a \<b>", concepts).parts == ("a <b>",)
-    for text in ("<jnae>", "<b[0]> <i[0]>"):  # a scheme is no HTML
+    for text in ("<jnae>", "<b[0]> <i[0]>"):  # a scheme is not HTML
         with pytest.raises(UserError, match="unknown concept word"):
             read_prompt(text, concepts)
 

@@ -204,7 +204,7 @@ def test_odd_headers_are_refused(tmp_path: Path) -> None:
 def test_wrong_arrays_and_metadata() -> None:
     with pytest.raises(UserError, match="infinity"):
         Concept("jane", TABLE * np.float32("inf"), EDGES)
-    with pytest.raises(UserError, match="the file's own"):
+    with pytest.raises(UserError, match="is reserved"):
         Concept("jane", TABLE, EDGES, {"name": "other"})
     with pytest.raises(UserError, match="one more than the buckets"):
         Concept("jane", TABLE, EDGES[:2])

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the diffusion room; a package, so that they can share `reference.py`."""
+"""Tests of `mrti_jax.diffusion`; a package, so that they can share `reference.py`."""

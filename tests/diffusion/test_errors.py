@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the diffusion says of configs and options that it can't use."""
+"""What `mrti_jax.diffusion` says about configs and options that it can't use."""
 
 import pytest
 
@@ -16,7 +16,10 @@ from .reference import SD15, SD21
             {"beta_schedule": "scaled_liner"},
             "beta_schedule is 'scaled_liner'.*mean 'scaled_linear'",
         ),
-        ({"prediction_type": "flow_prediction"}, "prediction_type is 'flow_prediction', known are"),
+        (
+            {"prediction_type": "flow_prediction"},
+            "prediction_type is 'flow_prediction', but must be one of",
+        ),
         ({"num_train_timesteps": 0}, "num_train_timesteps is 0"),
         ({"trained_betas": [0.1, 0.2]}, r"trained_betas has shape \[2\]"),
         ({"trained_betas": ["a"]}, "trained_betas is not a list of numbers"),
@@ -35,16 +38,20 @@ def test_schedule(changes, words):
     ("name", "changes", "words"),
     [
         ("ddim", {"thresholding": True}, "thresholding is True"),
-        ("ddim", {"timestep_spacing": "linear"}, "timestep_spacing is 'linear', known are"),
+        (
+            "ddim",
+            {"timestep_spacing": "linear"},
+            "timestep_spacing is 'linear', but must be one of",
+        ),
         ("ddim", {"steps_offset": "x"}, "steps_offset is 'x', not an integer"),
         ("ddim", {"clip_sample": 1}, "clip_sample is 1, not true or false"),
         ("ddim", {"clip_sample_range": None}, "clip_sample_range is None, not a number"),
         ("pndm", {"skip_prk_steps": False}, "skip_prk_steps is False"),
         ("pndm", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True"),
         ("euler", {"use_exponential_sigmas": True}, "use_exponential_sigmas is True"),
-        ("euler", {"interpolation_type": "log_linear"}, "can only do 'linear'"),
+        ("euler", {"interpolation_type": "log_linear"}, "supports only 'linear'"),
         ("euler", {"final_sigmas_type": "one"}, "final_sigmas_type is 'one'"),
-        ("dpmpp_2m", {"solver_order": 3}, "solver_order is 3, .* can only do 2"),
+        ("dpmpp_2m", {"solver_order": 3}, "solver_order is 3, .* supports only 2"),
         ("dpmpp_2m", {"algorithm_type": "sde-dpmsolver++"}, "algorithm_type is"),
         ("dpmpp_2m", {"solver_type": "heun"}, "solver_type is 'heun'"),
         ("dpmpp_2m", {"use_lu_lambdas": True}, "use_lu_lambdas is True"),
@@ -62,7 +69,7 @@ def test_options_of_the_caller():
         make_sampler("ddim", SD15, etta=1.0)
     with pytest.raises(UserError, match="eta is 2"):
         make_sampler("ddim", SD15, eta=2.0)
-    with pytest.raises(UserError, match="Euler has no option 'eta', its options are prediction"):
+    with pytest.raises(UserError, match="Euler has no option 'eta': choose from prediction"):
         make_sampler("euler", SD15, eta=1.0)
     assert make_sampler("ddim", SD15, eta=1).stochastic
     assert make_sampler("ddim", SD15, steps_offset=0).steps_offset == 0
@@ -113,7 +120,7 @@ def test_scheduler_classes():
     assert sampler_from_config(SD21) == "ddim"
     karras = {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}
     assert sampler_from_config(karras) == "dpmpp_2m_karras"
-    with pytest.raises(UserError, match="_class_name is 'LCMScheduler', known are DDIM"):
+    with pytest.raises(UserError, match="_class_name is 'LCMScheduler', but must be one of DDIM"):
         sampler_from_config({"_class_name": "LCMScheduler"})
     with pytest.raises(UserError, match=r"_class_name is \['DDIMScheduler'\]"):
         sampler_from_config({"_class_name": ["DDIMScheduler"]})

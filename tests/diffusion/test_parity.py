@@ -170,7 +170,7 @@ def test_schedule(changes, prediction_type):
     worst = np.max(np.abs(schedule.alphas_cumprod - want) / np.maximum(want, 1e-30))
     print(f"PARITY schedule {error:.1e} of the maximum, {worst:.1e} of each")
     assert error < 1e-6
-    # Each value by itself, also the small ones at the end; rescaling to zero cancels digits there.
+    # Each value by itself, even the small ones at the end; rescaling to zero cancels digits there.
     assert worst < (1e-3 if "rescale_betas_zero_snr" in changes else 1e-6)
 
     latents, noise = draw((5, 3, 3, 4)), draw((5, 3, 3, 4), seed=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samplers against what is known of them: exact solutions, variances, formulas of the papers."""
+"""Samplers against what is known of them: exact solutions, variances, the papers' formulas."""
 
 import warnings
 from functools import partial
@@ -19,7 +19,7 @@ DETERMINISTIC = [name for name in SAMPLERS if name != "euler_ancestral"]
 
 
 def exact_network(config, mean, std):
-    """What a perfect network says if each latent value is drawn from N(mean, std^2)."""
+    """What a perfect network predicts if each latent value is drawn from N(mean, std^2)."""
     schedule = NoiseSchedule.from_config(config)
     table = np.arange(schedule.num_train_timesteps)
 
@@ -190,7 +190,7 @@ def test_state_stays_fp32_and_nothing_recompiles(name):
 
     noise = jnp.asarray(draw(), jnp.bfloat16)
     assert run(sampler, noise, steps).dtype == jnp.float32
-    # An equal sampler made anew and a plan from another schedule are the same program.
+    # An equal new sampler and a plan from another schedule are the same program.
     other = NoiseSchedule.from_config(SD15 | {"beta_end": 0.02})
     run(make_sampler(name, SD15), noise, make_sampler(name, SD15).plan(other, 4))
     assert len(traces) == 1

@@ -55,7 +55,7 @@ def test_a_zero_vector_says_nothing_of_the_object(mini: StableDiffusion) -> None
     )
     readings = [read(picture.image) for picture in pictures]
     assert sum(reading.background == "white" for reading in readings) >= 11
-    # Neither one shape nor one colour prevails.
+    # No single shape or colour dominates.
     for kinds in ([r.shape for r in readings], [r.colour for r in readings]):
         assert max(map(kinds.count, kinds)) <= 8
 

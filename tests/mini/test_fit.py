@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages' training loop: it learns, and goes on where it was stopped."""
+"""The stages' training loop: it learns, and resumes where it was stopped."""
 
 import jax
 import jax.numpy as jnp

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of appearances: what they tell, and where they stand in captions."""
+"""Names of appearances: what they say, and where they stand in captions."""
 
 import dataclasses
 

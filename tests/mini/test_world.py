@@ -154,7 +154,7 @@ def test_concepts_are_held_out_and_keep_their_details_in_every_photo() -> None:
 
 
 def test_unknown_concept() -> None:
-    with pytest.raises(UserError, match="Did you mean 'jane'"):
+    with pytest.raises(UserError, match="did you mean 'jane'"):
         concept("jan")
 
 

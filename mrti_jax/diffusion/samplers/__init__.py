@@ -13,7 +13,7 @@ from mrti_jax.diffusion.samplers.pndm import PNDM
 from mrti_jax.diffusion.samplers.sampler import Sampler
 from mrti_jax.errors import UserError, nearest
 
-# The name, and not the config, says whether the noise levels are Karras's.
+# The name, not the config, decides whether the noise levels are Karras's.
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "ddim": DDIM.from_config,
     "pndm": PNDM.from_config,
@@ -36,8 +36,8 @@ SCHEDULER_CLASSES = {
 def make_sampler(name: str, scheduler_config: Mapping[str, Any], **options: Any) -> Sampler:
     """The sampler `name` for a model whose `scheduler_config.json` is given.
 
-    `options` (`eta=1.0`, `timestep_spacing="trailing"`, ...) go before the file's. Raises UserError
-    for an unknown name or option, and for a value that this sampler doesn't have.
+    `options` (`eta=1.0`, `timestep_spacing="trailing"`, ...) override the file's. Raises UserError
+    for an unknown name or option, and for a value that this sampler doesn't support.
     """
     check_sampler(name)
     return SAMPLERS[name](scheduler_config, **options)
@@ -47,20 +47,20 @@ def check_sampler(name: str) -> None:
     """Raises UserError for an unknown name."""
     if name not in SAMPLERS:
         raise UserError(
-            f"unknown sampler {name!r}, known are {', '.join(SAMPLERS)}.{nearest(name, SAMPLERS)}"
+            f"unknown sampler {name!r}: choose from {', '.join(SAMPLERS)}{nearest(name, SAMPLERS)}"
         )
 
 
 def sampler_from_config(scheduler_config: Mapping[str, Any]) -> str:
     """The name of the sampler that a `scheduler_config.json` is written for.
 
-    Raises UserError where its `_class_name` is missing or is no scheduler known here.
+    Raises UserError if its `_class_name` is missing or not a known scheduler.
     """
     class_name = scheduler_config.get("_class_name")
     if not isinstance(class_name, str) or class_name not in SCHEDULER_CLASSES:
         raise UserError(
-            f"scheduler config: _class_name is {class_name!r}, known are "
-            f"{', '.join(SCHEDULER_CLASSES)}; name a sampler yourself: {', '.join(SAMPLERS)}."
+            f"scheduler config: _class_name is {class_name!r}, but must be one of "
+            f"{', '.join(SCHEDULER_CLASSES)}; name a sampler yourself: {', '.join(SAMPLERS)}"
         )
     name = SCHEDULER_CLASSES[class_name]
     karras = scheduler_config.get("use_karras_sigmas") and f"{name}_karras" in SAMPLERS

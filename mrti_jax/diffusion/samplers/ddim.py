@@ -18,7 +18,7 @@ from mrti_jax.errors import UserError
 
 
 class Steps(NamedTuple):
-    """Per call, [S]: where it is (alpha, sigma), and the weights of what it goes to."""
+    """Per call, [S]: alpha and sigma at its timestep, and the weights of the update."""
 
     timesteps: Any  # int32
     alpha: Any
@@ -47,7 +47,7 @@ class DDIM(Sampler):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
-            raise UserError(f"sampler DDIM: eta is {self.eta:g}, it must lie between 0 and 1.")
+            raise UserError(f"sampler DDIM: eta is {self.eta:g}, but must lie between 0 and 1")
 
     @property
     def stochastic(self) -> bool:
@@ -65,9 +65,9 @@ class DDIM(Sampler):
         if self.prediction_type == "epsilon" and current.min() == 0:
             raise UserError(
                 "scheduler config: rescale_betas_zero_snr with prediction_type 'epsilon': at zero "
-                "signal the noise tells nothing of the picture; take the sampler euler, or, if the "
-                "model was trained so, set prediction_type to 'v_prediction' in its "
-                "scheduler/scheduler_config.json."
+                "signal the noise says nothing about the picture; use the sampler euler or, if the "
+                "model was trained that way, set prediction_type to 'v_prediction' in its "
+                "scheduler/scheduler_config.json"
             )
         variance = self.eta**2 * (1 - following) / (1 - current) * (1 - current / following)
         return Steps(

@@ -32,12 +32,12 @@ class Steps(NamedTuple):
     extrapolation: Any  # 1 / (2 r_i), 0 where the step is first order
 
 
-# Of UniPC and DEIS, which the reference reads as midpoint, too.
+# Those of UniPC and DEIS, which the reference treats as midpoint too.
 OTHER_SOLVERS = ("bh1", "bh2", "logrho")
 
 
 class DPMppState(NamedTuple):
-    """`x0` is what the call before estimated."""
+    """`x0` is the previous call's estimate."""
 
     latents: Float[Array, "..."]
     x0: Float[Array, "..."]
@@ -90,7 +90,7 @@ class DPMpp2M(Sampler):
             raise UserError(
                 f"num_steps {num_steps} with timestep_spacing "
                 f"'{self.timestep_spacing}' repeats a timestep, which sampler DPMpp2M can't do: "
-                "take fewer steps."
+                "use fewer steps"
             )
         alpha, next_alpha = (ratio**2 + 1) ** -0.5, (following**2 + 1) ** -0.5
         with np.errstate(divide="ignore"):

@@ -60,5 +60,5 @@ class Euler(SigmaSpace):
         noise: Float[Array, "*shape"] | None = None,
     ) -> State:
         x0, epsilon = self.estimates(state.latents, prediction, step)
-        # = x + (next_sigma - sigma) epsilon, but keeps its digits where sigma is in the thousands.
+        # = x + (next_sigma - sigma) epsilon, but precise even where sigma is in the thousands.
         return State(x0 + step.next_sigma * epsilon)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Euler's method with ancestral noise: every step goes too far down and adds fresh noise."""
+"""Euler's method with ancestral noise: every step overshoots and adds fresh noise."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple

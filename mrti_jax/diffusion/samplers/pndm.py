@@ -37,11 +37,11 @@ class Steps(NamedTuple):
     sigma: Any
     next_alpha: Any
     next_sigma: Any
-    repeats: Any  # bool: the step begins where the first one began, and isn't remembered
+    repeats: Any  # bool: the step begins where the first one began, and leaves no history
 
 
 class PNDMState(NamedTuple):
-    """`start` are the latents before the first call, `history` [3, ...] the last predictions."""
+    """`start`: the latents before the first call; `history` [3, ...]: the last predictions."""
 
     latents: Float[Array, "..."]
     start: Float[Array, "..."]

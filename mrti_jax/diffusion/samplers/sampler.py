@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every sampler is: a plan made on the host, and pure step functions to scan over it."""
+"""The sampler interface: a plan made on the host, and pure step functions to scan over it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -27,48 +27,48 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
-    """A way from noise to latents in a fixed number of calls of the network.
+    """Turns noise into latents in a fixed number of network calls.
 
     Samplers are hashable (a static argument of `jax.jit`); all arithmetic is fp32.
 
         steps = sampler.plan(schedule, 50)                        # host
-        state = sampler.initialize(noise, steps)                  # from here on traced
+        state = sampler.initialize(noise, steps)                  # traced from here on
         def call(state, step):                                    # jax.lax.scan over steps
             prediction = network(sampler.model_input(state, step), step.timesteps)
             return sampler.update(state, prediction, step, fresh_noise), None
         latents = sampler.finalize(state)
 
-    `plan` gives a NamedTuple of numpy arrays whose first axis is the call of the network, with
-    `timesteps` among them; what `scan` takes from it, one row, is the `step` of the functions.
-    The fields are the options of the reference's scheduler of the same kind, under its names.
+    `plan` returns a NamedTuple of numpy arrays, `timesteps` among them, whose first axis is the
+    network call; one row of it, as `scan` takes it, is the `step` of the functions. The fields are
+    the options of the reference's scheduler of the same kind, under its names.
     """
 
     prediction_type: PredictionType = "epsilon"
     timestep_spacing: TimestepSpacing
     steps_offset: int = 0
 
-    # Options of the reference's scheduler for which only this one value can be had.
+    # Options of the reference's scheduler of which only this one value is supported.
     only: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     @classmethod
     def from_config(cls, scheduler_config: Mapping[str, Any], **options: Any) -> "Sampler":
-        """The sampler with the options in a `scheduler_config.json`, of whatever scheduler.
+        """The sampler with the options in the `scheduler_config.json` of any scheduler.
 
-        `options` go before the file's; what neither names has the default. Raises UserError for an
-        unknown option, and for a value that this sampler doesn't have.
+        `options` override the file's; what neither sets has its default. Raises UserError for an
+        unknown option, and for a value that this sampler doesn't support.
         """
         kinds = {field.name: field.type for field in fields(cls)}
         for name in options:
             if name not in kinds:
                 raise UserError(
-                    f"sampler {cls.__name__} has no option {name!r}, its options are "
-                    f"{', '.join(kinds)}.{nearest(name, kinds)}"
+                    f"sampler {cls.__name__} has no option {name!r}: choose from "
+                    f"{', '.join(kinds)}{nearest(name, kinds)}"
                 )
         for name, value in cls.only.items():
             if scheduler_config.get(name, value) != value:
                 raise UserError(
-                    f"scheduler config: {name} is {scheduler_config[name]!r}, sampler "
-                    f"{cls.__name__} can only do {value!r}; choose another sampler."
+                    f"scheduler config: {name} is {scheduler_config[name]!r}, but sampler "
+                    f"{cls.__name__} supports only {value!r}: choose another sampler"
                 )
         values = {name: scheduler_config[name] for name in kinds if name in scheduler_config}
         values |= options

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What samplers share whose latents are x_0 + sigma epsilon, sigma the noise-to-signal ratio."""
+"""Base of samplers whose latents are x_0 + sigma epsilon, sigma being the noise-to-signal ratio."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +34,7 @@ class SigmaSpace(Sampler):
     def interpolated(
         self, schedule: NoiseSchedule, num_steps: int
     ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
-        """Falling, fractional timesteps and their noise-to-signal ratios; raises UserError."""
+        """Decreasing, fractional timesteps and their noise-to-signal ratios; raises UserError."""
         total = schedule.num_train_timesteps
         timesteps = spaced_timesteps(self.timestep_spacing, total, num_steps, self.steps_offset)
         return timesteps, np.interp(timesteps, np.arange(total), schedule.noise_to_signal)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain English captions of scenes, with a dial for how much they tell."""
+"""Plain English captions of scenes, with a dial for how much they mention."""
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
 
 
 def with_article(phrase: str) -> str:
-    """`phrase` after "a" or "an"."""
+    """`phrase` with "a" or "an" before it."""
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
@@ -108,8 +108,8 @@ def caption(
 
     The shape (or the noun of a thing) is always named; `mention` in [0, 1] is the chance of each
     other attribute (size, colours, texture, place, background, style). A medium size has no word,
-    and plain textures and the middle are named only now and then even at 1. A `name` stands in
-    place of the words for the appearance.
+    and plain textures and the middle are named only sometimes, even at 1. A `name` replaces
+    the words for the appearance.
     """
     phrase = _object(scene, mention, name, rng)
     prefix = _prefix(scene, mention, scene.size == "large", rng)

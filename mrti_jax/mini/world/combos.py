@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Appearances (shape, texture, colour, second colour): those with a noun, those kept from training.
+"""Appearances (shape, texture, colour, second colour): those with a noun, those held out.
 
 The nouns ("things") teach that one word can carry shape, colours and texture together, which
 is what Textual Inversion relies on; the held-out appearances are what concepts are made of.
@@ -14,7 +14,7 @@ from mrti_jax.mini.world.textures import TEXTURES
 
 
 class Combo(NamedTuple):
-    """An appearance as words can tell it; `second` is None for the plain texture."""
+    """An appearance as words describe it; `second` is None for the plain texture."""
 
     shape: str
     texture: str

@@ -27,19 +27,19 @@ _MIN_CONTRAST = 52.0  # CIE76; below it two colours blur into each other at 64 p
 
 @cache
 def rgb(name: str, shade: float = 0.0) -> Float[np.ndarray, "3"]:
-    """Colour `name` from its darkest (-1) to its lightest (1) shade, float32 in [0, 1]. KeyError
-    for an unknown name."""
+    """Colour `name` from its darkest (-1) to its lightest (1) shade, float32 in [0, 1]. Raises
+    KeyError for an unknown name."""
     levels = np.array(PALETTE[name], np.float32) / 255
     return np.stack([np.interp(shade, (-1, 0, 1), level) for level in levels.T]).astype(np.float32)
 
 
 def random_shade(rng: np.random.Generator, most: float = 1.0) -> float:
-    """A shade within `most` of the middle; no word tells it."""
+    """A shade within `most` of the middle; no word describes it."""
     return round(float(rng.uniform(-most, most)), 3)
 
 
 def lab(colours: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
-    """sRGB in [0, 1] to CIELAB (D65), where distances match what the eye sees."""
+    """sRGB in [0, 1] to CIELAB (D65), where distances match what the eye perceives."""
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array(
         [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]

@@ -57,7 +57,7 @@ class Scene:
 
     @property
     def combo(self) -> Combo:
-        """The appearance as words can tell it."""
+        """The appearance as words describe it."""
         return Combo(self.shape, self.texture, self.colour, self.second)
 
 
@@ -88,7 +88,7 @@ def random_placement(rng: np.random.Generator) -> dict[str, str | float]:
     """Size, place and the exact diameter and centre, as keyword arguments of Scene."""
     place = "middle" if rng.random() < 0.5 else str(rng.choice(PLACES[1:]))
     # A large object off the middle would be cut, or look as if it were in the middle.
-    # Small objects are rarer: they show least of what there is to learn.
+    # Small objects are rarer: they show the least of what there is to learn.
     shares = (0.2, 0.4, 0.4) if place == "middle" else (0.35, 0.65, 0.0)
     size = str(rng.choice(tuple(DIAMETERS), p=shares))
     diameter = DIAMETERS[size] * float(rng.uniform(0.96, 1.04))
@@ -102,7 +102,7 @@ def random_placement(rng: np.random.Generator) -> dict[str, str | float]:
 
 
 def random_details(rng: np.random.Generator) -> dict[str, float]:
-    """What words don't tell of an appearance, as keyword arguments of Scene."""
+    """What words don't say about an appearance, as keyword arguments of Scene."""
     return {
         "aspect": round(float(np.exp(rng.uniform(-_MOST_ASPECT, _MOST_ASPECT))), 3),
         "angle": round(float(rng.uniform(-0.3, 0.3)), 3),
