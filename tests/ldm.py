@@ -64,7 +64,7 @@ def tiny_models(family: Family, num_text_layers: int, vocab_size: int = 50) -> d
 
 
 def states_of(models: dict[str, Any]) -> States:
-    """The tensors of each part, less a leading `text_model.`"""
+    """The tensors of each part, without a leading `text_model.`"""
     return {
         part: {
             name.removeprefix("text_model."): tensor

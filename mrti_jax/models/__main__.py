@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `python -m mrti_jax.models`: tells what a checkpoint is, without loading it."""
+"""The command `python -m mrti_jax.models`: describes a checkpoint without loading it."""
 
 import sys
 from collections.abc import Sequence
@@ -14,20 +14,22 @@ from mrti_jax.flags import named
 from mrti_jax.models.stored.model import MINI, ModelSource, SourceOptions
 
 PROG = "python -m mrti_jax.models"
-DESCRIPTION = """Tells what a model is: family, sizes, dtypes, parameters, what its U-Net predicts,
+DESCRIPTION = """Describes a model: family, sizes, dtypes, parameters, what its U-Net predicts,
 what is missing, WRONG or unused in it, and an estimate of the memory that it needs. Reads no
 weights. The exit status is 2 if anything is WRONG."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(SourceOptions):
+    """The model to describe."""
+
     model: tyro.conf.Positional[Annotated[str, named("[MODEL]")]] = MINI
     """A diffusers folder, a single .safetensors or .ckpt file, a Hub id (owner/model), or 'mini',
     the embedded model."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and gives its exit status."""
+    """Runs the command and returns its exit status."""
     return run_command(Flags, _run, argv, prog=PROG, description=DESCRIPTION)
 
 
@@ -35,14 +37,14 @@ def _run(flags: Flags) -> None:
     from mrti_jax.models.stored.find import open_model
 
     source = ModelSource(path=flags.model, **flags.options)
-    # First of all: what is no model needs no JAX to be refused.
+    # First, so that refusing what is not a model needs no JAX.
     stored = open_model(source)
     from mrti_jax.models.describe import WRONG, describe
 
     lines = describe(source.name, stored)
     print("\n".join(lines))
     if any(line.startswith(WRONG) for line in lines):
-        raise UserError(f"{source.name} can't be used: see above what is WRONG")
+        raise UserError(f"{source.name} can't be used: see what is WRONG above")
 
 
 if __name__ == "__main__":

@@ -26,14 +26,14 @@ LOGITS = 128 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """How attention is computed; the result is the same but for rounding.
+    """How attention is computed; the result is the same up to rounding.
 
     Attributes:
         kind: `xla` holds all logits in memory; `chunked` computes them in blocks, and again for the
             gradient; `cudnn` is NVIDIA's flash attention and `splash` the Pallas one for TPUs. Both
-            leave shapes that they can't do to `chunked`.
+            leave shapes that they don't support to `chunked`.
         mesh: the devices that share the batch.
-        max_head_dim: the widest head that a flash kernel does, and does faster.
+        max_head_dim: the widest head that a flash kernel supports and speeds up.
         max_logits: how many `chunked` computes at a time on each device.
     """
 
@@ -43,7 +43,7 @@ class Kernel:
     max_logits: int = LOGITS
 
     def takes(self, query: Array, key: Array, is_causal: bool) -> bool:
-        """Whether the flash kernel can do [B, T, H, D] queries and [B, S, H, D] keys."""
+        """Whether the flash kernel supports [B, T, H, D] queries and [B, S, H, D] keys."""
         length, other, width = query.shape[1], key.shape[1], query.shape[3]
         if width > self.max_head_dim or is_causal:  # causal: a prompt's, which is short
             return False
@@ -53,28 +53,28 @@ class Kernel:
         return length % 128 == 0 and other % 128 == 0
 
     def padded(self, head_dim: int) -> int:
-        """The width that heads in self-attention are given by zeros: cuDNN does 64 in less time
-        than 40."""
+        """The width to which heads in self-attention are padded with zeros: cuDNN is faster at 64
+        than at 40."""
         return 64 if self.kind == "cudnn" and 32 < head_dim < 64 else head_dim
 
 
 def choose_kernel(kind: Kind | Literal["auto"], mesh: Mesh, dtype: jax.typing.DTypeLike) -> Kernel:
     """The kernel for the devices of `mesh`: the fastest known one if `kind` is "auto".
 
-    Raises UserError for a kernel that these devices or this dtype don't have.
+    Raises UserError for a kernel that these devices don't have in this dtype.
     """
     device = mesh.devices.flat[0]
     flash: dict[str, Kind] = {"gpu": "cudnn", "tpu": "splash"}
     best = flash.get(device.platform, "chunked")
-    # cuDNN's flash attention has no float32; no AMD GPU has it, they report another capability.
+    # cuDNN's flash attention has no float32; AMD GPUs, which are "gpu" as well, don't have it.
     if best == "cudnn" and (jnp.dtype(dtype).itemsize != 2 or not _is_nvidia(device)):
         best = "chunked"
     if kind == "auto":
         kind = best
     if kind in flash.values() and kind != best:
         raise UserError(
-            f"attention '{kind}' can't be had on {device.platform} in "
-            f"{jnp.dtype(dtype).name}: take 'auto', which is '{best}' here"
+            f"attention '{kind}' is not available on {device.platform} in "
+            f"{jnp.dtype(dtype).name}: use 'auto', which is '{best}' here"
         )
     return Kernel(
         kind,
@@ -85,7 +85,7 @@ def choose_kernel(kind: Kind | Literal["auto"], mesh: Mesh, dtype: jax.typing.DT
 
 
 def with_kernel(module: Module, kernel: Kernel) -> Module:
-    """The module, its attention layers set to compute by `kernel`."""
+    """The module with its attention layers set to `kernel`."""
     module.set_attributes(Attention, kernel=kernel, raise_if_not_found=False)
     return module
 
@@ -106,8 +106,8 @@ def attend(
 ) -> Float[Array, "b t c"]:
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1) over `num_heads` equal slices of c.
 
-    The softmax is computed in float32 whatever the dtype of the arguments. `scale`: of the logits,
-    1 / sqrt(c / num_heads) if not given.
+    The softmax is computed in float32 whatever the dtype of the arguments. `scale`: factor of the
+    logits, 1 / sqrt(c / num_heads) if not given.
     """
     batch, length, width = query.shape
     scale = (width // num_heads) ** -0.5 if scale is None else scale
@@ -128,7 +128,7 @@ def attend(
 def _cudnn(query: Array, key: Array, value: Array, scale: float, kernel: Kernel) -> Array:
     length = key.shape[1]
     lengths = None
-    if length % 8:  # its gradient takes no odd number of keys, and a prompt has 77
+    if length % 8:  # its gradient supports no odd number of keys, and a prompt has 77
         pad = ((0, 0), (0, -length % 8), (0, 0), (0, 0))
         key, value = jnp.pad(key, pad), jnp.pad(value, pad)
         lengths = jnp.full(len(key), length, jnp.int32)
@@ -138,7 +138,7 @@ def _cudnn(query: Array, key: Array, value: Array, scale: float, kernel: Kernel)
 
 
 def _splash(query: Array, key: Array, value: Array, scale: float, kernel: Kernel) -> Array:
-    """Per head and picture; every device its own part of the batch, as Pallas wants it."""
+    """Per head and picture; each device computes its part of the batch, as Pallas requires."""
     length, other, num_heads = query.shape[1], key.shape[1], query.shape[2]
     block_q, block_kv = _block(length), _block(other)
     attention = splash.make_splash_mha(
@@ -174,7 +174,7 @@ def _block(length: int) -> int:
 
 
 class Attention(nnx.Module):
-    """Queries from `hidden`, keys and values from `context`, or from `hidden` without one."""
+    """Queries from `hidden`, keys and values from `context` or, without one, from `hidden`."""
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class Attention(nnx.Module):
         return out @ self._padded(out_layer.kernel, width, 0) + out_layer.bias.get_value()
 
     def _padded(self, weights: nnx.Param | None, width: int, axis: int) -> Array | float:
-        """The weights with zeros after each head along `axis`, so that it is `width` long."""
+        """The weights with zeros after each head along `axis`, so that each is `width` long."""
         if weights is None:
             return 0.0
         x = weights.get_value()

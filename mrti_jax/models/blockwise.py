@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention block by block (Rabe & Staats 2021, arXiv 2112.05682), in plain JAX.
 
-The gradient keeps no weights of the softmax: from one sum for each query it computes them again
-(Dao et al. 2022, arXiv 2205.14135, section 3.1), which takes less time than to read them.
+The gradient doesn't keep the softmax weights: it recomputes them from one sum per query (Dao et al.
+2022, arXiv 2205.14135, section 3.1), which takes less time than reading them.
 """
 
 import functools
@@ -20,9 +20,9 @@ def blockwise_attention(
     scale: float,
     max_logits: int,
 ) -> Float[Array, "b t h d"]:
-    """Scaled dot-product attention, of which no more than `max_logits` logits exist at a time.
+    """Scaled dot-product attention with no more than `max_logits` logits in memory at a time.
 
-    Blocks are of heads first, then of a head's queries; one query of one head is the least.
+    Blocks are of heads first, then of a head's queries, down to one query of one head.
     """
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     batch, num_heads, length, _ = query.shape
@@ -40,12 +40,12 @@ def blockwise_attention(
 
 
 def _divisor(length: int, least: int) -> int:
-    """The smallest divisor of `length` that is no less, or `length`."""
+    """The smallest divisor of `length` that is at least `least`, or `length`."""
     return next((n for n in range(least, length) if length % n == 0), length)
 
 
 def _in_blocks(function: Callable[..., Array], blocks: int, axis: int, *arrays: Array) -> Array:
-    """`function` of equal parts of the arrays along `axis`, one part after the other."""
+    """Applies `function` to equal parts of the arrays along `axis`, one after the other."""
     if blocks == 1:
         return function(*arrays)
 
@@ -84,7 +84,7 @@ def _forward(
     largest = logits.max(axis=-1, keepdims=True)
     weights = jnp.exp(logits - largest)
     total = weights.sum(axis=-1, keepdims=True)
-    # Divided here, where there are fewest numbers.
+    # Divided here, where there are the fewest numbers.
     out = _product("bhts,bhsd->bhtd", weights.astype(value.dtype), value) / total
     out = out.astype(query.dtype)
     return out, (query, key, value, out, largest + jnp.log(total))

@@ -39,7 +39,7 @@ def tensor_name(path: tuple[Any, ...]) -> str:
 
 
 def stored_axes(path: tuple[Any, ...], ndim: int) -> tuple[int, ...]:
-    """For each axis of our weight, the axis of the stored tensor that it is."""
+    """For each axis of our weight, the corresponding axis of the stored tensor."""
     return KERNEL_AXES[ndim] if path[-1] == "kernel" else tuple(range(ndim))
 
 
@@ -48,11 +48,11 @@ def load_module(
 ) -> Frozen:
     """Reads a module's weights straight onto the devices of `mesh`, split over its axis `fsdp`.
 
-    A few tensors at a time are read and cast to the dtype that `build` asks for, each by a thread,
-    so that no more than these are held beside the weights.
+    Threads read a few tensors at a time and cast them to the dtype that `build` asks for, so that
+    little more than the weights is in memory.
 
     Raises:
-        UserError: a tensor can't be read, is missing, left over, quantized or of another shape.
+        UserError: a tensor can't be read, is missing, left over, quantized or of the wrong shape.
     """
     graphdef, weights = abstract(build)
     problems = mismatches(weights, stored.tensors)
@@ -63,7 +63,7 @@ def load_module(
         tensor = stored.tensors[tensor_name(keys)]
         return _read(tensor, keys, want, weight_format(mesh, want.shape))
 
-    # Reading, casting and transposing hold no lock of Python's.
+    # Reading, casting and transposing release the GIL.
     with ThreadPoolExecutor(READERS) as threads:
         arrays = threads.map(read, *zip(*weights, strict=True))
         params = dict(zip((keys for keys, _ in weights), arrays, strict=True))
@@ -71,7 +71,7 @@ def load_module(
 
 
 def mismatches(weights: Weights, tensors: Tensors) -> list[str]:
-    """What keeps the tensors from being a module's weights, a line each; empty if nothing does."""
+    """Why the tensors can't be a module's weights, one line each; empty if they can."""
     problems = []
     for keys, want in weights:
         name, axes = tensor_name(keys), stored_axes(keys, len(want.shape))
@@ -85,7 +85,7 @@ def mismatches(weights: Weights, tensors: Tensors) -> list[str]:
             )
         elif not jnp.issubdtype(tensors[name].dtype, jnp.floating):
             problems.append(
-                f"tensor '{name}' is of {tensors[name].dtype}: quantized weights can't be read"
+                f"tensor '{name}' has dtype {tensors[name].dtype}: quantized weights can't be read"
             )
     left = sorted(tensors.keys() - {tensor_name(keys) for keys, _ in weights})
     if left:
@@ -115,7 +115,7 @@ def _read_part(
 
 
 def save_module(params: Params, path: epath.Path, dtype: jax.typing.DTypeLike) -> None:
-    """Writes weights as safetensors that diffusers and transformers read. UserError if it can't."""
+    """Writes weights as safetensors for diffusers and transformers. UserError if it can't."""
     tensors = {}
     for keys, value in nnx.traversals.flatten_mapping(params).items():
         array = np.asarray(value)

@@ -56,6 +56,8 @@ class CLIPTextConfig:
 
 
 class CLIPEmbeddings(nnx.Module):
+    """The tables of token embeddings [vocab, D] and position embeddings [positions, D]."""
+
     def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         def table(rows: int) -> nnx.Embed:
             return embed(rows, config.hidden_size, dtype=dtype, rngs=rngs)
@@ -65,6 +67,8 @@ class CLIPEmbeddings(nnx.Module):
 
 
 class CLIPAttention(nnx.Module):
+    """Causal multi-head self-attention, [B, L, D] -> [B, L, D]."""
+
     def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         size = config.hidden_size
         self.num_heads = config.num_attention_heads
@@ -78,6 +82,8 @@ class CLIPAttention(nnx.Module):
 
 
 class CLIPMLP(nnx.Module):
+    """The feed-forward network, two linear layers, [B, L, D] -> [B, L, D]."""
+
     def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         inner, outer = config.intermediate_size, config.hidden_size
         self.activation = config.hidden_act
@@ -89,6 +95,8 @@ class CLIPMLP(nnx.Module):
 
 
 class CLIPEncoderLayer(nnx.Module):
+    """A pre-norm transformer layer, [B, L, D] -> [B, L, D]."""
+
     def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         self.layer_norm1 = layer_norm(
             config.hidden_size, config.layer_norm_eps, dtype=dtype, rngs=rngs
@@ -105,6 +113,8 @@ class CLIPEncoderLayer(nnx.Module):
 
 
 class CLIPEncoder(nnx.Module):
+    """Holds the transformer layers; `CLIPTextModel` runs them."""
+
     def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         self.layers = nnx.List(
             [
@@ -117,7 +127,7 @@ class CLIPEncoder(nnx.Module):
 class CLIPTextModel(nnx.Module):
     """Token ids -> token embeddings (`embed`) -> text states (`encode`).
 
-    The two halves are apart so that a learned word can take its place between them.
+    The two halves are separate so that a learned word can be put in between them.
     """
 
     def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
@@ -134,14 +144,14 @@ class CLIPTextModel(nnx.Module):
     def encode(self, embeddings: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         """Adds positions and runs the causal transformer and the final LayerNorm.
 
-        Gives what transformers calls `last_hidden_state`.
+        Returns what transformers calls `last_hidden_state`.
         """
         return self.last_states(embeddings)[1]
 
     def last_states(
         self, embeddings: Float[Array, "b l d"]
     ) -> tuple[Float[Array, "b l d"], Float[Array, "b l d"]]:
-        """What comes into the last layer (transformers' `hidden_states[-2]`), and `encode`."""
+        """The last layer's input (transformers' `hidden_states[-2]`), and what `encode` returns."""
         positions = self.embeddings.position_embedding(jnp.arange(embeddings.shape[1]))
         hidden = embeddings.astype(positions.dtype) + positions
         for layer in self.encoder.layers:
@@ -150,7 +160,7 @@ class CLIPTextModel(nnx.Module):
 
 
 class CLIPTextModelWithProjection(CLIPTextModel):
-    """A text model with the linear map into CLIP's space of texts and pictures."""
+    """A text model with the linear map into CLIP's joint space of texts and pictures."""
 
     def __init__(self, config: CLIPTextConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         super().__init__(config, dtype=dtype, rngs=rngs)

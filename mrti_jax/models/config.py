@@ -25,14 +25,14 @@ _MOST = 2**31
 def read_config(
     cls: type[T], config: Mapping[str, Any], *, where: str, only: Mapping[str, Any]
 ) -> T:
-    """The dataclass `cls` from the JSON object `config`; keys that `cls` lacks are left out.
+    """The dataclass `cls` from the JSON object `config`; keys that `cls` lacks are ignored.
 
     Each value must be of its field's type: int and float positive, list for tuple, not empty.
 
     Args:
         where: the file, for the error.
-        only: the value that each key must have if it is there; for a list, the values that the
-            elements may have. What is null, false or 0 is the same.
+        only: the value that each key must have if present; for a list, the values that the elements
+            may have. null, false and 0 are equivalent.
 
     Raises:
         UserError: a key has a value that is not supported.
@@ -56,7 +56,7 @@ def read_config(
 
 
 def one_for_all(value: Any) -> Any:
-    """The one value that a list repeats for each level or side; anything else as it is."""
+    """The one value that a list repeats for each level or side; anything else unchanged."""
     if isinstance(value, list) and value and all(element == value[0] for element in value):
         return value[0]
     return value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stored model is, in words: read from its headers and configs, not from its weights."""
+"""Describes a stored model in words, from its headers and configs, without its weights."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -29,8 +29,8 @@ _FAMILIES = {
 }
 _GB = 1e9
 WRONG = "WRONG: "
-"""Begins a line that tells what keeps a model from being used."""
-# Tensors that are named of each part.
+"""Starts a line that says why a model can't be used."""
+# How many tensors of each part are named.
 _SHOWN = 3
 
 
@@ -38,13 +38,13 @@ def describe(name: str, stored: StoredModel) -> list[str]:
     """Lines on what the model is, what is wrong with it, and what memory it needs.
 
     Raises:
-        UserError: a config asks for what is not supported.
+        UserError: a config asks for something that is not supported.
     """
     modules = stored.modules
     configs = read_configs(modules)
     unet, vae = configs["unet"], configs["vae"]
     side = unet.sample_size * vae.downscale
-    family = _FAMILIES.get(unet.cross_attention_dim, "none of the known ones")
+    family = _FAMILIES.get(unet.cross_attention_dim, "unknown")
     predicts = stored.scheduler_config.get("prediction_type", "epsilon")
     lines = [
         f"{name}: {stored.layout}",
@@ -54,9 +54,9 @@ def describe(name: str, stored: StoredModel) -> list[str]:
     try:
         make_sampler(sampler_from_config(stored.scheduler_config), stored.scheduler_config)
     except UserError as error:  # any other sampler will do
-        lines.append(f"note: it can't be drawn with its own sampler: {error}")
+        lines.append(f"note: its own sampler can't be used: {error}")
     lines += [
-        f"note: {part}: that of {words.where} on the Hub, which is not looked at"
+        f"note: {part}: that of {words.where} on the Hub, which is not checked"
         for part, words in stored.tokenizers.items()
         if is_on_hub(words.where)
     ]
@@ -81,7 +81,7 @@ def _table(modules: Mapping[str, StoredModule]) -> list[str]:
 
 
 def _problems(stored: StoredModel, configs: Mapping[str, Any]) -> list[str]:
-    """Lines on what keeps the model from being used, and on what in it is not used."""
+    """Lines on why the model can't be used, and on what in it is unused."""
     lines = []
     for part, module in stored.modules.items():
         _, weights = abstract(partial(build_part, part, configs[part], jnp.float32))
@@ -100,7 +100,7 @@ def _problems(stored: StoredModel, configs: Mapping[str, Any]) -> list[str]:
         more = len(stored.unused) - _SHOWN
         rest = f" and {more} more" if more > 0 else ""
         lines.append(f"unused: {', '.join(stored.unused[:_SHOWN])}{rest}")
-    return lines or ["tensors: all there, none unused"]
+    return lines or ["tensors: all present, none unused"]
 
 
 def _refused(what: str, check: Callable[[], object]) -> list[str]:
@@ -126,7 +126,7 @@ def _memory(
         weights = {part: _parameters(modules[part]) * size for part, size in itemsizes.items()}
         itemsize, everything = itemsizes["unet"], sum(weights.values())
         in_sample = sampling_bytes(unet, configs["vae"], everything, itemsize, itemsizes["vae"])
-        # Half as much in half the precision, which needs no second trace.
+        # Half as much at half the precision, which needs no second trace.
         kept_now = kept * itemsize // jnp.dtype(jnp.float32).itemsize
         sample.append(_size(in_sample))
         train.append(_size(training_bytes(unet, kept_now, everything - weights["vae"])))

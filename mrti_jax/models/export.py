@@ -83,7 +83,7 @@ def _save_text_model(
 
 
 def text_model_params(params: Params) -> Params:
-    """A text model's weights as transformers nests them: beside a projection, in `text_model`."""
+    """A text model's weights as transformers nests them: with a projection, in `text_model`."""
     if "text_projection" not in params:
         return params
     inner = {name: value for name, value in params.items() if name != "text_projection"}

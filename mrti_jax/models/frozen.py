@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frozen module: its structure, known when a program is compiled, apart from its weights."""
+"""A frozen module: its structure, known when a program is compiled, separate from its weights."""
 
 import dataclasses
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Frozen(Generic[Module]):
 class OneKey(nnx.Rngs):
     """Gives every weight the same key: for modules whose weights are not drawn, see `abstract`.
 
-    A key for each is most of the time that tracing a big module takes, and drawing with it (see
+    A key for each would take most of the time of tracing a big module, and drawing with it (see
     `drawn`) most of the rest.
     """
 
@@ -47,12 +47,12 @@ class OneKey(nnx.Rngs):
 
 
 def drawn(initializer: nnx.Initializer, rngs: nnx.Rngs) -> nnx.Initializer:
-    """How a layer draws its weights; with `OneKey` not at all."""
+    """How a layer draws its weights; with `OneKey`, they are zeros."""
     return nnx.initializers.zeros if isinstance(rngs, OneKey) else initializer
 
 
 def abstract(build: Callable[[], Module]) -> tuple[nnx.GraphDef[Module], Weights]:
-    """The structure of `build()`, and its weights as `(path, ShapeDtypeStruct)`; makes none."""
+    """The structure of `build()`, and its weights as `(path, ShapeDtypeStruct)`; creates none."""
     graphdef, state = nnx.split(nnx.eval_shape(build), nnx.Param)
     return graphdef, [(path, var.get_value()) for path, var in nnx.to_flat_state(state)]
 

@@ -18,7 +18,7 @@ TABLE_NORMAL = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_ax
 
 # Output positions up to which a convolution is computed as one matrix product. It is then bound by
 # its weights, and what libraries do for large pictures is wasted: on CPUs Eigen's gradient takes up
-# to eight times as long, and on TPUs a single picture is cut in strips that overlap by half.
+# to eight times as long, and on TPUs a single picture is cut into strips that overlap by half.
 FEW_POSITIONS = 256
 
 
@@ -86,6 +86,7 @@ def conv(
 def linear(
     inputs: int, outputs: int, *, bias: bool = True, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
 ) -> nnx.Linear:
+    """A linear map of the last axis, [..., inputs] -> [..., outputs]."""
     return nnx.Linear(
         inputs,
         outputs,
@@ -112,6 +113,7 @@ def embed(rows: int, width: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs)
 def group_norm(
     channels: int, groups: int, eps: float, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
 ) -> GroupNorm:
+    """A group norm of [B, H, W, channels]; see `GroupNorm`."""
     return GroupNorm(
         channels, num_groups=groups, epsilon=eps, dtype=dtype, param_dtype=dtype, rngs=rngs
     )
@@ -120,6 +122,7 @@ def group_norm(
 def layer_norm(
     channels: int, eps: float, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs
 ) -> LayerNorm:
+    """A layer norm of [..., channels]; see `LayerNorm`."""
     return LayerNorm(channels, epsilon=eps, dtype=dtype, param_dtype=dtype, rngs=rngs)
 
 

@@ -32,12 +32,12 @@ _GUIDED = 2
 def sampling_bytes(
     unet: UNetConfig, vae: VAEConfig, weights: int, itemsize: int, vae_itemsize: int
 ) -> int:
-    """To draw one picture of the model's size with guidance.
+    """Bytes to draw one picture of the model's size with guidance.
 
     Args:
         weights: bytes of all weights.
-        itemsize: bytes of a number of the U-Net.
-        vae_itemsize: bytes of a number of the autoencoder.
+        itemsize: bytes per number in the U-Net.
+        vae_itemsize: bytes per number in the autoencoder.
     """
     denoising = skips = 0
     for level, channels in enumerate(unet.block_out_channels):
@@ -50,10 +50,10 @@ def sampling_bytes(
 
 
 def decoding_bytes(vae: VAEConfig, height: int, width: int, itemsize: int) -> int:
-    """To decode one picture of so many pixels, beside the weights.
+    """Bytes to decode one picture of `height` by `width` pixels, without the weights.
 
     Args:
-        itemsize: bytes of a number of the autoencoder.
+        itemsize: bytes per number in the autoencoder.
     """
     pixels = height * width
     # The second level's channels arrive at the first one's size.
@@ -79,15 +79,15 @@ def kept_bytes(
     text_length: int,
     num_devices: int = 1,
 ) -> int:
-    """Bytes that the gradient in the text states keeps on a device for one more example.
+    """Bytes that the gradient in the text states keeps on a device per example.
 
     The difference between two examples on each device and one, so that weights don't count.
 
     Args:
-        unet: with weights or with their shapes alone.
+        unet: with weights or just their shapes.
         latent_shape: (h, w, c) of one example.
         text_length: tokens of a prompt.
-        num_devices: that share a batch.
+        num_devices: devices that share a batch.
     """
 
     def kept(batch: int) -> int:
@@ -121,7 +121,7 @@ def _tokens(unet: UNetConfig, level: int) -> int:
 
 
 def _logit_bytes(unet: UNetConfig, level: int, batch: int) -> int:
-    """Of the block of attention that is computed at a time; 0 at a level that has none."""
+    """Bytes of the block of attention computed at a time; 0 at a level without attention."""
     if not unet.down_block_types[level].startswith("CrossAttn"):
         return 0
     logits = batch * unet.num_heads[level] * _tokens(unet, level) ** 2
@@ -129,4 +129,4 @@ def _logit_bytes(unet: UNetConfig, level: int, batch: int) -> int:
 
 
 DTYPES = ("bfloat16", "float32")
-"""What a model can be loaded in."""
+"""The dtypes that a model can be loaded in."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Norms that read their input as seldom as can be, with float32 statistics.
+"""Norms that read their input as rarely as possible, with float32 statistics.
 
-The gradient keeps the input and the statistics alone: autodiff would keep, and read again, several
-arrays of the input's size in float32. That is a third of a train step's memory traffic.
+The gradient keeps only the input and the statistics: autodiff would keep, and read again, several
+float32 arrays of the input's size. That is a third of a train step's memory traffic.
 """
 
 import functools
@@ -96,7 +96,7 @@ def _backward(
         average, along = (
             _group_mean(one * scale, num_groups) / positions for one in (of_bias, of_scale)
         )
-        # Computed again from the inputs: XLA would write float32 arrays of their size to keep them.
+        # Recomputed from the inputs: XLA would write float32 arrays of their size to keep them.
         x, gradient, average, along = jax.lax.optimization_barrier((x, gradient, average, along))
         standard, of_input = standardized(x, gradient)
     else:
@@ -120,7 +120,7 @@ def _statistics(
     """Mean and inverse deviation of each group, over `axes` too, one for each channel."""
     x = x.astype(jnp.float32)
     if axes:
-        # Both sums in one reading. About a value of the input, since about 0 they would cancel.
+        # Both sums in one pass. About a value of the input, since about 0 they would cancel.
         pivot = x[:, :1, :1]
         positions = x.size // pivot.size
         shift, square = (
@@ -136,7 +136,7 @@ def _statistics(
 
 
 def _sums(first: Array, second: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Of two arrays over `axes`, which stay as axes of length 1, in one reading."""
+    """Sums of two arrays over `axes`, which stay as axes of length 1, in one pass."""
     zero = jnp.float32(0)
     sums: Any = first, second
     for axis in reversed(axes):

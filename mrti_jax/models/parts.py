@@ -33,7 +33,7 @@ def read_part_config(part: str, config: Mapping[str, Any]) -> Any:
 def read_configs(modules: Mapping[str, StoredModule]) -> dict[str, Any]:
     """The config of each part of a stored model; UserError for what is not supported.
 
-    Only XL's VAE is cast up, as in diffusers, which writes the field's default to others' as well.
+    Only XL's VAE is upcast, as in diffusers, which writes the field's default to others' as well.
     """
     configs = {part: read_part_config(part, module.config) for part, module in modules.items()}
     if "text_encoder_2" not in configs:
@@ -42,9 +42,9 @@ def read_configs(modules: Mapping[str, StoredModule]) -> dict[str, Any]:
 
 
 def check_widths(configs: Mapping[str, Any]) -> None:
-    """Raises UserError unless the U-Net takes what the text encoders give.
+    """Raises UserError unless the U-Net takes what the text encoders return.
 
-    `configs`: of each part of a model.
+    `configs`: those of a model's parts.
     """
     unet = configs["unet"]
     width = sum(configs[part].hidden_size for part in TEXT_PARTS if part in configs)
@@ -55,14 +55,14 @@ def check_widths(configs: Mapping[str, Any]) -> None:
     ):
         if given != taken:
             raise UserError(
-                f"its U-Net takes {what} {taken or 0}, its text encoder gives {given or 0}: the "
-                "parts don't belong together, or this is no base model"
+                f"its U-Net takes {what} {taken or 0}, but its text encoder returns {given or 0}: "
+                "the parts don't belong together, or this is not a base model"
             )
 
 
 def part_dtype(config: Any, dtype: jax.typing.DTypeLike) -> jnp.dtype:
-    """What a part's weights are in when the model is loaded in `dtype`: a VAE that overflows in 16
-    bits is in float32."""
+    """The dtype of a part's weights when the model is loaded in `dtype`: float32 for a VAE that
+    overflows in 16 bits."""
     return jnp.dtype(jnp.float32 if getattr(config, "force_upcast", False) else dtype)
 
 

@@ -35,9 +35,9 @@ class StableDiffusion:
     Attributes:
         source: what it was loaded from.
         tokenizers, text_models: one of each, or SDXL's two.
-        zeros_for_empty_prompt: the guidance is away from zeros, not from the states of "".
+        zeros_for_empty_prompt: guidance is away from zeros, not from the states of "".
         scheduler_config: the JSON object of `scheduler/scheduler_config.json`, brought up to date.
-        dtype: of the weights and activations (norms, softmax and losses are float32 anyway).
+        dtype: of the weights and activations (norms, softmax and losses are always float32).
         mesh: the devices that hold the weights.
     """
 
@@ -78,15 +78,15 @@ class StableDiffusion:
         mesh: Mesh | None = None,
         attention: Kind | Literal["auto"] = "auto",
     ) -> "StableDiffusion":
-        """Reads a model wherever it is, and in whatever layout.
+        """Reads a model from wherever it is, in whatever layout.
 
         Args:
             path, revision, variant, tokenizer, prediction_type: as in `ModelSource`.
-            dtype: float32 on a CPU and bfloat16 elsewhere, if not given.
-            mesh: all devices, if not given; where one could not hold the weights beside a batch,
-                several hold them together.
-            attention: how it is computed, see `Kernel`; the fastest way known for the devices, if
-                not given.
+            dtype: if not given, float32 on a CPU and bfloat16 elsewhere.
+            mesh: all devices if not given; if one could not hold the weights and a batch, several
+                share the weights.
+            attention: how it is computed, see `Kernel`; "auto" is the fastest known way for the
+                devices.
 
         Raises:
             UserError: a file is missing, damaged, or of a model that is not Stable Diffusion; the
@@ -131,8 +131,8 @@ class StableDiffusion:
         lengths = [tokenizer.model_max_length for tokenizer in tokenizers]
         if len(set(lengths)) > 1:
             raise UserError(
-                f"model '{source.name}': its tokenizers allow prompts of {lengths} tokens, it must "
-                "be the same number"
+                f"model '{source.name}': its tokenizers must allow prompts of the same length, not "
+                f"{lengths} tokens"
             )
         return cls(
             source=source,
@@ -148,8 +148,8 @@ class StableDiffusion:
 
 
 def scheduler_config(stored: StoredModel) -> dict[str, Any]:
-    """The scheduler's options. For 1.x and 2.x diffusers' pipeline overrules two of them, which
-    early files have otherwise; for XL it does not."""
+    """The scheduler's options. For 1.x and 2.x diffusers' pipeline overrides two of them, which
+    differ in early files; for XL it does not."""
     config = dict(stored.scheduler_config)
     if "text_encoder_2" not in stored.modules:
         config |= {"steps_offset": 1, "clip_sample": False}
@@ -157,6 +157,6 @@ def scheduler_config(stored: StoredModel) -> dict[str, Any]:
 
 
 def zeros_for_empty_prompt(stored: StoredModel) -> bool:
-    """Whether guidance is away from zeros: with XL, unless its index says otherwise."""
+    """Whether guidance is away from zeros: for XL, unless its index says otherwise."""
     told = stored.index.get("force_zeros_for_empty_prompt", True)
     return "text_encoder_2" in stored.modules and bool(told)

@@ -42,16 +42,16 @@ class TextEncoderConfig:
 
     @property
     def columns(self) -> list[slice]:
-        """Where in D each text model is."""
+        """The columns of D of each text model."""
         ends = accumulate((width for _, width in self.parts), initial=0)
         return [slice(start, end) for start, end in pairwise(ends)]
 
 
 class TextEncoder(nnx.Module):
-    """E text models with their own token ids, whose states stand side by side in D.
+    """E text models with their own token ids, whose states are concatenated along D.
 
-    One gives its last states (Stable Diffusion 1.x and 2.x); of two, both give the states before
-    their last layer, and the second its pooled state (Podell et al. 2023, arXiv 2307.01952,
+    A single one returns its last states (Stable Diffusion 1.x and 2.x); two both return the states
+    before their last layer, and the second its pooled state (Podell et al. 2023, arXiv 2307.01952,
     section 2.1).
     """
 
@@ -78,7 +78,7 @@ class TextEncoder(nnx.Module):
 def side_by_side(models: Sequence[Frozen[CLIPTextModel]]) -> Frozen[TextEncoder]:
     """One or two text models as one encoder; it shares their weights.
 
-    Raises UserError where they read texts of different lengths.
+    Raises UserError if they read texts of different lengths.
     """
     lengths = {model.config.max_position_embeddings for model in models}
     if len(lengths) > 1:

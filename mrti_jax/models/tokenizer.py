@@ -13,27 +13,27 @@ from mrti_jax.files import in_object_store, reason
 from mrti_jax.models.clip import CLIPTextConfig
 from mrti_jax.models.stored.folder import TOKENIZER_FILES
 
-# Where a tokenizer doesn't say how long its prompts are, transformers says more than this.
+# If a tokenizer doesn't say how long its prompts may be, transformers gives more than this.
 _UNTOLD = 10**9
 
 
 def load_tokenizer(
     folder: epath.Path, pad_token: str | None = None, text: CLIPTextConfig | None = None
 ) -> CLIPTokenizer:
-    """The tokenizer of a diffusers folder; never asks the network.
+    """The tokenizer of a diffusers folder; never uses the network.
 
     Args:
-        pad_token: in place of the folder's own, if given.
-        text: the text encoder's; if given, the tokenizer must belong to it.
+        pad_token: replaces the folder's own, if given.
+        text: the text encoder's config; if given, the tokenizer must belong to it.
 
     Raises:
-        UserError: a file of it is missing or damaged; it has tokens, or
-            allows prompts so long, that the text encoder can't take them.
+        UserError: one of its files is missing or damaged; it has more tokens, or allows longer
+            prompts, than the text encoder.
     """
     missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).exists()]
     if missing and not (folder / "tokenizer.json").exists():
         raise UserError(f"{folder} holds no tokenizer: {' and '.join(missing)} missing")
-    # Set later, it would not become a special token, which is split off whatever is beside it.
+    # Set later, it would not become a special token, which is split off whatever is next to it.
     options: dict[str, Any] = {} if pad_token is None else {"pad_token": pad_token}
     try:
         with tempfile.TemporaryDirectory() as copy:
@@ -44,7 +44,7 @@ def load_tokenizer(
     if text is not None:
         if len(tokenizer) > text.vocab_size:
             raise UserError(
-                f"the tokenizer in {folder} has {len(tokenizer)} tokens, the text encoder "
+                f"the tokenizer in {folder} has {len(tokenizer)} tokens, the text encoder has "
                 f"{text.vocab_size}: they don't belong together"
             )
         if tokenizer.model_max_length > _UNTOLD:
@@ -52,7 +52,7 @@ def load_tokenizer(
         if tokenizer.model_max_length > text.max_position_embeddings:
             raise UserError(
                 f"the tokenizer in {folder} allows prompts of {tokenizer.model_max_length} tokens, "
-                f"the text encoder {text.max_position_embeddings}: they don't belong together"
+                f"the text encoder of {text.max_position_embeddings}: they don't belong together"
             )
     return tokenizer
 

@@ -35,7 +35,7 @@ def _forward(x: Array) -> tuple[Array, Array]:
 
 
 def _backward(x: Array, gradient: Array) -> tuple[Array]:
-    # Computed again from the input for each half: XLA would write what both need to memory.
+    # Recomputed from the input for each half: XLA would write what both need to memory.
     x, gradient = jax.lax.optimization_barrier((x, gradient))
     _, gate = jnp.split(x, 2, axis=-1)
     of_value = gradient * _gelu(gate)
@@ -48,13 +48,15 @@ _gated_gelu.defvjp(_forward, _backward)
 
 
 class Identity(nnx.Module):
-    """Holds the place of the checkpoint's dropout, so that the layer after it keeps its number."""
+    """Takes the place of the checkpoint's dropout, so that the layer after it keeps its number."""
 
     def __call__(self, x: Array) -> Array:
         return x
 
 
 class FeedForward(nnx.Module):
+    """GEGLU and a linear layer, [B, T, C] -> [B, T, C]."""
+
     def __init__(self, width: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         inner = 4 * width
         last = linear(inner, width, dtype=dtype, rngs=rngs)
@@ -67,6 +69,9 @@ class FeedForward(nnx.Module):
 
 
 class BasicTransformerBlock(nnx.Module):
+    """Self-attention, cross-attention to `context` [B, L, D] and feed-forward, each with a norm
+    before it and a shortcut around it: [B, T, C] -> [B, T, C]."""
+
     def __init__(
         self,
         width: int,

@@ -34,7 +34,7 @@ class UNetConfig:
     layers_per_block: int = 2
     transformer_layers_per_block: int | tuple[int, ...] = 1
     cross_attention_dim: int = 1280
-    # The number of heads, in spite of its name, which diffusers keeps for its old checkpoints.
+    # The number of heads, despite its name, which diffusers keeps for its old checkpoints.
     attention_head_dim: int | tuple[int, ...] = 8
     use_linear_projection: bool = False
     norm_num_groups: int = 32
@@ -58,7 +58,7 @@ class UNetConfig:
 
     @property
     def pooled_dim(self) -> int | None:
-        """Width of the pooled text that it takes beside the sizes; None if it takes neither."""
+        """Width of the pooled text that it takes along with the sizes; None if it takes neither."""
         if self.addition_embed_type is None:
             return None
         assert self.projection_class_embeddings_input_dim and self.addition_time_embed_dim
@@ -114,7 +114,7 @@ class UNetConfig:
             "transformer_layers_per_block": result.depths,
         }.items():
             if len(levels) != len(widths):
-                raise UserError(f"{where}: {key} has another length than block_out_channels")
+                raise UserError(f"{where}: {key} differs in length from block_out_channels")
         check_divides(
             where, "norm_num_groups", result.norm_num_groups, "block_out_channels", widths
         )
@@ -150,6 +150,8 @@ def timestep_embedding(
 
 
 class TimestepEmbedding(nnx.Module):
+    """Two linear layers that embed sinusoids, [B, inputs] -> [B, outputs]."""
+
     def __init__(self, inputs: int, outputs: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         self.linear_1 = linear(inputs, outputs, dtype=dtype, rngs=rngs)
         self.linear_2 = linear(outputs, outputs, dtype=dtype, rngs=rngs)
@@ -161,8 +163,8 @@ class TimestepEmbedding(nnx.Module):
 class UNetLevel(nnx.Module):
     """What a down, mid or up block is made of: residual blocks, transformers, a resampler.
 
-    With `remat` the gradient keeps only what goes into each of these and computes the rest again:
-    half the memory for a third more arithmetic.
+    With `remat` the gradient keeps only the inputs of residual blocks and transformers, and
+    recomputes the rest: half the memory for a third more arithmetic.
     """
 
     def __init__(
@@ -217,15 +219,17 @@ class UNetLevel(nnx.Module):
             self.upsamplers = nnx.List([Upsample2D(width, dtype=dtype, rngs=rngs)])
 
     def run(self, layer: nnx.Module, *args: Array) -> Array:
-        """One of the layers, kept or not."""
+        """Runs one of the layers, with or without `remat`."""
         return jax.checkpoint(lambda *args: layer(*args))(*args) if self.remat else layer(*args)
 
 
 class DownBlock(UNetLevel):
+    """A level on the way down, [B, H, W, C] -> [B, H/2, W/2, O] (the last level keeps H and W)."""
+
     def __call__(
         self, x: Array, time: Array, context: Float[Array, "b l d"]
     ) -> tuple[Array, list[Array]]:
-        """The block's output, and what the up blocks will need of it."""
+        """The block's output, and the activations that the up blocks will need."""
         skips = []
         for i, resnet in enumerate(self.resnets):
             x = self.run(resnet, x, time)
@@ -239,6 +243,8 @@ class DownBlock(UNetLevel):
 
 
 class MidBlock(UNetLevel):
+    """A residual block, a transformer and a residual block, [B, H, W, C] -> [B, H, W, C]."""
+
     def __call__(self, x: Array, time: Array, context: Float[Array, "b l d"]) -> Array:
         x = self.run(self.resnets[0], x, time)
         x = self.run(self.attentions[0], x, context)
@@ -246,6 +252,8 @@ class MidBlock(UNetLevel):
 
 
 class UpBlock(UNetLevel):
+    """A level on the way up, [B, H, W, C] -> [B, 2H, 2W, O] (the last level keeps H and W)."""
+
     def __call__(
         self, x: Array, skips: list[Array], time: Array, context: Float[Array, "b l d"]
     ) -> Array:
@@ -335,9 +343,9 @@ class UNet2DConditionModel(nnx.Module):
     ) -> Float[Array, "b h w o"]:
         """The prediction, in the weights' dtype. Timesteps may be fractional.
 
-        SDXL (Podell et al. 2023, arXiv 2307.01952, section 2.2) is told of the pooled text and of
-        the `sizes` as well, in pixels: original height and width, top and left of the crop, target
-        height and width. Others leave both out of account.
+        SDXL (Podell et al. 2023, arXiv 2307.01952, section 2.2) also takes the pooled text and the
+        `sizes` in pixels: original height and width, top and left of the crop, target height and
+        width. Others ignore both.
         """
         dtype = self.conv_in.kernel.get_value().dtype
         time = self.embed_time(timesteps)
@@ -359,7 +367,7 @@ class UNet2DConditionModel(nnx.Module):
         return self.conv_out(self.conv_norm_out(x, jax.nn.silu))
 
     def embed_time(self, timesteps: Num[Array, "b"]) -> Float[Array, "b e"]:
-        """What the blocks are told of the timesteps, in the weights' dtype."""
+        """The embedding of the timesteps that the blocks take, in the weights' dtype."""
         sinusoids = self._sinusoids(timesteps, self.config.block_out_channels[0])
         return self.time_embedding(sinusoids.astype(self.conv_in.kernel.get_value().dtype))
 

@@ -79,6 +79,8 @@ class VAEAttention(Attention):
 
 
 class MidBlock(nnx.Module):
+    """A residual block, attention and a residual block, [B, H, W, C] -> [B, H, W, C]."""
+
     def __init__(self, channels: int, groups: int, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         self.resnets = nnx.List(
             [
@@ -136,6 +138,8 @@ class Block(nnx.Module):
 
 
 class Encoder(nnx.Module):
+    """Pixels [B, H, W, C] -> features [B, h, w, 2 * latent_channels]."""
+
     def __init__(self, config: VAEConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         widths, groups = config.block_out_channels, config.norm_num_groups
         self.conv_in = conv(config.in_channels, widths[0], dtype=dtype, rngs=rngs)
@@ -165,6 +169,8 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
+    """Latents [B, h, w, C] -> pixels [B, H, W, O]."""
+
     def __init__(self, config: VAEConfig, *, dtype: jax.typing.DTypeLike, rngs: nnx.Rngs):
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
         self.conv_in = conv(config.latent_channels, widths[0], dtype=dtype, rngs=rngs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All kernels compute the same attention, and only what can be had is chosen."""
+"""All kernels compute the same attention, and only those available are chosen."""
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def test_shapes_that_a_flash_kernel_cannot_do_are_left_to_xla():
     assert not takes(splash, 4096, 77, 40)  # a prompt's keys
     assert not takes(splash, 64, 64, 160) and not takes(splash, 4096, 4096, 512)
     assert takes(cudnn, 4096, 77, 40) and not takes(cudnn, 256, 256, 160)
-    assert not takes(cudnn, 81, 81, 40)  # its gradient takes no odd number of queries
+    assert not takes(cudnn, 81, 81, 40)  # its gradient supports no odd number of queries
     assert not takes(Kernel(), 4096, 4096, 40)
 
 
@@ -75,13 +75,13 @@ def test_a_kernel_of_other_devices_is_refused():
     assert choose_kernel("auto", mesh, jnp.float32).kind == "chunked"
     for kind in ("cudnn", "splash"):
         with pytest.raises(
-            UserError, match=f"'{kind}' can't be had on cpu in float32: take 'auto'"
+            UserError, match=f"'{kind}' is not available on cpu in float32: use 'auto'"
         ):
             choose_kernel(kind, mesh, jnp.float32)
 
 
 def test_heads_widened_by_zeros_give_the_same(monkeypatch: pytest.MonkeyPatch):
-    """As cuDNN is given them, in self-attention with and without biases."""
+    """As passed to cuDNN, in self-attention with and without biases."""
     for qkv_bias in (False, True):
         layer = attention.Attention(
             80, 80, HEADS, qkv_bias=qkv_bias, dtype=jnp.float32, rngs=nnx.Rngs(0)

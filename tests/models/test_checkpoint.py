@@ -87,7 +87,7 @@ def test_misshaped_tensor_is_named(copy: Path) -> None:
 
 def test_quantized_tensor_is_named(copy: Path) -> None:
     change(copy / UNET, lambda tensors: tensors.update({WEIGHT: tensors[WEIGHT].astype(np.int8)}))
-    assert f"'{WEIGHT}' is of int8: quantized weights can't be read" in load_error(copy)
+    assert f"'{WEIGHT}' has dtype int8: quantized weights can't be read" in load_error(copy)
 
 
 def test_truncated_file_is_named(copy: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_vae_that_overflows_stays_float32(tiny_xl_folder: Path) -> None:
 
 
 def test_only_the_vae_of_xl_is_cast_up(copy: Path) -> None:
-    """diffusers writes its default, true, to others' configs as well, and takes no notice of it."""
+    """diffusers writes its default, true, to others' configs as well, and ignores it there."""
     path = copy / "vae" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"force_upcast": True}))
     sd = StableDiffusion.load(copy, dtype=jnp.bfloat16)
@@ -157,7 +157,7 @@ def test_parts_that_do_not_belong_together(tiny_xl_folder: Path, tmp_path: Path)
     folder = Path(shutil.copytree(tiny_xl_folder, tmp_path / "copy"))
     for part in ("text_encoder_2", "tokenizer_2"):
         shutil.rmtree(folder / part)
-    assert "takes text states of width 56, its text encoder gives 24" in load_error(folder)
+    assert "takes text states of width 56, but its text encoder returns 24" in load_error(folder)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

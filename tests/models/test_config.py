@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configs of a model's parts: what diffusers allows is read, what contradicts itself is told."""
+"""Configs of a model's parts: what diffusers allows is read, contradictions are reported."""
 
 import dataclasses
 from typing import Any

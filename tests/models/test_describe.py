@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `python -m mrti_jax.models` tells of a model."""
+"""What `python -m mrti_jax.models` says about a model."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_whole_model(capsys: pytest.CaptureFixture[str], tiny_v_folder: Path) -> None:
     text = told(capsys, str(tiny_v_folder))
     assert "predicts v_prediction; made for 16 x 16 px" in text
-    assert "tensors: all there, none unused" in text
+    assert "tensors: all present, none unused" in text
     modules = open_model(ModelSource(path=str(tiny_v_folder))).modules
     for part, module in modules.items():
         size = sum(tensor.size for tensor in module.tensors.values())
@@ -131,8 +131,8 @@ def test_a_sampler_that_we_lack_is_only_told(
 ) -> None:
     edit_json(copy / "scheduler/scheduler_config.json", _class_name="UniPCMultistepScheduler")
     text = told(capsys, str(copy))
-    assert "note: it can't be drawn with its own sampler: " in text
-    assert "UniPCMultistepScheduler" in text and "tensors: all there" in text
+    assert "note: its own sampler can't be used: " in text
+    assert "UniPCMultistepScheduler" in text and "tensors: all present" in text
 
 
 @pytest.mark.usefixtures("no_gradient")
@@ -148,7 +148,8 @@ def test_parts_of_different_models(capsys: pytest.CaptureFixture[str], copy: Pat
     edit_json(copy / "unet" / "config.json", cross_attention_dim=56)
     text = told(capsys, str(copy), status=2)
     assert (
-        "WRONG: widths: its U-Net takes text states of width 56, its text encoder gives 32" in text
+        "WRONG: widths: its U-Net takes text states of width 56, but its text encoder returns 32"
+        in text
     )
 
 

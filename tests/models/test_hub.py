@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models on the Hub: what is fetched, what works offline, what is told. The Hub is never asked."""
+"""Models on the Hub: what is fetched, works offline and is reported. The Hub is never asked."""
 
 import errno
 import json
@@ -68,7 +68,7 @@ class FakeHub:
 
 @pytest.fixture
 def hub(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    """The tiny model with what else repositories hold: other formats, variants, pictures."""
+    """The tiny model with what repositories hold besides: other formats, variants, pictures."""
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "repo"))
     for part in ("unet", "vae", "text_encoder"):
         (plain,) = (folder / part).glob("*.safetensors")
@@ -195,8 +195,8 @@ def test_a_download_that_breaks_off_goes_on(
 ) -> None:
     hub.broken = lambda name: error() if name.startswith("unet/diffusion") else None
     message = refusal()
-    assert f"the download of {REPO} broke off ({told}" in message and "\n" not in message
-    assert message.endswith("): the same command goes on with it")
+    assert f"the download of {REPO} was interrupted ({told}" in message and "\n" not in message
+    assert message.endswith("): run the same command again to resume it")
     assert "model_index.json" in hub.fetched  # a mark of a cached copy
     hub.broken = lambda name: None
     assert "conv_in.bias" in open_model(ModelSource(path=REPO)).modules["unet"].tensors
@@ -229,13 +229,13 @@ def refusal(**options: Any) -> str:
 
 def test_a_variant_that_is_not_there(hub: FakeHub) -> None:
     told = refusal(variant="fp8")
-    assert "text_encoder holds no variant 'fp8' of the weights; there is the variant fp16" in told
+    assert "text_encoder holds no variant 'fp8' of the weights: use --variant fp16" in told
 
 
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        ({}, "is no diffusers model (no model_index.json)"),
+        ({}, "is not a diffusers model (no model_index.json)"),
         ({"pytorch_lora_weights.safetensors": {}}, "is a LoRA"),
         ({"adapter_config.json": {}}, "is a LoRA"),
         ({"config.json": {"_class_name": "ControlNetModel"}}, "is a ControlNetModel"),
@@ -265,7 +265,7 @@ def test_a_variant_that_is_not_there(hub: FakeHub) -> None:
                 "vae/config.json": {},
                 "text_encoder/config.json": {},
             },
-            "is a Latent Consistency Model, whose U-Net takes the guidance scale: take the model",
+            "is a Latent Consistency Model, whose U-Net takes the guidance scale: use the model",
         ),
         (
             {
@@ -310,7 +310,7 @@ def test_what_is_no_hub_id_is_not_asked_for(hub: FakeHub, path: str) -> None:
 
 
 def test_options_without_use_are_told(tiny_folder: Path) -> None:
-    with pytest.raises(UserError, match="is not on the Hub: --revision 'v2' has no use"):
+    with pytest.raises(UserError, match="is not on the Hub: leave out --revision 'v2'"):
         open_model(ModelSource(path=str(tiny_folder), revision="v2"))
 
 

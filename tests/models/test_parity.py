@@ -22,10 +22,10 @@ from mrti_jax.models.vae import AutoencoderKL, VAEConfig
 pytestmark = pytest.mark.torch
 
 NAME = "model.safetensors"
-# float32 sums of some hundred terms in another order: about 1e-6 of the largest is measured.
+# float32 sums of some hundred terms in another order: about 1e-6 of the largest was measured.
 TOLERANCE = 1e-5
 
-# Three levels, two blocks each, heads by level: what the tiny pipelines leave out.
+# Three levels, two blocks each, heads per level: what the tiny pipelines leave out.
 DEEP_UNET = UNetConfig(
     block_out_channels=(32, 64, 96),
     down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged safetensors are told in one line."""
+"""Damaged safetensors are reported in one line."""
 
 import json
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single files in the original layout give what the same model gives as a diffusers folder."""
+"""Single files in the original layout give the same as the same model in a diffusers folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +66,7 @@ def error_of(path: Path | str) -> str:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.filterwarnings("ignore:.*doesn't tell what its U-Net predicts")
+@pytest.mark.filterwarnings("ignore:.*doesn't say what its U-Net predicts")
 def test_tensors_and_configs(
     tmp_path: Path,
     models: dict[Family, dict[str, Any]],
@@ -75,7 +75,7 @@ def test_tensors_and_configs(
     family: Family,
     suffix: str,
 ) -> None:
-    # The file's name tells nothing.
+    # The file's name says nothing.
     stored = open_model(ModelSource(path=write(tmp_path / f"a{suffix}", files[family])))
     assert_same(stored, states[family])
     assert stored.unused == ()
@@ -130,13 +130,13 @@ def test_diffusers_reads_the_same_from_these_names(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.filterwarnings("ignore:.*doesn't tell what its U-Net predicts")
+@pytest.mark.filterwarnings("ignore:.*doesn't say what its U-Net predicts")
 def test_they_fit_our_modules(
     tmp_path: Path, files: dict[Family, dict[str, Any]], family: Family
 ) -> None:
     path = write(tmp_path / "a.safetensors", files[family])
     told = describe("a", open_model(ModelSource(path=path)))
-    assert "tensors: all there, none unused" in told
+    assert "tensors: all present, none unused" in told
     assert told[0] == "a: single file in the original layout"
 
 
@@ -321,7 +321,7 @@ ONE = torch.ones(3, 4)
         ),
         (
             lambda t: t["sd1"] | {"model.diffusion_model.time_embedding.cond_proj.weight": ONE},
-            "take the model that it was distilled from",
+            "use the model that it was distilled from",
         ),
         (with_names_of_transformers, "names of Stable Diffusion 1.x, but the U-Net of 2.x"),
         (
@@ -335,7 +335,7 @@ ONE = torch.ones(3, 4)
                 k.replace("model.diffusion_model.", "model_ema.diffusion_model"): v
                 for k, v in t["sd1"].items()
             },
-            "is a U-Net of which there is only the EMA copy",
+            "is only the EMA copy of a U-Net",
         ),
         (lambda _: {"encoder.block.0.layer.0.SelfAttention.q.weight": ONE}, "is T5"),
         (
@@ -378,7 +378,7 @@ ONE = torch.ones(3, 4)
         (lambda _: {"embeddings": ONE, "boundaries": ONE}, "is a concept"),
         (lambda _: {"<cat>": ONE}, "is an embedding"),
         (lambda _: {"clip_l": ONE, "clip_g": ONE}, "is an embedding"),
-        (lambda _: {f"layer{i}.weight": ONE for i in range(4)}, "is no model that is known here"),
+        (lambda _: {f"layer{i}.weight": ONE for i in range(4)}, "is not a known kind of model"),
     ],
 )
 def test_other_models_are_recognised(

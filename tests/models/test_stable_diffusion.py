@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is read from a model's files beside its weights."""
+"""What is read from a model's files besides its weights."""
 
 import json
 import shutil

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model comes out the same from every layout of its files; what is wrong is told in one line."""
+"""A model is the same from every layout of its files; what is wrong is reported in one line."""
 
 import json
 import os
@@ -154,7 +154,7 @@ def test_pytorch_files(copy: Path, tiny_folder: Path, dtype: str) -> None:
 def test_parts_without_the_variant_are_taken_plain_and_told(copy: Path) -> None:
     path = copy / "unet" / "diffusion_pytorch_model.safetensors"
     save_as(".fp16.safetensors", np.float16)(path.parent, path.stem, load_file(path))
-    with pytest.warns(UserWarning, match="text_encoder, vae without variant 'fp16'"):
+    with pytest.warns(UserWarning, match="no variant 'fp16' of text_encoder, vae"):
         model = open_model(ModelSource(path=str(copy), variant="fp16"))
     assert model.modules["unet"].tensors["conv_in.bias"].dtype == np.float16
     assert model.modules["vae"].tensors["quant_conv.bias"].dtype == np.float32
@@ -165,7 +165,7 @@ def test_unknown_variant_is_told(copy: Path) -> None:
         ModelSource(path=str(copy), variant="fp8")
     )
     edit_weights(copy, save_as(".fp16.safetensors", np.float16))
-    assert "there is the variant fp16 (--variant)" in error_of(ModelSource(path=str(copy)))
+    assert "use --variant fp16" in error_of(ModelSource(path=str(copy)))
 
 
 @pytest.mark.parametrize(
@@ -238,5 +238,5 @@ def test_a_file_is_what_it_holds_not_what_it_is_called(tmp_path: Path, name: str
     write_torch_zip(Path(path), pickle.dumps({"global_step": 5}, 2))
     assert read_tensor_file(path) == ({}, {"global_step": 5})
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    with pytest.raises(UserError, match="is a pointer of Git LFS"):
+    with pytest.raises(UserError, match="is a Git LFS pointer"):
         read_tensor_file(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The families of Stable Diffusion, and what of them the tensors of a file don't tell."""
+"""The families of Stable Diffusion, and what the tensors of a file don't say about them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from mrti_jax.models.stored.model import PredictionType
 
 @dataclass(frozen=True)
 class Family:
-    """What the tensors of a family don't tell.
+    """What the tensors of a family don't say about it.
 
     Attributes:
         text: prefixes of the text encoders' tensors.
@@ -34,7 +34,7 @@ SCHEDULE = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-"""Of all families' first releases."""
+"""What the scheduler configs of all families' first releases have in common."""
 
 SD1 = Family(
     "Stable Diffusion 1.x",

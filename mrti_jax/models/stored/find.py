@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what a user calls a model to its files."""
+"""From the name or path that a user gives for a model to its files."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ def open_model(source: ModelSource) -> StoredModel:
     """The model that `source` names, recognised by its layout; no weights are read.
 
     Raises:
-        UserError: there is none, or it is not a Stable Diffusion that can be used here.
+        UserError: there is none, or it is not a Stable Diffusion that is supported here.
     """
     stored = _open(source)
     if source.tokenizer is not None:
@@ -42,7 +42,7 @@ def _open(source: ModelSource) -> StoredModel:
     on_hub = is_on_hub(source.path)
     if source.revision is not None and not on_hub:
         raise UserError(
-            f"'{source.path}' is not on the Hub: --revision '{source.revision}' has no use"
+            f"'{source.path}' is not on the Hub: leave out --revision '{source.revision}'"
         )
     if on_hub:
         return open_folder(
@@ -56,17 +56,17 @@ def _open(source: ModelSource) -> StoredModel:
             ".ckpt file, a Hub id (owner/model) or 'mini', the embedded one"
         )
     if source.variant is not None:
-        raise UserError(f"'{path}' is a single file: --variant '{source.variant}' has no use")
+        raise UserError(f"'{path}' is a single file: leave out --variant '{source.variant}'")
     return open_file(path, source.prediction_type)
 
 
 def is_on_hub(name: str) -> bool:
-    """Whether a name is a Hub id, and of nothing that is here."""
+    """Whether a name is a Hub id and not a local path."""
     return is_hub_id(name) and not to_path(name).exists()
 
 
 def tokenizer_folder(stored: StoredTokenizer) -> epath.Path:
-    """The folder of a tokenizer, from the Hub if it is not here.
+    """The folder of a tokenizer, from the Hub if it is not local.
 
     Raises:
         UserError: there is none.

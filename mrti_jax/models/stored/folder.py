@@ -30,9 +30,9 @@ from mrti_jax.models.stored.weights import (
 
 INDEX = "model_index.json"
 MODULES = ("text_encoder", "text_encoder_2", "unet", "vae")
-# By the text encoder whose texts they split.
+# By the text encoder that they belong to.
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
-# Either the first two or the third hold the words; the others change what they mean.
+# Either the first two or the third hold the vocabulary; the others modify it.
 TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
@@ -57,7 +57,7 @@ def open_folder(folder: epath.Path, variant: str | None) -> StoredModel:
     chosen = variant_of_parts(parts, variant)
     plain = [part for part in parts if chosen[part] != variant]
     if plain:
-        warn(f"{folder}: {', '.join(plain)} without variant '{variant}': taking the plain weights")
+        warn(f"{folder}: no variant '{variant}' of {', '.join(plain)}: using the plain weights")
     modules = {}
     unused = _unused_folders(folder)
     for part in parts:
@@ -94,7 +94,7 @@ def check_kind(what: str, folder: epath.Path) -> dict[str, Any]:
     names = file_names(folder)
     if "unet" not in names:
         kind = kind_by_names(names) or kind_by_class(folder) or _kind_by_file(folder, names)
-        raise UserError(f"{what} {kind or 'is no diffusers folder: it holds no unet/'}")
+        raise UserError(f"{what} {kind or 'is not a diffusers folder: it holds no unet/'}")
     index = read_json(folder / INDEX) if INDEX in names else {}
     unet_config = read_json(folder / "unet" / "config.json")
     kind = foreign(index) or foreign(unet_config) or _kind_by_parts(index, names)
@@ -110,14 +110,14 @@ def check_kind(what: str, folder: epath.Path) -> dict[str, Any]:
 
 def kind_by_names(names: Collection[str]) -> str | None:
     """What a folder without a U-Net is, as in `what_else`, by the names in it; None if they don't
-    tell."""
+    say."""
     is_lora = "adapter_config.json" in names or any(name.startswith(_LORA) for name in names)
     return LORA if is_lora else None
 
 
 def kind_by_class(folder: epath.Path) -> str | None:
-    """What a folder without a U-Net is, as in `what_else`, by its descriptions; None if it has none
-    that names a class."""
+    """What a folder without a U-Net is, as in `what_else`, by its descriptions; None if none of
+    them names a class."""
     for name in (INDEX, "config.json", "transformer/config.json"):
         if (folder / name).exists():
             config = read_json(folder / name)
@@ -127,7 +127,7 @@ def kind_by_class(folder: epath.Path) -> str | None:
 
 
 def present(names: Collection[str]) -> list[str]:
-    """The parts that a model must have, and the one of XL if it is among its folders."""
+    """The parts that a model must have, and XL's additional one if it is among the folders."""
     return [part for part in MODULES if part != "text_encoder_2" or part in names]
 
 
@@ -137,7 +137,7 @@ def tokenizers_of(parts: Iterable[str]) -> list[str]:
 
 
 def _unused_folders(folder: epath.Path) -> list[str]:
-    """Those that hold no part of a model here, such as the safety checker."""
+    """Folders that hold no part used here, such as the safety checker."""
     used = (*MODULES, *TOKENIZERS.values(), "scheduler")
     return [
         f"{path.name}/"
@@ -147,8 +147,8 @@ def _unused_folders(folder: epath.Path) -> list[str]:
 
 
 def _kind_by_parts(index: Mapping[str, Any], names: Collection[str]) -> str | None:
-    """What a folder with a U-Net is, as in `what_else`, by the parts beside it; None if they don't
-    tell."""
+    """What a folder with a U-Net is, as in `what_else`, by its other parts; None if they don't
+    say."""
     if "text_encoder" not in names and "text_encoder_2" in names:
         return REFINER
     class_name = index.get("_class_name")
@@ -168,7 +168,6 @@ def _kind_by_file(folder: epath.Path, names: Collection[str]) -> str | None:
         return None
     tensors, facts = read_tensor_file(folder / files[0])
     if family_of(tensors) is not None:
-        return (
-            f"is no diffusers folder, but holds a model in a single file: give {folder / files[0]}"
-        )
-    return f"is no diffusers folder, and {files[0]} in it {what_else(tensors, facts)}"
+        path = folder / files[0]
+        return f"is not a diffusers folder, but holds a model in a single file: give {path}"
+    return f"is not a diffusers folder, and {files[0]} in it {what_else(tensors, facts)}"

@@ -22,23 +22,23 @@ from mrti_jax.models.stored.folder import (
 from mrti_jax.models.stored.weights import no_weights, variant_of_parts, weight_files
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-# What tells what a model is.
+# The files that describe a model.
 _DESCRIPTION = re.compile(
     rf"{re.escape(INDEX)}|(\w+/)?config\.json|scheduler/scheduler_config\.json"
 )
 # Seconds to wait for the Hub's first answer.
 _PATIENCE = 5
-# What the Hub says no with -> what to do.
+# HTTP status of the Hub's refusal -> what to do.
 _ADVICE = {
     401: "the token isn't valid: `hf auth login`, or unset HF_TOKEN",
     403: "no access: `hf auth login` with a token that may read it, once its terms are accepted",
     404: "not found: check the name, and HF_ENDPOINT if it is set",
-    429: "too many requests: wait some minutes, or `hf auth login`, which allows more",
+    429: "too many requests: wait a few minutes, or `hf auth login`, which allows more",
 }
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 Download: TypeAlias = Callable[[list[str]], epath.Path]
-"""Brings files of a repository into a folder, and gives this folder, with those fetched before."""
+"""Downloads files of a repository; returns their folder, which also holds those fetched before."""
 
 
 def is_hub_id(name: str) -> bool:
@@ -47,9 +47,9 @@ def is_hub_id(name: str) -> bool:
 
 
 def fetch_model(repo: str, revision: str | None, variant: str | None) -> epath.Path:
-    """A diffusers folder with what is needed of a model on the Hub.
+    """A diffusers folder with the needed files of a model on the Hub.
 
-    Its descriptions come first, and nothing more if it is another kind of model.
+    Its descriptions are fetched first, and nothing more if it is another kind of model.
 
     Raises:
         UserError: there is no such model, no access, or neither a connection nor a cached copy; it
@@ -93,7 +93,7 @@ def _fetch(
     fetch: Callable[[Collection[str], Download], epath.Path],
     marks: Collection[str],
 ) -> epath.Path:
-    """What `fetch(names of all files, download)` gives.
+    """What `fetch(names of all files, download)` returns.
 
     `marks`: files of which one is in the cache if the repository is.
     """
@@ -104,19 +104,19 @@ def _fetch(
             folder = snapshot_download(repo, revision=revision, allow_patterns=files)
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
             raise
-        # hf_xet, which brings large files, raises RuntimeError.
+        # hf_xet, which downloads large files, raises RuntimeError.
         except (errors.HTTPError, OSError, RuntimeError) as error:
             if getattr(error, "errno", None) in _NOT_WRITTEN:
                 raise
             raise UserError(
-                f"the download of {repo} broke off ({_why(error)}): the same command goes on with "
-                "it"
+                f"the download of {repo} was interrupted ({_why(error)}): run the same command "
+                "again to resume it"
             ) from None
         return epath.Path(folder)
 
     at = "" if revision is None else f" at revision '{revision}'"
     try:
-        # Unlike a listing of its files, this is not tried again and again without a connection.
+        # Unlike listing its files, this is not retried over and over without a connection.
         info = HfApi().model_info(repo, revision=revision, timeout=_PATIENCE)
         return fetch([file.rfilename for file in info.siblings or ()], download)
     except errors.GatedRepoError:
@@ -126,8 +126,8 @@ def _fetch(
         ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(
-            f"there is no model '{repo}', neither a folder or file here nor on the Hub (a private "
-            "one needs `hf auth login`)"
+            f"there is no model '{repo}', neither as a local folder or file nor on the Hub (a "
+            "private one needs `hf auth login`)"
         ) from None
     except errors.RevisionNotFoundError:
         raise UserError(f"{repo} on the Hub has no revision '{revision}'") from None
@@ -157,7 +157,7 @@ def _fetch(
 
 
 def _why(error: Exception) -> str:
-    """An error in few words: the Hub's status and what to do about it, or the first line of it."""
+    """An error in a few words: the Hub's status and what to do about it, or its first line."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
@@ -174,7 +174,7 @@ def _what_else(names: Collection[str], descriptions: list[str], download: Downlo
     if kind is None and descriptions:
         kind = kind_by_class(download(descriptions))
     return kind or (
-        f"is no diffusers model (no {INDEX}): if it holds a single file, download that, and give "
+        f"is not a diffusers model (no {INDEX}): if it holds a single file, download that and give "
         "its path"
     )
 

@@ -20,12 +20,12 @@ _MODULES = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
-# Of every CLIP that Stable Diffusion uses.
+# The same in every CLIP that Stable Diffusion uses.
 _HEAD_WIDTH = 64
 
 
 def open_clip_tensors(tensors: Tensors) -> dict[str, StoredTensor]:
-    """OpenCLIP's text transformer under the names of transformers, less a leading `text_model.`"""
+    """OpenCLIP's text transformer under transformers' names, without a leading `text_model.`"""
     result: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
         if match := _LAYER.fullmatch(name):

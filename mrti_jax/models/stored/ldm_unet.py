@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The U-Net under the names of the original code (CompVis/latent-diffusion, `openaimodel.py`).
 
-There, all residual blocks, transformers and resamplers are numbered through in `input_blocks` and
-`output_blocks`; where a resampler is, a level of the U-Net ends.
+There, all residual blocks, transformers and resamplers are numbered consecutively in `input_blocks`
+and `output_blocks`; a resampler ends a level of the U-Net.
 """
 
 import re
@@ -39,7 +39,7 @@ _NUM_SIZES = 6
 
 
 def unet_tensors(tensors: Tensors) -> dict[str, StoredTensor]:
-    """Under the names of diffusers; those without a counterpart keep theirs.
+    """The tensors under diffusers' names; those without a counterpart keep theirs.
 
     Args:
         tensors: of the U-Net, without `PREFIX`.
@@ -91,7 +91,7 @@ def unet_config(
 
 
 def _places(tensors: Tensors) -> dict[tuple[str, str], tuple[int, int]]:
-    """Side and number of a block -> its level, and its number there."""
+    """Side and number of a block -> its level, and its number within that."""
     places = {}
     for side in _BLOCKS:
         numbers = {int(m[2]) for name in tensors if (m := _BLOCK.fullmatch(name)) and m[1] == side}

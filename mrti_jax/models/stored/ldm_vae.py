@@ -9,14 +9,14 @@ from mrti_jax.models.stored.tensor import StoredTensor, Tensors
 PREFIX = "first_stage_model."
 
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
-# Some tools keep these names of diffusers.
+# Some tools keep these names from diffusers.
 _ATTENTION |= {name: name for name in ("to_q", "to_k", "to_v", "to_out.0")}
 _LEVEL = re.compile(r"(encoder\.down|decoder\.up)\.(\d+)\.(.+)")
 _ATTENTION_NAME = re.compile(r"(.+\.mid)\.attn_1\.(.+)\.(\w+)")
 
 
 def vae_tensors(tensors: Tensors) -> dict[str, StoredTensor]:
-    """Under the names of diffusers; those without a counterpart keep theirs.
+    """The tensors under diffusers' names; those without a counterpart keep theirs.
 
     Args:
         tensors: of the autoencoder, without `PREFIX`.

@@ -23,7 +23,7 @@ class SourceOptions:
     """A folder or Hub id to take the tokenizer from; the model's own if not given, and for a single
     file, which has none, that of openai/clip-vit-large-patch14."""
     prediction_type: PredictionType | None = None
-    """What the U-Net predicts; what the model says of itself if not given."""
+    """What the U-Net predicts; what the model's files say if not given."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -33,7 +33,7 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource(SourceOptions):
-    """Where a model comes from, and what its files don't tell."""
+    """Where a model comes from, and what its files don't say."""
 
     path: str = MINI
     """A diffusers folder, a single .safetensors or .ckpt file, a Hub id (owner/model), or `mini`,
@@ -52,7 +52,7 @@ class StoredModule:
     Attributes:
         where: the file with the weights, for messages.
         config: as in the `config.json` of diffusers or transformers.
-        tensors: by their names in diffusers, less a leading `text_model.`.
+        tensors: by their names in diffusers, without a leading `text_model.`.
     """
 
     where: str
@@ -64,7 +64,7 @@ class StoredModule:
 class StoredTokenizer:
     """A folder with `vocab.json` and `merges.txt`, or the Hub id of one.
 
-    `pad_token`: in place of the tokenizer's own, if given.
+    `pad_token`: replaces the tokenizer's own, if given.
     """
 
     where: str
@@ -80,9 +80,9 @@ class StoredModel:
         tokenizers: `tokenizer`, and for XL `tokenizer_2`.
         scheduler_config: the JSON object of `scheduler_config.json`.
         index: the JSON object of `model_index.json`; empty without this file.
-        layout: what it was found in, in words.
-        notes: what was chosen among several possibilities, a line each.
-        unused: names of tensors and folders (with a `/` at the end) that are no part of it.
+        layout: the layout it was found in, in words.
+        notes: what was chosen among several possibilities, one line each.
+        unused: names of tensors and folders (with a trailing `/`) that are not part of it.
     """
 
     modules: Mapping[str, StoredModule]

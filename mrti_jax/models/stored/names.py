@@ -5,12 +5,12 @@ import re
 
 from mrti_jax.models.stored.tensor import StoredTensor, Tensors
 
-# Not weights: constants that older releases saved along.
+# Not weights: constants that older releases saved as well.
 _BUFFERS = re.compile(r"(?:.*\.)?position_ids")
 # diffusers before 0.15, in the autoencoder.
 _ATTENTION = re.compile(r"(.*\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 _ATTENTION_NOW = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-# Of the whole CLIP that a text encoder comes from: some tools save them along.
+# Of the whole CLIP that a text encoder comes from: some tools save them as well.
 _LEFTOVERS = {
     "text_encoder": {"text_projection.weight", "logit_scale"},
     "text_encoder_2": {"logit_scale"},
@@ -18,7 +18,7 @@ _LEFTOVERS = {
 
 
 def leftovers(part: str, tensors: Tensors) -> set[str]:
-    """The names of those tensors of a model's part that it has no use for."""
+    """The names of the tensors in a model's part that it does not use."""
     return _LEFTOVERS.get(part, set()) & tensors.keys()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a file or folder is that is not a Stable Diffusion for text to picture."""
+"""What a file or folder is, if not a text-to-image Stable Diffusion."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,10 +9,10 @@ from mrti_jax.models.stored.tensor import Tensors
 
 _WHOLE = "a whole Stable Diffusion 1.x, 2.x or XL is needed"
 REFINER = f"is the refiner of Stable Diffusion XL: {_WHOLE}"
-LORA = f"is a LoRA, a change of a model: {_WHOLE}"
+LORA = f"is a LoRA, a modification of a model: {_WHOLE}"
 UNCLIP = f"is an unCLIP model, which draws from the embedding of a picture: {_WHOLE}"
 LCM = (
-    "is a Latent Consistency Model, whose U-Net takes the guidance scale: take the model that it "
+    "is a Latent Consistency Model, whose U-Net takes the guidance scale: use the model that it "
     "was distilled from"
 )
 _VIDEO = "Stable Video Diffusion, which draws from a picture"
@@ -26,7 +26,7 @@ _IMAGE_CONDITIONED = {
 _CONV_IN = ("model.diffusion_model.input_blocks.0.0.weight", "conv_in.weight")
 # In this order: the first whose pattern is found in a tensor's name.
 _KINDS = (
-    (r"lora[_.]|\.lora_?[AB]\.|(^|\.)(hada|lokr|oft|diff)_", "a LoRA, a change of a model"),
+    (r"lora[_.]|\.lora_?[AB]\.|(^|\.)(hada|lokr|oft|diff)_", "a LoRA, a modification of a model"),
     (r"^control_model\.|controlnet_|input_hint_block", "a ControlNet, an addition to a model"),
     (r"(^|\.)joint_blocks\.", "Stable Diffusion 3, which has no U-Net"),
     (r"(^|\.)double_blocks\.|(^|\.)single_transformer_blocks\.", "Flux, which has no U-Net"),
@@ -39,9 +39,9 @@ _KINDS = (
     (r"^down_blocks\.\d+\.resnets\.", "a U-Net alone, as in the folder of a model"),
     (r"^(text_model|encoder\.layers)\.", "a text encoder alone, as in the folder of a model"),
     (r"^encoder\.block\.\d+\.", "T5, a text encoder alone"),
-    (r"^model_ema\.diffusion_model", "a U-Net of which there is only the EMA copy"),
+    (r"^model_ema\.diffusion_model", "only the EMA copy of a U-Net"),
     (r"^(first_stage_model\.)?(en|de)coder\.(down|mid|conv_in)", "an autoencoder (VAE) alone"),
-    (r"(^|\.)transformer_blocks\.\d+\.attn\.", "Stable Diffusion 3 or a kin, without a U-Net"),
+    (r"(^|\.)transformer_blocks\.\d+\.attn\.", "Stable Diffusion 3 or similar, without a U-Net"),
 )
 # By how the name of a pipeline or module begins.
 _CLASSES = {
@@ -57,7 +57,7 @@ OURS = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 
 def what_else(tensors: Tensors, facts: Iterable[str]) -> str:
-    """The end of a sentence on a file that is not a whole model: `is ...: a whole ... is needed`.
+    """The end of a sentence about a file that is no whole model: `is ...: a whole ... is needed`.
 
     Args:
         facts: other names in the file.
@@ -72,7 +72,7 @@ def what_else(tensors: Tensors, facts: Iterable[str]) -> str:
     if 0 < len(tensors) <= 2 and all(len(tensor.shape) <= 2 for tensor in tensors.values()):
         return f"is an embedding, a learned word: {_WHOLE}"
     known = f" (its tensors are {', '.join(list(tensors)[:3])}, ...)" if tensors else ""
-    return f"is no model that is known here{known}: {_WHOLE}"
+    return f"is not a known kind of model{known}: {_WHOLE}"
 
 
 def what_class(class_name: str) -> str:
@@ -94,8 +94,8 @@ def foreign(config: Mapping[str, Any]) -> str | None:
 
 
 def image_conditioned(unet_config: Mapping[str, Any], vae_config: Mapping[str, Any]) -> str | None:
-    """What a model is, as in `what_else`, whose U-Net takes a picture beside the latents; None if
-    it doesn't, or if its configs don't tell."""
+    """What a model is, as in `what_else`, if its U-Net takes a picture as well as the latents; None
+    if it doesn't, or if its configs don't say."""
     if unet_config.get("class_embed_type") == "projection":
         return UNCLIP
     channels, latents = unet_config.get("in_channels", 4), vae_config.get("latent_channels", 4)

@@ -36,7 +36,7 @@ def read_safetensors(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[st
         if not isinstance(metadata, dict) or not all(type(v) is str for v in metadata.values()):
             raise ValueError("no metadata")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{path} is not a safetensors file, or damaged") from None
+        raise UserError(f"{path} is not a safetensors file, or is damaged") from None
     needed = max((tensor.offset + tensor.span for tensor in tensors.values()), default=0)
     if needed > end:
         raise _truncated(path, end, needed)
@@ -45,7 +45,7 @@ def read_safetensors(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[st
 
 def _tensor(path: epath.Path, start: int, entry: dict[str, Any]) -> StoredTensor:
     shape, (first, last) = entry["shape"], entry["data_offsets"]
-    # Not `isinstance`: JSON's true and false are no numbers.
+    # Not `isinstance`: JSON's true and false are not numbers.
     numbers = all(type(n) is int and n >= 0 for n in (*shape, first, last))
     if not isinstance(shape, list) or not numbers:
         raise ValueError("no such place")

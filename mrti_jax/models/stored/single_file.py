@@ -21,20 +21,20 @@ from mrti_jax.models.stored.refuse import LCM, UNCLIP, image_conditioned, what_e
 from mrti_jax.models.stored.tensor import StoredTensor, Tensors
 from mrti_jax.models.stored.tensor_file import read_tensor_file
 
-# Whose tokenizer all of them use; a single file has none.
+# The tokenizer that all families use; a single file has none.
 TOKENIZER = "openai/clip-vit-large-patch14"
 
 
 _PAD = "!"
-# Kept from training, or constants: nothing is lost without them. The last are of OpenCLIP, of whose
-# 24 layers Stable Diffusion 2.x reads the last but one.
+# Left over from training, or constants: nothing is lost without them. The last are OpenCLIP's, of
+# whose 24 layers Stable Diffusion 2.x uses all but the last.
 _LEFTOVERS = re.compile(
     r"model_ema\..*|(.*\.)?(position_ids|logit_scale|attn_mask)|first_stage_model\.loss\..*|logvar"
     r"|betas|(sqrt_(recip|recipm1|one_minus)?_?|log_one_minus_)?alphas_cumprod(_prev)?"
     r"|posterior_.*|lvlb_weights|denoiser\..*|v_pred|ztsnr"
     r"|cond_stage_model\.model\.(text_projection|transformer\.resblocks\.23\..*)"
 )
-# Of the whole CLIP that the text encoder comes from: some tools save it along.
+# Of the whole CLIP that the text encoder comes from: some tools save it as well.
 _UNUSED = re.compile(
     r"(cond_stage_model|conditioner\.embedders\.0)\.transformer\.text_projection\.weight"
 )
@@ -46,7 +46,7 @@ _LABELS = ldm_unet.PREFIX + "label_emb.0."
 _GUIDANCE = re.compile(re.escape(ldm_unet.PREFIX) + r"(time_embed\w*\.)?cond_proj\.weight")
 _PROJECTION = re.compile(re.escape(ldm_unet.PREFIX) + r".*\.proj_in\.weight")
 _POOLING = SDXL.text[1] + "text_projection"
-# What models say of themselves that were trained as in Karras et al. 2022.
+# Tensors that mark models trained as in Karras et al. 2022.
 _EDM = re.compile(r"edm_vpred\.sigma_(max|min)|edm_(mean|std)")
 # Updates after which Stable Diffusion 2.0 base, which predicts epsilon, was published.
 _SD2_BASE_STEPS = 875_000
@@ -56,8 +56,8 @@ def open_file(path: epath.Path, prediction_type: PredictionType | None) -> Store
     """The model in a `.safetensors` or `.ckpt` file in the layout of the original code.
 
     Args:
-        prediction_type: what the U-Net predicts; the file's word for it, or the usual of its
-            family, if not given.
+        prediction_type: what the U-Net predicts; if not given, what the file says, or what is usual
+            in its family.
 
     Raises:
         UserError: the file is damaged, or is not a whole Stable Diffusion.
@@ -72,7 +72,7 @@ def open_file(path: epath.Path, prediction_type: PredictionType | None) -> Store
     lacking = [prefix for prefix, part in parts.items() if not part]
     if lacking:
         raise UserError(
-            f"{path} is no whole model: it holds a U-Net, but no {lacking[0]}* (text encoder or "
+            f"{path} is not a whole model: it holds a U-Net, but no {lacking[0]}* (text encoder or "
             "autoencoder)"
         )
     predicts = prediction_type or _prediction_type(path, family, tensors, facts)
@@ -98,7 +98,7 @@ def open_file(path: epath.Path, prediction_type: PredictionType | None) -> Store
         }
     except (LookupError, StopIteration, ValueError) as error:
         raise UserError(
-            f"{path} looks like {family.name}, but lacks tensors, or has some of other shapes: "
+            f"{path} looks like {family.name}, but lacks tensors, or has some of the wrong shape: "
             f"{error}"
         ) from None
     found = {part: part_tensors for part, (_, part_tensors) in text.items()}
@@ -134,7 +134,7 @@ def open_file(path: epath.Path, prediction_type: PredictionType | None) -> Store
 
 
 def family_of(tensors: Tensors) -> Family | None:
-    """The family of a whole model, by the names of its tensors; None if it is none."""
+    """The family of a whole model, by the names of its tensors; None if it is not one."""
     if _CONV_IN in tensors:
         for family in (SDXL, SD2, SD1):
             if any(name.startswith(family.text[-1]) for name in tensors):
@@ -143,7 +143,7 @@ def family_of(tensors: Tensors) -> Family | None:
 
 
 def _unsupported(family: Family, tensors: Tensors) -> str | None:
-    """What keeps a whole model from being used, as in `what_else`; None if nothing does."""
+    """Why a whole model can't be used, as in `what_else`; None if it can."""
     inputs = {"in_channels": _channels(_CONV_IN, tensors)}
     latents = {"latent_channels": _channels(_LATENTS_IN, tensors)}
     if kind := image_conditioned(inputs, latents):
@@ -157,16 +157,16 @@ def _unsupported(family: Family, tensors: Tensors) -> str | None:
     ):
         return (
             "has a text encoder under the names of Stable Diffusion 1.x, but the U-Net of 2.x "
-            "(proj_in.weight is a matrix): take the file as published, or its diffusers folder"
+            "(proj_in.weight is a matrix): use the file as published, or its diffusers folder"
         )
     if family is SDXL and not any(name.startswith(_POOLING) for name in tensors):
-        return f"lacks {_POOLING}, of its second text encoder: take another file of this model"
+        return f"lacks {_POOLING}, of its second text encoder: use another file of this model"
     edm = next(filter(_EDM.fullmatch, tensors), None)
     return edm and f"has the noise levels of EDM (it holds {edm}), which are not supported"
 
 
 def _channels(convolution: str, tensors: Tensors) -> int:
-    """How many a convolution takes; 4, as usual, if it is missing or no convolution."""
+    """Input channels of a convolution; 4, as usual, if it is missing or not a convolution."""
     shape = tensors[convolution].shape if convolution in tensors else ()
     return shape[1] if len(shape) > 1 else 4
 
@@ -182,9 +182,9 @@ def _under(prefix: str, tensors: Tensors) -> dict[str, StoredTensor]:
 
 
 def _unet(tensors: Tensors) -> tuple[dict[str, StoredTensor], list[str]]:
-    """The U-Net under the names of diffusers, from its EMA copy if there is a whole one."""
+    """The U-Net under the names of diffusers, from its EMA copy if that is complete."""
     plain = _under(ldm_unet.PREFIX, tensors)
-    # Names without dots: that is how the original code keeps them.
+    # The original code keeps them under names without dots.
     ema = {name: "model_ema.diffusion_model" + name.replace(".", "") for name in plain}
     copies = sum(copy in tensors for copy in ema.values())
     notes = []
@@ -192,7 +192,9 @@ def _unet(tensors: Tensors) -> tuple[dict[str, StoredTensor], list[str]]:
         plain = {name: tensors[ema[name]] for name in plain}
         notes = ["U-Net: the EMA copy of its weights, as in the folders that diffusers publishes"]
     elif copies:
-        notes = [f"U-Net: not the EMA copy of its weights, of which {len(plain) - copies} lack"]
+        notes = [
+            f"U-Net: not the EMA copy of its weights, which lacks {len(plain) - copies} of them"
+        ]
     return ldm_unet.unet_tensors(plain), notes
 
 
@@ -215,7 +217,7 @@ def _text_encoders(
 def _prediction_type(
     path: epath.Path, family: Family, tensors: Tensors, facts: Mapping[str, Any]
 ) -> PredictionType:
-    """What the file says, or what is usual. In version 2 both are, and the tensors are the same."""
+    """What the file says, or what is usual. In version 2 both are, with the same tensors."""
     told = facts.get("modelspec.prediction_type")
     if told in ("v", "v_prediction") or "v_pred" in tensors:
         return "v_prediction"
@@ -224,7 +226,7 @@ def _prediction_type(
     if facts.get("global_step") == _SD2_BASE_STEPS:
         return "epsilon"
     warn(
-        f"{path} doesn't tell what its U-Net predicts: taking v_prediction, 768 px; if pictures "
+        f"{path} doesn't say what its U-Net predicts: assuming v_prediction, 768 px; if pictures "
         "come out as noise, use --prediction-type epsilon (512 px)"
     )
     return "v_prediction"

@@ -34,8 +34,7 @@ DTYPES: Mapping[str, np.dtype] = {
 # NumPy's limits.
 _MAX_AXES = 64
 _MAX_NUMBERS = 2**58
-# Small enough that the allocator hands out the same memory again: fresh pages cost more time than
-# reading.
+# Small enough that the allocator reuses the same memory: fresh pages cost more time than reading.
 _PIECE_BYTES = 8 * 2**20
 
 
@@ -55,7 +54,7 @@ class StoredTensor:
     strides: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what is no array at all, such as one of no numbers by 2**64."""
+        """Raises ValueError for a shape that no array can have, such as 0 by 2**64."""
         longest = math.prod(max(n, 1) for n in self.shape)
         if len(self.shape) > _MAX_AXES or max(longest, *self.strides, 0) > _MAX_NUMBERS:
             raise ValueError("no array has this shape")
@@ -98,7 +97,7 @@ class StoredTensor:
     def read(self, index: tuple[slice, ...] = (), dtype: np.dtype | None = None) -> np.ndarray:
         """The numbers at `index` (slices without steps; all if not given), in the file's dtype.
 
-        Of a part of the first axis, no more than these rows are read.
+        For a part of the first axis, only its rows are read.
 
         Args:
             dtype: to cast to, piece by piece, so that little is held in the file's dtype.
@@ -123,9 +122,9 @@ class StoredTensor:
         return result
 
     def _pieces(self, num_rows: int) -> Iterator[tuple[int, int]]:
-        """Stretches of rows to read at once."""
+        """Ranges of rows to read at once."""
         step = max(num_rows, 1)
-        if self.strides[0] == max(self.strides):  # else rows lie between each other
+        if self.strides[0] == max(self.strides):  # else rows interleave
             step = max(1, _PIECE_BYTES // max(1, self.strides[0] * self.dtype.itemsize))
         for start in range(0, num_rows, step):
             yield start, min(start + step, num_rows)

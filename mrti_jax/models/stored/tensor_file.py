@@ -16,8 +16,8 @@ _GIT_LFS = b"version https://git-lfs"
 
 
 def read_tensor_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
-    """The tensors of a safetensors or PyTorch file by name, unread, and what else the file tells
-    (metadata, numbers of the training).
+    """The tensors of a safetensors or PyTorch file by name, unread, and what else the file says
+    (metadata, numbers from training).
 
     Raises:
         UserError: the file is missing, damaged or not to be trusted.
@@ -31,10 +31,10 @@ def read_tensor_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[st
         raise UserError(f"{path} can't be read: {reason(error)}") from None
     if head == _GIT_LFS:
         raise UserError(
-            f"{path} is a pointer of Git LFS, not the file: `git lfs pull` in its repository "
-            "fetches it"
+            f"{path} is a Git LFS pointer, not the file: fetch it with `git lfs pull` in its "
+            "repository"
         )
-    # The JSON header of safetensors begins behind its length, 8 bytes.
+    # The JSON header of safetensors begins after its length, 8 bytes.
     is_safetensors = head[8:9] == b"{" or path.suffix.lower() == ".safetensors"
     if is_safetensors and not head.startswith(_ZIP):
         return read_safetensors(path)

@@ -32,7 +32,7 @@ _STORAGES = {
     "ByteStorage": "U8",
     "BoolStorage": "BOOL",
 }
-# What training scripts leave in a checkpoint beside the weights.
+# What training scripts leave in a checkpoint besides the weights.
 _IGNORED = {
     (module, name)
     for modules, names in (
@@ -75,7 +75,7 @@ class _Dict(dict):
 
 
 class _Nothing:
-    """Stands in for what is read over."""
+    """Stands in for what is ignored."""
 
     def __init__(self, *args: object) -> None:
         pass
@@ -99,8 +99,8 @@ class _Storage:
 
 
 def read_torch_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
-    """The tensors of a file's state dict by name, unread, and what else is beside it: numbers and
-    strings, and None for what is neither.
+    """The tensors of a file's state dict by name, unread, and what is stored next to it: numbers
+    and strings, and None for anything else.
 
     A state dict under the key `state_dict` counts as the file's own.
 
@@ -115,13 +115,13 @@ def read_torch_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[str
     except _Refused as refused:
         raise UserError(
             f"{path} was not read, and nothing in it was run: its pickle asks for {refused}, which "
-            "no weights need; take the model from a source that you trust, as safetensors"
+            "no weights need; get the model from a source that you trust, as safetensors"
         ) from None
     except UserError:
         raise
     except (OSError, ImportError) as error:
         raise UserError(f"{path} can't be read: {reason(error)}") from None
-    except Exception as error:  # zipfile raises anything at a damaged directory
+    except Exception as error:  # zipfile raises anything for a damaged directory
         raise UserError(f"{path} is damaged: {reason(error)}; download or copy it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no state dict, but {type(content).__name__}")
@@ -146,7 +146,7 @@ def _unpickle(path: epath.Path, file: BinaryIO) -> Any:
         entries = {info.filename: info for info in archive.infolist()}
         names = [name for name in entries if name.endswith("/data.pkl")]
         if len(names) != 1:
-            raise UserError(f"{path} is a zip file, but not one of PyTorch: it holds no data.pkl")
+            raise UserError(f"{path} is a zip file, but not PyTorch's: it holds no data.pkl")
         root = names[0].removesuffix("data.pkl")
         if any(
             info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCODED
@@ -166,7 +166,7 @@ def _unpickle(path: epath.Path, file: BinaryIO) -> Any:
             raise UserError(f"{path} is damaged: its pickle ends in {kind}") from None
 
 
-# In Python: the one in C makes its memo as long as a file of a few bytes asks for.
+# The one in Python: that in C makes its memo as long as a file of a few bytes asks for.
 class _Unpickler(pickle._Unpickler):
     """Runs a pickle in which every name is one of the stand-ins below."""
 
@@ -174,7 +174,7 @@ class _Unpickler(pickle._Unpickler):
         **pickle._Unpickler.dispatch,
         # Drops the attributes, which nothing here needs: what has been checked stays as it is.
         pickle.BUILD[0]: pickle._Unpickler.dispatch[pickle.POP[0]],
-        # Reads what is there, and does not first make room for all that is claimed.
+        # Reads what is there, without first allocating all that is claimed.
         pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
     }
 
@@ -221,7 +221,7 @@ class _Unpickler(pickle._Unpickler):
             raise ValueError("no such tensor")
         offset = storage.start + first * storage.dtype.itemsize
         tensor = StoredTensor(self._path, offset, storage.dtype, tuple(shape), tuple(strides))
-        # Strides may repeat numbers: then the span is short, and the tensor as large as it claims.
+        # Strides may repeat numbers: then the span is short, but the tensor as large as it claims.
         too_large = tensor.nbytes > storage.end - storage.start
         if too_large or offset + tensor.span > storage.end:
             raise UserError(f"{self._path} is damaged: a tensor is larger than its storage")
@@ -249,7 +249,7 @@ def _not_a_zip(path: epath.Path, file: BinaryIO) -> str:
     if head[:1] == b"\x80" or head[257:262] == b"ustar":
         return (
             f"{path} is in the format of PyTorch before 1.6, which can't be read without running "
-            "it: where PyTorch is, convert it by "
+            "it: where PyTorch is installed, convert it with "
             '`torch.save(torch.load(OLD, weights_only=True, map_location="cpu"), NEW)`'
         )
-    return f"{path} is not a PyTorch file, or damaged"
+    return f"{path} is not a PyTorch file, or is damaged"

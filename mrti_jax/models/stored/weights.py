@@ -50,8 +50,8 @@ def file_names(folder: epath.Path) -> set[str]:
 def variant_of_parts(
     parts: Mapping[str, Collection[str]], variant: str | None
 ) -> dict[str, str | None]:
-    """For each part of a model (with its file names) the variant to take: the wanted one, or the
-    plain weights (None) where only other parts have the variant."""
+    """For each part of a model (with its file names) the variant to use: the wanted one, or the
+    plain weights (None) if only other parts have the variant."""
     having = {part for part, names in parts.items() if weight_files(names, variant)}
     return {part: variant if part in having or not having else None for part in parts}
 
@@ -62,12 +62,10 @@ def no_weights(where: str, names: Iterable[str], variant: str | None) -> UserErr
     what = f"variant '{variant}' of the weights" if variant else "weights"
     others = " or ".join(sorted(other for other in found if other))
     if others:
-        return UserError(f"{where} holds no {what}; there is the variant {others} (--variant)")
+        return UserError(f"{where} holds no {what}: use --variant {others}")
     if found:
         return UserError(f"{where} holds no {what}, but plain ones: leave out --variant")
-    return UserError(
-        f"{where} holds no {what} (*.safetensors or *.bin, under the names that diffusers gives)"
-    )
+    return UserError(f"{where} holds no {what} (*.safetensors or *.bin, under diffusers' names)")
 
 
 def weight_files(names: Collection[str], variant: str | None) -> list[str]:
@@ -108,7 +106,7 @@ def read_weights(
         raise UserError(f"{path} has no weight_map from tensors to files")
     tensors: dict[str, StoredTensor] = {}
     for name in sorted(set(shards.values())):
-        # A plain name: an index does not lead out of its folder.
+        # A plain name: an index must not lead out of its folder.
         if name not in names:
             raise UserError(f"{path} names the shard {name}, which is missing: download it again")
         tensors |= read_tensor_file(folder / name)[0]
