@@ -14,7 +14,7 @@ from mrti_jax.files import read_text, reason, to_path
 from mrti_jax.flags import named
 from mrti_jax.models.stored.model import SourceOptions
 
-if TYPE_CHECKING:  # at run time they wait until the flags are read: --help needs no jax
+if TYPE_CHECKING:  # at run time, imported once the flags are read: --help needs no jax
     from mrti_jax.concept import Concept
 
 PROG = "python -m mrti_jax.sample"
@@ -25,18 +25,20 @@ decimal point is a resolution, one without is a bucket."""
 EXAMPLE = f'{PROG} "a photo of a red circle"'
 
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 50, 7.5
-# More guidance draws the embedded model's colours stronger than a caption names them.
+# More guidance makes the embedded model's colours stronger than a caption says.
 MINI_STEPS, MINI_GUIDANCE = 30, 3.0
-LESS_MEMORY = "a smaller --batch-size or --size, --vae-slicing on, or --dtype bfloat16 take less"
+LESS_MEMORY = "try a smaller --batch-size or --size, --vae-slicing on, or --dtype bfloat16"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
+    """What to draw, with which model, and how."""
+
     prompts: tyro.conf.Positional[Annotated[tuple[str, ...], named("[PROMPT ...]")]] = ()
     """What to draw; each prompt in quotes."""
     prompts_file: str | None = None
-    """A text file with a prompt on each line; empty ones and those that begin with # are left
-    out."""
+    """A text file with a prompt on each line; empty lines and those that begin with # are skipped.
+    """
     concept: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A concept file, training folder or checkpoint folder; for several, repeat the flag."""
     model: str = "mini"
@@ -50,7 +52,7 @@ class Flags:
     guidance: float | None = None
     """Scale of classifier-free guidance, 1 is none; 7.5 if not given, 3 for the embedded model."""
     guidance_rescale: float = 0.0
-    """How far to scale guided predictions back to the spread of unguided ones, 0 to 1. Give 0.7 for
+    """How far to scale guided predictions back to the spread of unguided ones, 0 to 1. Use 0.7 for
     models whose noise schedule ends in pure noise (rescale_betas_zero_snr)."""
     negative_prompt: str = ""
     """What to guide away from."""
@@ -64,19 +66,19 @@ class Flags:
     """SDXL only: height and width of the original that the picture should seem to be scaled from;
     its own if not given. Small ones give soft pictures."""
     crop: tuple[int, int] = (0, 0)
-    """SDXL only: top and left of the crop that the picture should seem to be; 0 0 centres things.
+    """SDXL only: top and left of the crop that the picture should seem to be; 0 0 centres objects.
     """
     target_size: tuple[int, int] | None = None
     """SDXL only: height and width that it should seem to be cropped to; its own if not given."""
     seed: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = ()
     """Seed of the noise, 0 if not given; for several, repeat the flag."""
     images_per_prompt: int = 1
-    """Pictures for each prompt and seed; they have the seeds s, s + 1, ..."""
+    """Pictures for each prompt and seed s; their seeds are s, s + 1, ..."""
     eta: float = 0.0
     """DDIM's share of fresh noise, 0 to 1."""
     nothing: Literal["zero", "drop", "initializer"] = "zero"
-    """What replaces a word at steps where it has no row, as <star(k)> below k: zero vectors, no
-    word, or the word that training began from."""
+    """What replaces a word at steps where it has no row, like <star(k)> below k: zero vectors, no
+    word, or the word that training started from."""
     official_semi: bool = False
     """<star(k)> as in the code of the paper's authors: without bucket k itself."""
     grid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -85,22 +87,22 @@ class Flags:
     grid_rows: Literal["seeds", "schemes"] = "seeds"
     """What the rows of each --grid are: the seeds, or the three schemes."""
     grid_value: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A bucket or resolution to put for {k}, all buckets if not given; for several, repeat the
+    """A bucket or resolution to replace {k}; all buckets if not given; for several, repeat the
     flag."""
     out: str = "pictures"
     """Folder for the PNG files, and a sheet with all of them; nothing in it is overwritten."""
     batch_size: int = 8
-    """The most pictures drawn at once; a CPU draws one after the other."""
+    """The most pictures drawn at once; a CPU draws one at a time."""
     vae_slicing: Literal["auto", "on", "off"] = "auto"
     """Whether each device decodes its pictures one by one, to save memory; auto: if the batch is
     estimated not to fit."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Of the model; float32 on a CPU and bfloat16 elsewhere if not given."""
+    """Dtype of the model; float32 on a CPU and bfloat16 elsewhere if not given."""
     fsdp: int | None = None
     """How many devices share the weights, each holding a part; if not given, as few as can hold
     them, usually 1."""
     attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
-    """How attention is computed; auto: the fastest way known for the devices."""
+    """How attention is computed; auto: the fastest known way for the devices."""
     source: tyro.conf.OmitArgPrefixes[SourceOptions] = field(default_factory=SourceOptions)
     """More about the model."""
     processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
@@ -108,7 +110,7 @@ class Flags:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and gives its exit status."""
+    """Runs the command and returns its exit status."""
     return run_command(
         Flags, _run, argv, prog=PROG, description=DESCRIPTION, less_memory=LESS_MEMORY
     )
@@ -160,7 +162,7 @@ def _check_flags(flags: Flags) -> None:
         raise UserError("--grid-value and --grid-rows need a --grid")
     if len(flags.prompts) > 1 and not any(set(prompt) & {" ", "<"} for prompt in flags.prompts):
         warn(f"each of {len(flags.prompts)} words is a prompt: put a prompt of several in quotes")
-    for prompt in flags.prompts:  # a second value behind a flag that takes one is read as a prompt
+    for prompt in flags.prompts:  # a second value after a flag that takes one is read as a prompt
         if prompt.isdecimal():
             raise UserError(
                 f"the prompt '{prompt}' is a number: for several seeds or values repeat the flag, "
@@ -226,7 +228,7 @@ def _load_concept(path: str) -> "Concept":
 
     folder = to_path(path)
     if folder.is_dir() and not (folder / FILE_NAME).exists():
-        # Here, so that drawing with a concept file needs nothing of what training needs.
+        # Here, so that drawing with a concept file needs nothing that training needs.
         from mrti_jax.training.checkpoint import load_concept
 
         return load_concept(folder)
@@ -239,11 +241,11 @@ def _read_prompts(path: str | None) -> list[str]:
     try:
         text = read_text(to_path(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the file of prompts {path} can't be read: {reason(error)}") from error
+        raise UserError(f"the prompts file {path} can't be read: {reason(error)}") from error
     lines = [line.strip() for line in text.splitlines()]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
-        raise UserError(f"the file of prompts {path} holds no prompt")
+        raise UserError(f"the prompts file {path} holds no prompt")
     return prompts
 
 

@@ -25,19 +25,19 @@ folders of photos (a word for each):
   {PROG} --data.path photos --concept.name rex --concept.initializer dog
   {PROG} --data.path folders --concept.initializer dog"""
 LESS_MEMORY = (
-    "--train.remat blocks, a larger --train.accumulation, a smaller --train.batch-size or "
-    "--data.size, or --model.dtype bfloat16 take less"
+    "try --train.remat blocks, a larger --train.accumulation, a smaller --train.batch-size or "
+    "--data.size, or --model.dtype bfloat16"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(Config):
-    """A recipe and what is to be different from it."""
+    """A recipe and what overrides it."""
 
-    # A list is for a file.
+    # A list belongs in a file.
     concepts: tyro.conf.Suppress[tuple[ListedConcept, ...]] = ()
     restart: bool = False
-    """Begin anew; the run that is in the folder is kept, under another name."""
+    """Start over; the run that is in the folder is kept under another name."""
     recipe: tyro.conf.Positional[Annotated[str | None, named("[RECIPE]")]] = None
     """A YAML file of settings, such as configs/sd15.yaml; flags override it."""
     processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
@@ -45,13 +45,13 @@ class Flags(Config):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and gives its exit status."""
+    """Runs the command and returns its exit status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
 
     def body(flags: Flags) -> None:
         config = read_config(flags.recipe) if flags.recipe else Config()
         defaults = Flags(**_values(config), recipe=flags.recipe)
-        # Once more, now that the defaults are known: what was not given is the recipe's.
+        # Again, now that the defaults are known: what was not given is the recipe's.
         given = read_flags(Flags, arguments, default=defaults)
         _run(Config(**_values(given)), given.processes, given.restart)
 
@@ -69,7 +69,7 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
     check(config)
     use_compilation_cache()
     join_processes(processes, stop_together=True)
-    # Orbax logs the tracebacks of what it raises, too.
+    # Orbax also logs the tracebacks of what it raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     from mrti_jax.models.stable_diffusion import StableDiffusion
     from mrti_jax.parallel.banner import describe

@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 @contextmanager
 def drawing_bar(*, disable: bool | None) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr; yields what to call with the numbers of pictures done and wanted.
+    """A bar on stderr; yields a function to call with the numbers of pictures done and in all.
 
-    `disable`: as tqdm has it; None shows a bar on terminals only.
+    `disable`: as in tqdm; None shows a bar on terminals only.
     """
     with tqdm(desc="drawing", unit="picture", disable=disable) as bar:
 

@@ -53,14 +53,14 @@ def draw_sweep(
     with _saving(out) as save, _bar() as progress:
         result = sweep(sd, templates, concepts, progress=progress, on_picture=save, **options)
     title = _title(result.pictures[0][0])
-    if len(templates) == 1:  # of several, each is the label of its rows
+    if len(templates) == 1:  # if there are several, each is the label of its rows
         title = f"{templates[0]} - {title}"
     _save_sheet(out, result.pictures, result.row_labels, result.column_labels, title)
 
 
 @contextmanager
 def _saving(out: epath.PathLike) -> Iterator[Callable[[Picture], None]]:
-    """Saves each picture as it is drawn, and in the end, or when it is cut off, says where."""
+    """Saves each picture as it is drawn and, at the end or when interrupted, says where."""
     paths: list[epath.Path] = []
 
     def save(picture: Picture) -> None:

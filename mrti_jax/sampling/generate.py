@@ -65,30 +65,31 @@ def generate(
 ) -> list[Picture]:
     """Draws each prompt with each seed: all pictures of the first prompt, then of the second, ...
 
-    Another prompt, seed, guidance scale or concept compiles nothing anew. What does: another number
+    Another prompt, seed, guidance scale or concept compiles nothing new. What does: another number
     of pictures, size, sampler or number of steps, guidance where there was none, and concepts whose
     tables have other boundaries (`slot_boundaries`).
 
     Args:
         concepts: what the words in the prompts, such as `<jane[3]>`, may name.
-        seeds: a picture's noise is a function of its seed alone, whatever is drawn beside it.
-        images_per_prompt: pictures per seed; they have the seeds s, s + 1, ...
+        seeds: a picture's noise is a function of its seed alone, whatever else is drawn with it.
+        images_per_prompt: pictures per seed s; their seeds are s, s + 1, ...
         guidance_scale: classifier-free guidance; 1 or less is none.
         guidance_rescale: how far guided predictions are scaled back to the spread of unguided ones,
-            0 to 1; 0.7 where a model's noise schedule ends in pure noise, lest pictures glare.
-        negative_prompt: what to guide away from, in the same language; one, or one per prompt.
+            0 to 1; 0.7 avoids glaring pictures if a model's noise schedule ends in pure noise.
+        negative_prompt: what to guide away from, in the same grammar; one, or one per prompt.
         height, width: pixels, multiples of the VAE's factor; the model's own size if not given.
         original_size, crop, target_size: (height, width), (top, left) and (height, width) that SDXL
-            is told of: the picture is to look as if an original of that size had been scaled and
-            cut there to the target. The picture's own size, uncut, if not given.
-        sampler: a name of `mrti_jax.diffusion.SAMPLERS`; the model's own if not given.
+            is conditioned on: the picture should look as if an original of that size had been
+            scaled and cropped there to the target. Its own size, uncropped, if not given.
+        sampler: a name in `mrti_jax.diffusion.SAMPLERS`; the model's own if not given.
         eta: DDIM's share of fresh noise, 0 to 1.
-        nothing: what stands in place of a word that has no row in a step.
+        nothing: what replaces a word at steps where it has no row.
         official_semi: `<jane(k)>` as in the code of the paper's authors, without bucket k itself.
         batch_size: the most pictures drawn at once, see `pictures_at_once`.
         vae_slicing: whether each device decodes its pictures of a batch one after the other, which
-            takes less memory; "auto" does where the batch is estimated not to fit.
-        progress: called with the number of pictures done and of all, before and after each batch.
+            takes less memory; "auto" does if the batch is estimated not to fit.
+        progress: called with the numbers of pictures done and in all, at first and after each
+            batch.
         on_picture: called with each picture once its batch is drawn, in the order of the result.
 
     Raises:
@@ -112,7 +113,7 @@ def generate(
     guided = guidance_scale > 1
     if not guided and (any(negatives) or guidance_rescale):
         warn(
-            f"a guidance_scale of {guidance_scale:g} is no guidance, so negative_prompt and "
+            f"a guidance_scale of {guidance_scale:g} means no guidance, so negative_prompt and "
             "guidance_rescale have no effect"
         )
     height, width = picture_side(sd, "height", height), picture_side(sd, "width", width)
@@ -120,7 +121,7 @@ def generate(
     schedule = NoiseSchedule.from_config(sd.scheduler_config)
     sampler = sampler or sampler_from_config(sd.scheduler_config)
     if eta and sampler != "ddim":
-        raise UserError("eta is an option of DDIM alone: leave it out, or take the sampler ddim")
+        raise UserError("only DDIM has the option eta: leave it out, or use the sampler ddim")
     options = {"eta": eta} if eta else {}
     solver = make_sampler(sampler, sd.scheduler_config, **options)
     steps = solver.plan(schedule, num_steps)
@@ -142,7 +143,7 @@ def generate(
     slots = np.asarray(bucket_from_boundaries(np.asarray(steps.timesteps), boundaries))
 
     def passes(index: int) -> list[int]:
-        """Which of the encoded prompts the network is called with, for that of this index."""
+        """Which of the encoded prompts the network is called with for the prompt of this index."""
         own = texts.index(prompts[index])
         if not guided:
             return [own]
@@ -207,8 +208,8 @@ def generate(
 def pictures_at_once(mesh: Mesh, batch_size: int) -> int:
     """The most pictures drawn at once: `batch_size`, but on CPUs one per device.
 
-    XLA sums in another order for another length of the batch, so there, where a longer one gains
-    little, all pictures come from one shape: each is the same to the bit whatever is drawn with it.
+    XLA's order of summation depends on the batch's length, so there, where a longer one gains
+    little, all are drawn in one shape: each is the same bit for bit whatever is drawn with it.
     """
     return mesh.size if mesh.devices.flat[0].platform == "cpu" else batch_size
 
@@ -237,7 +238,7 @@ def _per_prompt(negative_prompt: str | Sequence[str], count: int) -> list[str]:
 
 
 def _batch_length(num_pictures: int, batch_size: int, num_devices: int) -> int:
-    """Pictures per batch: as even as can be, so that little is drawn in vain, in one shape."""
+    """Pictures per batch: as even as possible, so that few are drawn in vain, in one shape."""
     num_batches = -(-num_pictures // batch_size)
     per_batch = -(-num_pictures // num_batches)
     return -(-per_batch // num_devices) * num_devices

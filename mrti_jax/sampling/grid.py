@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from mrti_jax.sampling.lettering import lettering
 
-MIN_CELL = 128  # px: smaller pictures are enlarged by a whole factor
+MIN_CELL = 128  # px: smaller pictures are enlarged by an integer factor
 GAP = 8
 MARGIN = 16
 MAX_ROW_LABEL = 180
@@ -28,9 +28,8 @@ def make_grid(
 ) -> Image.Image:
     """A sheet of `cells` [rows][columns], pictures of one size; None leaves a place empty.
 
-    There is a label for each row, on the left, and for each column, if any, below the first
-    `rows_above` rows, which it is not for. A row is as high as its pictures or its label, whichever
-    is higher.
+    Row labels, if any, are on the left; column labels, if any, below the first `rows_above` rows,
+    to which they don't apply. A row is as high as its pictures or its label, whichever is higher.
     """
     num_columns = max(len(row) for row in cells)
     first = next(image for row in cells for image in row if image is not None)

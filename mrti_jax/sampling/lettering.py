@@ -13,7 +13,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 INK = (32, 32, 32)
 # Pillow's own font has little more than ASCII. These come with Linux, macOS and Windows, and Pillow
-# finds them by name; the first ones have the most scripts.
+# finds them by name; the first ones cover the most scripts.
 SYSTEM_FONTS = (
     "NotoSansCJK-Regular.ttc",
     "Arial Unicode.ttf",
@@ -22,7 +22,7 @@ SYSTEM_FONTS = (
     "NotoSans-Regular.ttf",
     "arial.ttf",
 )
-_NO_CHARACTER = "\uffff"  # every font draws its sign for a missing one
+_NO_CHARACTER = "\uffff"  # every font draws its missing glyph for it
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Lettering:
 
 
 def lettering(text: str, size: int, width: float) -> Lettering:
-    """The text in lines of at most `width` pixels, broken at spaces where that can be.
+    """The text in lines of at most `width` pixels, broken at spaces where possible.
 
-    In Pillow's own font, or the system's that has the most of its characters. What that font lacks
-    is written as Python does: `\\u753b`.
+    In Pillow's own font, or the system font that has the most of its characters. What that font
+    lacks is written as a Python escape: `\\u753b`.
     """
     text = " ".join(unicodedata.normalize("NFC", text).split())
     font: Font = ImageFont.load_default(size=size)

@@ -24,7 +24,7 @@ MAX_SEED = 2**32 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a compiled program is made for; everything else is an argument of it.
+    """What a program is compiled for; everything else is an argument of it.
 
     Attributes:
         unet, vae: the structure of the modules.
@@ -47,7 +47,7 @@ class Program:
 
     @cached_property
     def _hash(self) -> int:
-        """Kept, since that of the modules takes milliseconds and JAX asks for it in each call."""
+        """Cached, since that of the modules takes milliseconds and JAX needs it in each call."""
         return hash(tuple(getattr(self, field.name) for field in dataclasses.fields(self)))
 
 
@@ -79,16 +79,16 @@ def draw(
 ) -> UInt8[np.ndarray, "b H W 3"]:
     """Draws B pictures, one per seed; B is a multiple of the number of devices.
 
-    A second call compiles only if a shape, a dtype or `program` is another one.
+    A second call compiles only if a shape, a dtype or `program` differs.
 
     Args:
         text_states: what the U-Net sees in each slot of diffusion time, [slots, b, g, ...]. g = 2
             is classifier-free guidance, [unconditional, conditional]; with g = 1 `guidance_scale`
             and `guidance_rescale` have no effect.
-        sizes: what SDXL is told of the pictures, see `Photo.sizes`; others take no notice.
+        sizes: what SDXL is conditioned on, see `Photo.sizes`; other models ignore it.
         steps: the sampler's plan, S calls of the network.
         slots: the slot of each call.
-        seeds: a picture's noise is a function of its seed and of nothing else.
+        seeds: a picture's noise is a function of its seed alone.
     """
     images = drawing(program.mesh)(
         program,
@@ -129,7 +129,7 @@ def _draw(
         normal = jax.vmap(partial(_normal, index=index, shape=program.latent_shape))(keys)
         return jax.lax.with_sharding_constraint(normal, batch_sharded(program.mesh))
 
-    # A branch only picks text states that are ready: the text encoder isn't part of the loop.
+    # A branch only picks precomputed text states: the text encoder isn't part of the loop.
     branches = [
         partial(jax.tree.map, partial(jnp.take, indices=slot, axis=0), text_states)
         for slot in range(num_slots)
@@ -137,7 +137,7 @@ def _draw(
 
     def call(state: Any, xs: Any) -> tuple[Any, None]:
         index, step, slot = xs
-        # The passes of one picture lie side by side, so that they stay on one device.
+        # The passes of one picture are adjacent, so that they stay on one device.
         context, pooled = jax.tree.map(
             lambda x: x.reshape(batch * passes, *x.shape[2:]), jax.lax.switch(slot, branches)
         )
@@ -165,7 +165,7 @@ def _draw(
 def decode(
     program: Program, params: Params, latents: Float[Array, "b h w c"]
 ) -> UInt8[Array, "b H W 3"]:
-    """Pixels of the U-Net's latents."""
+    """Decodes the U-Net's latents to pixels."""
     vae = nnx.merge(program.vae, nnx.State(params))
 
     def pixels(latents: Float[Array, "b h w c"]) -> UInt8[Array, "b H W 3"]:

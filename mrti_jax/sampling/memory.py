@@ -20,13 +20,13 @@ def needs_slicing(
     batch_size: int,
     limit: int | None,
 ) -> bool:
-    """What `choice` says, and for "auto" whether decoding is estimated to need too much memory.
+    """What `choice` says, or for "auto" whether decoding is estimated to need too much memory.
 
-    No where each device has one picture of `height` by `width` pixels, which can't be sliced.
+    False if each device has one picture of `height` by `width` pixels, which can't be sliced.
 
     Args:
         batch_size: pictures on all devices together.
-        limit: bytes of memory of a device; None if unknown, then "auto" is no.
+        limit: bytes of memory of a device; None if unknown, in which case "auto" is False.
     """
     pictures = batch_size // sd.mesh.size
     if pictures == 1:

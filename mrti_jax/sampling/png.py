@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PNG files that carry what they were drawn with, in text chunks.
+"""PNG files that say in text chunks how they were drawn.
 
-`parameters` is the text that A1111's web UI writes and that other people's tools show; `mrti_jax`
-is a JSON object with everything that it takes to draw the picture again.
+`parameters` is text as A1111's web UI writes it, which other tools show; `mrti_jax` is a JSON
+object with everything needed to draw the picture again.
 """
 
 import io
@@ -35,7 +35,7 @@ A1111_SAMPLERS = {
 
 
 def save_picture(picture: Picture, folder: epath.PathLike) -> epath.Path:
-    """Writes `folder/<prompt>-seed<seed>.png`, numbered if there is one already; gives its path."""
+    """Writes `folder/<prompt>-seed<seed>.png`, numbered if that exists; returns its path."""
     info = PngInfo()
     info.add_text("parameters", a1111_text(picture.parameters))
     info.add_text(CHUNK, json.dumps(picture.parameters))
@@ -48,7 +48,7 @@ def save_new(
 ) -> epath.Path:
     """Writes `folder/<stem>.png`, or `<stem>-2.png`, ...: no file is ever overwritten.
 
-    Raises UserError where the folder can't be made or written to.
+    Raises UserError if the folder can't be made or written to.
     """
     content = png_bytes(image, info)
     target = to_path(folder)
@@ -71,18 +71,18 @@ def png_bytes(image: Image.Image, info: PngInfo | None = None) -> bytes:
 
 
 def check_folder(folder: epath.PathLike) -> None:
-    """Raises UserError where a file stands in the place of a folder that is to be written to."""
+    """Raises UserError if there is a file where the folder to write to should be."""
     path = to_path(folder)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: name a folder for the pictures")
 
 
 def read_parameters(path: epath.PathLike) -> dict[str, Any]:
-    """What `save_picture` wrote into a PNG file. Raises UserError where there is no such thing."""
+    """What `save_picture` wrote into a PNG file. Raises UserError if there is no such thing."""
     try:
         with to_path(path).open("rb") as file, Image.open(file, formats=["PNG"]) as image:
             text = image.info.get(CHUNK)
-    except Exception as error:  # decoders of damaged files raise all kinds
+    except Exception as error:  # decoders raise all kinds of errors for damaged files
         raise UserError(f"{path} can't be read as a PNG file: {reason(error)}") from error
     try:
         parameters = json.loads(text) if isinstance(text, str) else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be known to be wrong with a request for pictures before its model is there."""
+"""Checks of a request for pictures that need no model."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,17 +22,17 @@ def check_request(
     sampler: str | None,
     batch_size: int,
 ) -> None:
-    """Raises UserError for prompts and options of `generate` that no model could draw with."""
+    """Raises UserError for prompts and options of `generate` that no model can use."""
     for text in texts:
         read_prompt(text, concepts)
     if not math.isfinite(guidance_scale):
-        raise UserError(f"guidance_scale is {guidance_scale}, it must be a finite number")
+        raise UserError(f"guidance_scale is {guidance_scale}, but must be a finite number")
     if not 0 <= guidance_rescale <= 1:
-        raise UserError(f"guidance_rescale is {guidance_rescale}, it must lie between 0 and 1")
+        raise UserError(f"guidance_rescale is {guidance_rescale}, but must lie between 0 and 1")
     if num_steps < 1:
-        raise UserError(f"num_steps is {num_steps}, it must be 1 or more")
+        raise UserError(f"num_steps is {num_steps}, but must be 1 or more")
     if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}, it must be 1 or more")
+        raise UserError(f"batch_size is {batch_size}, but must be 1 or more")
     if sampler is not None:
         check_sampler(sampler)
 
@@ -45,7 +45,7 @@ def expand_seeds(seeds: int | Sequence[int], images_per_prompt: int = 1) -> list
     result = [int(seed) + i for seed in given for i in range(images_per_prompt)]
     wrong = [seed for seed in result if not 0 <= seed <= MAX_SEED]
     if wrong:
-        raise UserError(f"a seed lies between 0 and {MAX_SEED}, not {wrong[0]}")
+        raise UserError(f"a seed must lie between 0 and {MAX_SEED}, not {wrong[0]}")
     if images_per_prompt > 1 and len(set(result)) < len(result):
         raise UserError(
             f"{images_per_prompt} images per prompt have the seeds s, s + 1, ...: the seeds "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The size of a picture, and what SDXL is told of it."""
+"""The size of a picture, and what SDXL is told about it."""
 
 import numpy as np
 from jaxtyping import Int32
@@ -11,7 +11,7 @@ from mrti_jax.models.stable_diffusion import StableDiffusion
 def picture_side(sd: StableDiffusion, name: str, value: int | None) -> int:
     """Pixels along a side of a picture, the model's own if not given.
 
-    Raises UserError, which calls it `name`, unless the autoencoder can make latents of it.
+    Raises UserError, which calls it `name`, unless it is a multiple of the autoencoder's factor.
     """
     factor = sd.vae.config.downscale
     if value is None:
@@ -20,7 +20,7 @@ def picture_side(sd: StableDiffusion, name: str, value: int | None) -> int:
         below = max(value // factor, 0) * factor
         near = f"{below} or {below + factor}" if below else str(factor)
         raise UserError(
-            f"{name} {value} is not a multiple of {factor}, this model's pixels per latent: take "
+            f"{name} {value} is not a multiple of {factor}, this model's pixels per latent: use "
             f"{near}"
         )
     return value
@@ -33,12 +33,12 @@ def told_sizes(
     crop: tuple[int, int],
     target_size: tuple[int, int] | None,
 ) -> Int32[np.ndarray, "6"]:
-    """What SDXL is told of the picture, as in `Photo.sizes`. Raises UserError."""
+    """What SDXL is told about the picture, as in `Photo.sizes`. Raises UserError."""
     told = (*(original_size or size), *crop, *(target_size or size))
     if sd.unet.config.pooled_dim is None and told != (*size, 0, 0, *size):
         raise UserError(
-            "original_size, crop and target_size apply to SDXL alone, not to model "
-            f"'{sd.source.name}': leave them out"
+            "only SDXL takes original_size, crop and target_size, and model "
+            f"'{sd.source.name}' is another: leave them out"
         )
     if min(told) < 0:
         raise UserError(f"original_size, crop and target_size can't be negative: {told}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A warning where a sampler has so few steps that it passes over rows that a prompt asks for."""
+"""A warning if a sampler has so few steps that it skips rows that a prompt asks for."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,14 +21,14 @@ def warn_of_skipped_buckets(
     num_steps: int,
     official_semi: bool = False,
 ) -> None:
-    """Warns, once per concept, of rows that its words ask for in buckets where no step falls."""
+    """Warns, once per concept, of buckets whose row its words ask for but no step uses."""
     wanted: dict[str, list[Rows]] = {}
     for word in (word for text in texts for word in read_prompt(text, concepts).words):
         own = rows(word, concepts[word.name].num_buckets, official_semi)
         wanted.setdefault(word.name, []).append(own)
     for name, words in wanted.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the sampler has said its own once already
+            warnings.simplefilter("ignore")  # the sampler's own warnings have been given already
             missing = _skipped(words, concepts[name], schedule, sampler, num_steps)
             if not missing:
                 continue
@@ -36,7 +36,7 @@ def warn_of_skipped_buckets(
         plural = "s" if len(missing) > 1 else ""
         warn(
             f"{num_steps} steps skip bucket{plural} {', '.join(map(str, missing))} of <{name}>: "
-            "what is learned there has no effect"
+            "what was learned there has no effect"
             + (f"; {enough} steps reach all of them" if enough else "")
         )
 
@@ -48,7 +48,7 @@ def _skipped(
     sampler: Sampler,
     num_steps: int,
 ) -> list[int]:
-    """The buckets whose row a word wants and uses at none of the steps."""
+    """The buckets whose row a word asks for but uses at none of the steps."""
     timesteps = np.asarray(sampler.plan(schedule, num_steps).timesteps)
     met = np.unique(bucket_from_boundaries(timesteps, concept.boundaries)).tolist()
     missing: set[int] = set()
@@ -65,11 +65,11 @@ def _enough(
     sampler: Sampler,
     num_steps: int,
 ) -> int | None:
-    """The least number of steps above `num_steps` that skips nothing."""
+    """The smallest number of steps above `num_steps` that skips nothing."""
     for count in range(num_steps + 1, schedule.num_train_timesteps + 1):
         try:
             if not _skipped(words, concept, schedule, sampler, count):
                 return count
-        except UserError:  # more steps than the sampler can do
+        except UserError:  # more steps than the sampler supports
             return None
     return None

@@ -48,7 +48,7 @@ def sweep(
     """Draws prompts such as `a photo of <star[{k}]>` with each value of `{k}`, one per column.
 
     Args:
-        templates: one below the other.
+        templates: one or several, drawn one below the other.
         rows: "seeds" is a row per template and seed; "schemes" is one per template, scheme and
             seed, in which the brackets around `{k}` are those of the scheme.
         values: buckets ("3") or resolutions ("0.3"); all buckets if none is given.
@@ -97,7 +97,7 @@ def _listed(templates: str | Sequence[str]) -> list[str]:
 
 
 def default_values(templates: Sequence[str], concepts: Iterable[Concept]) -> list[str]:
-    """All buckets of the concepts that templates name, or tenths where their numbers differ."""
+    """All buckets of the concepts that templates name, or tenths if their numbers differ."""
     named = {word.name for text in templates for word in parse(text.replace(MARK, "0")).words}
     counts = {concept.num_buckets for concept in concepts if concept.name in named}
     if len(counts) == 1:

@@ -3,7 +3,7 @@
 
 from etils import epy
 
-# At first use: the settings, which `--help` prints, need none of what the training needs.
+# On first use: the settings, which `--help` prints, need nothing that training needs.
 with epy.lazy_api_imports(globals()):
     from mrti_jax.training.checkpoint import load_concept
     from mrti_jax.training.config import Config, read_config

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of a run (Orbax): the whole state to go on from, and the concept as it was then.
+"""Checkpoints of a run (Orbax): the whole state to resume from, and the concept as it was then.
 
 A checkpoint has the items `state`, `concept` (embeddings and boundaries) and `meta` (JSON, with the
-digests of all three). It is written beside its place and renamed, so a kill leaves no half of one;
-damage that comes later is found by the digests, and the checkpoint before is taken.
+digests of all three). It is written under another name and renamed, so a kill leaves no partial
+one; later damage is found by the digests, and the checkpoint before it is used.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class Checkpoints:
 
     def __init__(self, out: epath.Path, keep: int):
         self.folder = _absolute(out) / FOLDER
-        # Folders that are written at a time must not meet at the same barriers of the processes.
+        # Folders that are written at the same time must not share barriers of the processes.
         own_barriers = MultiprocessingOptions(barrier_sync_key_prefix=str(self.folder))
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, multiprocessing_options=own_barriers
@@ -60,7 +60,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, concept: Concept, settings: dict[str, Any]) -> None:
         """Writes a checkpoint in the background; the state must not be donated meanwhile.
 
-        Raises UserError where this one, or the one before, can't be written.
+        Raises UserError if this one, or the one before, can't be written.
         """
         arrays = {"embeddings": concept.embeddings, "boundaries": concept.boundaries}
         meta = {
@@ -82,17 +82,17 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Until the last checkpoint is on disk. Raises UserError where it can't be written."""
+        """Waits until the last checkpoint is on disk. Raises UserError if it can't be written."""
         with _writing(self.folder):
             self._manager.wait_until_finished()
 
     def resume(self, like: T, check: Callable[[dict[str, Any], int], None]) -> tuple[int, T]:
-        """The number of updates and the state of the newest whole checkpoint; 0 and `like` if there
-        is none at all.
+        """The number of updates and the state of the newest intact checkpoint; 0 and `like` if
+        there is none at all.
 
         The state gets the shapes, dtypes and shardings of `like`. `check` is called with the
         settings of the checkpoint and its number of updates before the state is read. Newer ones
-        that are damaged are named in a warning and moved aside. Raises UserError if none is whole.
+        that are damaged are named in a warning and moved aside. Raises UserError if none is intact.
         """
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
 
@@ -115,10 +115,10 @@ class Checkpoints:
 
 
 def load_concept(out: epath.PathLike) -> Concept:
-    """The concept in the newest whole checkpoint of a training folder (or of its folder of
+    """The concept in the newest intact checkpoint of a training folder (or of its folder of
     checkpoints), without concept.safetensors.
 
-    Warns of newer ones that are damaged. Raises UserError if there is none that is whole.
+    Warns of newer ones that are damaged. Raises UserError if none is intact.
     """
     folder = _absolute(to_path(out))
     folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
@@ -164,17 +164,17 @@ def _newest_whole(
                 raise
             except PermissionError as error:
                 raise UserError(f"can't read the checkpoint {where}: {reason(error)}") from error
-            except Exception as error:  # readers of damaged files raise all kinds
+            except Exception as error:  # readers raise all kinds of errors for damaged files
                 problem = reason(error)
-        problem = next(filter(None, gather(problem)), "")  # processes take the same one
+        problem = next(filter(None, gather(problem)), "")  # processes use the same one
         if content is not None and not problem:
             if damaged:
-                warn(f"the checkpoint before it is taken, {where}")
+                warn(f"using the checkpoint before it, {where}")
             return step, content, damaged
-        warn(f"the checkpoint {where} is damaged and left out: {problem}")
+        warn(f"the checkpoint {where} is damaged and ignored: {problem}")
         damaged.append(step)
     raise UserError(
-        f"none of the checkpoints in {folder} can be read: train anew, with --restart or another "
+        f"none of the checkpoints in {folder} can be read: start over with --restart or another "
         "--out"
     )
 
@@ -205,7 +205,7 @@ def _verify(found: str, written: str) -> None:
 
 
 def _move_aside(checkpoint: epath.Path) -> None:
-    """Out of Orbax's sight, which reads the folders whose names are numbers."""
+    """Hides a checkpoint from Orbax, which reads the folders whose names are numbers."""
     aside = checkpoint.parent / f"damaged-{checkpoint.name}"
     if aside.exists():
         aside.rmtree()
@@ -224,10 +224,10 @@ def _writing(folder: epath.Path) -> Iterator[None]:
             raise
         raise UserError(
             f"can't write checkpoints to {folder} ({reason(error)}): what was saved before is "
-            "whole; make room, then the same command goes on from there"
+            "intact; make room, then run the same command to continue from there"
         ) from error
 
 
 def _absolute(path: epath.Path) -> epath.Path:
-    """Orbax wants absolute paths; those of object stores are."""
+    """The path as Orbax needs it; those in object stores are absolute."""
     return path if in_object_store(path) else epath.Path(os.path.abspath(path))

@@ -22,7 +22,7 @@ class ModelConfig(ModelSource):
     """The frozen base model."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the frozen weights; auto: float32 on a CPU, bfloat16 elsewhere."""
+    """Dtype of the frozen weights; auto: float32 on a CPU, bfloat16 elsewhere."""
     fsdp: int | None = None
     """How many devices share the weights, each holding a part; if not given, as few as can hold
     them, usually 1."""
@@ -37,20 +37,20 @@ class DataConfig:
 
     path: str = SAMPLE
     """A folder of images, `tfds:NAME/split`, or `sample`, the photos that come with the project; or
-    a folder of such folders, of which each is a concept, named as its folder."""
+    a folder of such folders, each of which is a concept and names it."""
     learnable_property: Literal["object", "style"] = "object"
     """Which templates to train with: "a photo of a <name>" or "a painting in the style of <name>".
     """
     captions: bool = False
-    """Take the captions (one a line) of `photo.txt` beside `photo.png`, with `<name>` or `{}` where
-    the word goes. Photos without one get the templates."""
+    """Use the captions (one per line) in `photo.txt` for `photo.png`, with `<name>` or `{}` where
+    the word goes. Photos without any get the templates."""
     size: int | None = None
     """Side of the square that photos are cropped to, in pixels; the model's own if not given."""
     crops: int = 1
-    """Squares that are cut out of each photo, evenly along its longer side, each a picture to train
-    on; 1: the centre."""
+    """Squares to cut out of each photo, evenly along its longer side, each a picture to train on;
+    1: the centre."""
     flip: bool = False
-    """Mirror half of the examples. Not for writing, or for anything whose left and right differ."""
+    """Mirror half of the examples. Not for text, or for anything whose left and right differ."""
     tfds_dir: str | None = None
     """Where TFDS data sets are; TFDS's own default if not given."""
 
@@ -60,7 +60,7 @@ class ConceptConfig:
     """The word that is learned."""
 
     name: str | None = None
-    """The word's name: prompts speak of `<name>`."""
+    """The word's name: prompts call it `<name>`."""
     initializer: str | None = None
     """A one-token word for what the photos show, such as `dog`; training starts from it."""
     num_buckets: int = 10
@@ -72,16 +72,16 @@ class ConceptConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptOverrides:
-    """What is said of one of many concepts; else it is as for all others."""
+    """Settings of one of many concepts; those not given are as for all others."""
 
     name: str | None = None
     """The word's name; that of its folder if not given."""
     initializer: str | None = None
-    """The word that its training starts from."""
+    """The word that training starts from."""
     learnable_property: Literal["object", "style"] | None = None
     """Which templates to train with."""
     captions: bool | None = None
-    """Take its photos' own captions."""
+    """Use the photos' own captions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +103,9 @@ class OptimizerConfig:
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """What follows the warm-up; cosine and linear fall to 0 at the last step."""
     warmup_steps: int = 10
-    """Updates in which the learning rate rises from 0."""
+    """Updates in which the learning rate rises to its peak."""
     weight_decay: float = 0.0
-    """Decoupled, per update, times the learning rate."""
+    """Decoupled weight decay per update, times the learning rate."""
     beta1: float = 0.9
     """Decay of the mean gradient."""
     beta2: float = 0.999
@@ -114,11 +114,11 @@ class OptimizerConfig:
     """Added to the root of the mean squared gradient."""
     dense: bool = False
     """Update every row at every step, as PyTorch's AdamW does: rows without an example then move by
-    their old momentum and shrink by weight decay. Without it only the shared base moves them."""
+    their old momentum and shrink by weight decay. Without it, only the shared base moves them."""
     shared: bool = True
     """Learn a base that all rows share and an offset of each from it: every example then moves all
-    rows, and one whose timesteps tell little of the word keeps to the base. Rows then differ less.
-    Without it an example moves the row of its bucket alone, as in the paper."""
+    rows, and a row whose timesteps say little about the word stays near the base. Rows then differ
+    less. Without it, an example moves only the row of its bucket, as in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +133,8 @@ class TrainConfig:
     """How many concepts to learn at a time, each with its own batch in every update; the others
     wait. If not given, as many as are estimated to fit (8 on a CPU). Does not change the result."""
     accumulation: int = 1
-    """Split each batch into this many parts, worked through in turn, to save memory. The result is
-    the same up to rounding."""
+    """Split each batch into this many parts, processed in turn, to save memory. The result is the
+    same up to rounding."""
     remat: Literal["auto", "none", "blocks"] = "auto"
     """What to recompute for the gradient, to save memory. auto: the U-Net's blocks, if the batch is
     estimated not to fit otherwise."""
@@ -147,17 +147,17 @@ class TrainConfig:
     min_snr_gamma: float = 5.0
     """Upper limit of the signal-to-noise ratio in min_snr."""
     seed: int = 0
-    """All that is random follows from it."""
+    """Everything random follows from it."""
     checkpoint_every: int = 200
     """Updates between checkpoints; there is always one at the end."""
     keep: int = 2
-    """Checkpoints that are kept, the newest ones."""
+    """How many checkpoints are kept, the newest ones."""
     metrics_every: int = 20
     """Updates between lines of metrics.jsonl."""
     picture_every: int = 0
     """Updates between grids of pictures drawn with the concept so far; 0: none."""
     picture_steps: int = 30
-    """Sampling steps of those pictures and of the last grid."""
+    """Sampling steps of those pictures and of the final grid."""
     picture_guidance: float = 3.0
     """Their scale of classifier-free guidance."""
     final_grid: bool = True
@@ -165,7 +165,7 @@ class TrainConfig:
 
     @property
     def microbatch_size(self) -> int:
-        """Examples that are worked through at once."""
+        """Examples that are processed at once."""
         return self.batch_size // self.accumulation
 
 
@@ -179,7 +179,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     concepts: tuple[ListedConcept, ...] = ()
-    """Concepts to learn at once, in place of one in `data.path`."""
+    """Concepts to learn at once, instead of one in `data.path`."""
     out: str | None = None
     """Folder for the results; `runs/<name>` if not given."""
 
@@ -196,7 +196,7 @@ def read_config(path: epath.PathLike) -> Config:
 def resolve(config: Config) -> Config:
     """Fills in the word's name and initializer (if it is the sample's) and the output folder.
 
-    Raises UserError where they are not given.
+    Raises UserError if they are not given.
     """
     name, initializer = config.concept.name, config.concept.initializer
     if config.data.path == SAMPLE:
@@ -233,21 +233,21 @@ def check(config: Config) -> None:
     for key, least in at_least.items():
         value = _get(config, key)
         if not value >= least:
-            raise UserError(f"{key} is {value}, it must be at least {least}")
+            raise UserError(f"{key} is {value}, but must be at least {least}")
     if config.train.at_once is not None and config.train.at_once < 1:
-        raise UserError(f"train.at_once is {config.train.at_once}, it must be at least 1")
+        raise UserError(f"train.at_once is {config.train.at_once}, but must be at least 1")
     for key in ("optimizer.learning_rate", "optimizer.eps", "train.min_snr_gamma"):
         number = _get(config, key)
         if number is not None and not number > 0:
-            raise UserError(f"{key} is {number}, it must be above 0")
+            raise UserError(f"{key} is {number}, but must be above 0")
     for key, value in flatten(config).items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{key} is {value}, it must be a finite number")
+            raise UserError(f"{key} is {value}, but must be a finite number")
     for key in ("optimizer.beta1", "optimizer.beta2"):
         if not 0 <= _get(config, key) < 1:
-            raise UserError(f"{key} is {_get(config, key)}, it must be at least 0 and below 1")
+            raise UserError(f"{key} is {_get(config, key)}, but must be at least 0 and below 1")
     if config.train.seed >= 2**32:
-        raise UserError(f"train.seed is {config.train.seed}, it must be below 2**32")
+        raise UserError(f"train.seed is {config.train.seed}, but must be below 2**32")
     if config.train.batch_size % config.train.accumulation:
         raise UserError(
             f"train.batch_size {config.train.batch_size} does not divide into "
@@ -256,7 +256,7 @@ def check(config: Config) -> None:
     warm_up, steps = config.optimizer.warmup_steps, config.train.steps
     if config.optimizer.schedule != "constant" and warm_up >= steps:
         raise UserError(
-            f"optimizer.warmup_steps is {warm_up}, it must be below train.steps ({steps})"
+            f"optimizer.warmup_steps is {warm_up}, but must be below train.steps ({steps})"
         )
 
 

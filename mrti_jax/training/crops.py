@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several squares out of one photo, and where in it they were."""
+"""Several squares cut out of one photo, and where in it they were."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from mrti_jax.training.images import Photo
 
 
 def spread(photo: Photo, number: int) -> list[Photo]:
-    """So many squares of the photo, evenly from one end of its longer side to the other.
+    """`number` squares of the photo, evenly from one end of its longer side to the other.
 
-    One is the centre; fewer than `number` where the photo has fewer, as a square one has.
+    1 gives the centre. Fewer if the photo has no more, like a square one.
     """
     if number == 1:
         return [photo]
@@ -25,7 +25,7 @@ def spread(photo: Photo, number: int) -> list[Photo]:
 
 def sizes_of(photos: Sequence[Photo], *, flip: bool) -> Int32[np.ndarray, "f m s"]:
     """The `sizes` of each photo; F = 1. With `flip`, F = 2 and the second set is that of the
-    mirrored photos, of which the left is what was right."""
+    mirrored photos, whose left was the right."""
     sizes = np.asarray([photo.sizes for photo in photos], np.int32)
     if not flip:
         return sizes[None]

@@ -65,7 +65,7 @@ def draw(
             time = jax.random.randint(keys[0], (), 0, num_train_timesteps)
         else:
             fraction = (start + number.astype(jnp.uint32) * jnp.uint32(GOLDEN)) >> (32 - TIME_BITS)
-            # In whole numbers; exact as long as T is below 2**12.
+            # In integers; exact as long as T is below 2**12.
             time = ((fraction * num_train_timesteps) >> TIME_BITS).astype(jnp.int32)
         return Draws(
             photo=photo,

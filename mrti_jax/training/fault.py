@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an update that is not finite was made of: its step, buckets and images."""
+"""What went into an update that is not finite: its step, buckets and images."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def describe_fault(
     num_train_timesteps: int,
 ) -> str:
     """The update that the state stopped at; its draws follow from seed and step, so they are drawn
-    again. `names` are the images'."""
+    again. `names`: those of the images."""
     rows = np.flatnonzero(fetch(state["fault"]))
     step = int(state["step"])
     draws = draw(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run: writable, held by one run at a time, and where an earlier one goes."""
+"""The folder of a run: writable, held by one run at a time, and moved aside for a new one."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ LOCK_NAME = ".lock"
 
 
 def writable(folder: epath.Path) -> epath.Path:
-    """Makes the folder and a file in it, now rather than after the training.
+    """Makes the folder and a file in it, now rather than after training.
 
     All processes must see the file: checkpoints are written and read by all of them.
     """
@@ -49,7 +49,7 @@ def held(folder: epath.Path) -> Iterator[None]:
     """Makes a folder and keeps other runs out of it; all processes call it together.
 
     The lock ends with the process, however that ends; its empty file stays. Object stores have no
-    locks: there, nothing keeps two runs apart. Of other file systems without them, it warns.
+    locks: there, nothing keeps two runs apart. On other file systems without locks, it warns.
 
     Raises UserError if another run is at work there.
     """
@@ -63,7 +63,7 @@ def held(folder: epath.Path) -> Iterator[None]:
                 _lock(stack.enter_context((folder / LOCK_NAME).open("a")), folder)
             except BlockingIOError as error:
                 raise UserError(
-                    f"another run is at work in the folder '{folder}' (--out): wait for its end, "
+                    f"another run is at work in the folder '{folder}' (--out): wait for it to end, "
                     "or choose another folder"
                 ) from error
             except OSError as error:
@@ -86,9 +86,9 @@ def _lock(file: TextIO, folder: epath.Path) -> None:
 
 def move_aside(folder: epath.Path) -> None:
     """Renames a run's folder to `<folder>-1`, `<folder>-2`, ..., so that another one can begin in
-    its place, and tells of it. Nothing is done if there is nothing in it but the lock.
+    its place, and says so in a warning. Does nothing if it holds nothing but the lock.
 
-    Raises UserError where it can't be renamed.
+    Raises UserError if it can't be renamed.
     """
     as_writer(lambda: _rename(folder))
 

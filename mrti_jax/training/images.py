@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photos of a concept: a folder of image files to square RGB pictures of the training size."""
+"""Photos of a concept: from a folder of image files to square RGB pictures of the training size."""
 
 import collections
 import functools
@@ -19,7 +19,7 @@ from mrti_jax.parallel.processes import check_same, map_in_parts
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-# Pictures as well, of formats that are not read.
+# Pictures too, but in formats that are not read.
 OTHERS = (".heic", ".heif", ".gif", ".tif", ".tiff", ".avif", ".jxl", ".jfif", ".dng")
 
 
@@ -28,8 +28,8 @@ class Photo:
     """One training picture.
 
     `whole`: the picture that `pixels` were cut out of, its short side S. `sizes`, which SDXL is
-    told of: height and width of the original picture, top and left of `pixels` in `whole`, height
-    and width of `pixels`. `captions`: its own ones, `{}` being the word's place; may be empty.
+    conditioned on: height and width of the original picture, top and left of `pixels` in `whole`,
+    height and width of `pixels`. `captions`: its own, `{}` standing for the word; may be empty.
     """
 
     name: str
@@ -44,14 +44,14 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
 
     Files that can't be read are named in a warning and left out; hidden files are ignored. With
     `caption_word`, each line of `photo.txt` is a caption of `photo.png`; `<caption_word>` or `{}`
-    is the word's place. Raises UserError if the folder is missing or no picture is left.
+    stands for the word. Raises UserError if the folder is missing or no picture is left.
     """
     folder = to_path(path)
     files = find_images(folder)
     others = [file for file in _inside(folder) if file.suffix.lower() in OTHERS]
     if others:
         warn(
-            f"{_count(others, 'picture')} in '{folder}' left out, of a format that isn't read: "
+            f"{_count(others, 'picture')} in '{folder}' left out, in formats that aren't read: "
             f"{_list([file.name for file in others])}; save them as PNG or JPEG"
         )
     check_same([file.name for file in files], f"the images in '{folder}'")
@@ -67,8 +67,8 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
 
 
 def find_images(folder: epath.Path) -> list[epath.Path]:
-    """The files of images in a folder, or the one that `folder` is, sorted by name; hidden ones
-    are ignored. Raises UserError if there are none."""
+    """The image files in a folder, or the one that `folder` is, sorted by name; hidden ones are
+    ignored. Raises UserError if there are none."""
     if not folder.exists():
         raise UserError(f"there is no folder of images '{folder}'")
     if not folder.is_dir():
@@ -89,19 +89,19 @@ def decode(
 ) -> list[Photo]:
     """Named images as squares of `size` pixels; each function reads one, encoded or a PIL one.
 
-    Of several processes each reads its part. Warns of images that can't be read and of those
+    With several processes, each reads its part. Warns of images that can't be read and of those
     smaller than `size`. Raises UserError if none is left.
     """
 
     def read(file: tuple[str, Callable[[], bytes | Image.Image]]) -> tuple[Photo | None, str]:
-        """The photo, and what is to be said of it."""
+        """The photo, and what to report about it."""
         name, content = file
         try:
             image = _open(content())
             photo = square(name, image, size)
         except UnidentifiedImageError:
-            return None, f"{name} (no image)"
-        except Exception as error:  # decoders of damaged files raise all kinds
+            return None, f"{name} (not an image)"
+        except Exception as error:  # decoders raise all kinds of errors for damaged files
             return None, f"{name} ({reason(error)})"
         is_small = min(image.size) < size
         return photo, f"{name} ({image.width}x{image.height})" if is_small else ""
@@ -150,7 +150,7 @@ def from_arrays(
             isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
         ):
             raise UserError(
-                "pictures in memory are PIL images or uint8 arrays [height, width, 3], one for "
+                "pictures in memory must be PIL images or uint8 arrays [height, width, 3], one for "
                 f"each, not {type(image).__name__}{getattr(image, 'shape', '')}"
             )
 
@@ -166,7 +166,7 @@ def _is_image(file: epath.Path) -> bool:
 
 
 def _inside(folder: epath.Path) -> list[epath.Path]:
-    """What is in a folder and not hidden; nothing, if it is none."""
+    """What is in a folder and not hidden; nothing if it is not a folder."""
     files = folder.iterdir() if folder.is_dir() else ()
     return sorted(file for file in files if not file.name.startswith("."))
 
@@ -176,7 +176,7 @@ def _open(content: bytes | Image.Image) -> Image.Image:
         return content
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it refuses twice as many
-        # These alone: decoders of other formats run programs, or read files that are named in it.
+        # Only these: decoders of other formats run programs, or read files that the image names.
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     image.load()
     return image

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The concept that a training starts from."""
+"""The concept that training starts from."""
 
 import numpy as np
 from jaxtyping import Float32

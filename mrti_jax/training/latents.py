@@ -33,12 +33,12 @@ def encode_moments(
 
 
 def check_moments(moments: Float32[np.ndarray, "f m h w c"], names: Sequence[str]) -> None:
-    """Raises UserError for an image that the autoencoder makes NaN or infinity of."""
+    """Raises UserError for an image that the autoencoder turns into NaN or infinity."""
     finite = np.isfinite(moments).all(axis=(0, 2, 3, 4))
     if not finite.all():
         bad = ", ".join(names[i] for i in np.flatnonzero(~finite)[:5])
         raise UserError(
-            f"the autoencoder makes NaN or infinity of {bad}: use --model.dtype float32"
+            f"the autoencoder turns {bad} into NaN or infinity: use --model.dtype float32"
         )
 
 
@@ -47,7 +47,7 @@ def sample_latents(
 ) -> Float[Array, "b h w c"]:
     """Scaled latents drawn from the moments with standard normal `noise`, float32.
 
-    The log-variance is kept in [-30, 20], as the reference does.
+    The log-variance is clipped to [-30, 20], as in the reference.
     """
     mean, log_variance = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
     deviation = jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0))

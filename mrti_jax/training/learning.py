@@ -40,10 +40,10 @@ def learn(
         images: a folder, `tfds:NAME/split`, "sample", or pictures in memory (uint8 RGB or PIL).
         initializer: a one-token word for what they show, such as "dog".
         out: a folder for concept.safetensors, config.yaml, metrics.jsonl, checkpoints and pictures.
-            The same call goes on where it was stopped. Nothing is written if not given.
-        config: all other settings; the recipe of the embedded model if not given. What it says of
-            the model, the photos' path, the name, the initializer and the folder is not used.
-        restart: begin anew; what is in `out` is kept, in a folder beside it.
+            The same call resumes where it was stopped. Nothing is written if not given.
+        config: all other settings; the recipe of the embedded model if not given. What it says
+            about the model, the photos' path, the name, the initializer and the folder is ignored.
+        restart: start over; what is in `out` is kept, in a folder next to it.
         progress: show a bar on stderr.
 
     Raises:
@@ -66,16 +66,16 @@ def learn_many(
 ) -> list[Result]:
     """Learns a word for each of the subjects, `train.at_once` of them at a time.
 
-    Each gets `train.batch_size` examples of every update, and becomes what `learn` alone would make
-    of it, but for rounding; all examples go through the frozen model together. A subject that is
-    done makes room for one that waits.
+    Each gets `train.batch_size` examples in every update, and becomes what `learn` alone would make
+    of it, up to rounding; all examples go through the frozen model together. A subject that is done
+    makes room for one that waits.
 
     Args:
-        config, restart, progress: as in `learn`; what differs between subjects is theirs.
+        config, restart, progress: as in `learn`; what a subject sets itself takes precedence.
 
     Returns:
-        For each subject its concept, or, where an update was not finite or its folder holds
-        another run or can't be written to, the UserError that says so; the others go on.
+        For each subject its concept or, if an update was not finite, or its folder holds another
+        run or can't be written to, the UserError that says so; the others continue.
 
     Raises:
         UserError: images, a word, a setting or a folder that can't be used, before any training.
@@ -113,7 +113,7 @@ def check_subjects(subjects: Sequence[Subject]) -> None:
     names = [subject.name for subject in subjects]
     check_same(names, "the concepts")
     if len(set(names)) < len(names):
-        raise UserError(f"each concept needs a name of its own, given are {', '.join(names)}")
+        raise UserError(f"each concept needs a name of its own, but these are {', '.join(names)}")
     for subject in subjects:
         with _naming(subject, alone=len(subjects) == 1):
             subject.check()
@@ -133,7 +133,7 @@ def plan_slots(sd: StableDiffusion, config: Config, num_concepts: int) -> int:
 
 
 def _warn_of_empty_places(config: Config, num_slots: int, num_devices: int) -> None:
-    """Warns of devices that have less to do than others in every update."""
+    """Warns if some devices have less to do than others in every update."""
     wanted = config.train.microbatch_size
     places = padded(wanted, num_slots, num_devices)
     if places > wanted:
@@ -153,8 +153,8 @@ def _prepare(
 
 @contextlib.contextmanager
 def _naming(subject: Subject, *, alone: bool) -> Iterator[None]:
-    """Makes a UserError within it one of all processes, which names the subject if there are
-    others."""
+    """Turns a UserError within it into one of all processes, which names the subject if there are
+    several."""
     try:
         with failing_together():
             yield

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The learning rate: its peak where none is given, and its course.
+"""The learning rate: its peak if none is given, and its schedule.
 
 Adam moves each element by about the rate, however small its gradient (Kingma & Ba 2015, arXiv
-1412.6980, section 2.1). So the rate goes by how large token embeddings are, which differs between
-text encoders.
+1412.6980, section 2.1). So the rate depends on how large token embeddings are, which differs
+between text encoders.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from mrti_jax.models.text_encoder import TextEncoder
 from mrti_jax.parallel.mesh import fetch
 from mrti_jax.training.config import Config, OptimizerConfig
 
-# Of the embeddings' root mean square, shared by the word's vectors, which move it together. With
+# Of the embeddings' root mean square, divided by the word's vectors, which move it together. With
 # Stable Diffusion 1.x it gives half of the paper's 2e-3 for one vector.
 _SHARE = 0.075
 
@@ -28,7 +28,7 @@ def with_learning_rate(config: Config, text_encoder: Frozen[TextEncoder]) -> Con
     """The config with a learning rate: its own, or one that suits the model's token embeddings."""
     if config.optimizer.learning_rate is not None:
         return config
-    # Two digits, so that it is the same number on every platform and number of devices.
+    # Two digits, so that it is the same on every platform and any number of devices.
     share = _SHARE / config.concept.num_vectors
     rate = float(f"{share * fetch(_root_mean_square(text_encoder)):.1e}")
     return dataclasses.replace(
@@ -40,7 +40,7 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
     """The learning rate at each update: linear warm-up, then constant, cosine or linear to 0."""
     peak, warm_up = config.learning_rate, config.warmup_steps
     if peak is None:
-        raise ValueError("there is no learning rate: choose it by `with_learning_rate`")
+        raise ValueError("there is no learning rate: choose it with `with_learning_rate`")
     match config.schedule:
         case "constant":
             after: optax.Schedule = optax.constant_schedule(peak)

@@ -38,12 +38,12 @@ def train(
     restart: bool,
     progress: bool,
 ) -> list[Result]:
-    """Trains all concepts, `num_slots` of them at a time; gives the concept or the error of each.
+    """Trains all concepts, `num_slots` of them at a time; returns each one's concept or error.
 
-    SIGTERM and SIGINT end it after last checkpoints, as Preempted and KeyboardInterrupt; the same
-    runs go on from there. At each checkpoint, the metrics up to it are on disk, and the concept
+    SIGTERM and SIGINT end it after a last checkpoint, as Preempted and KeyboardInterrupt; the same
+    runs resume from there. At each checkpoint, the metrics up to it are on disk, and the concept
     file is written. An update that is not finite ends the concept's run, with the last good table
-    written; so does a folder that it can't go on in, or write to.
+    written; so does a folder in which it can't resume or write.
     """
     total = len(runs) * config.steps
     bar = tqdm(desc=_title(runs), total=total, unit="step", disable=not progress, file=sys.stderr)
@@ -97,7 +97,7 @@ class _Loop:
         self._updates = 0
 
     def admit(self, *, restart: bool) -> bool:
-        """Gives free slots to concepts that wait; whether there is any to train."""
+        """Gives free slots to waiting concepts; returns whether there are any to train."""
         for slot in range(self._num_slots):
             while slot not in self._active and self._waiting:
                 self._begin(slot, self._waiting.popleft(), restart=restart)
@@ -138,7 +138,7 @@ class _Loop:
     def save(self) -> None:
         """Writes the checkpoints that are due, and ends runs whose last update was not finite.
 
-        Raises Stopped where there is more to do, and that is not wanted.
+        Raises Stopped if there is more to do and a stop was requested.
         """
         due = [
             slot
@@ -158,13 +158,13 @@ class _Loop:
                 run.close()
         for result in self.results.values():
             if isinstance(result, UserError) and len(self._runs) == 1:
-                raise result  # what was done is not all saved
+                raise result  # not all that was done is saved
         total = len(self._runs) * self._config.steps
         self._stop.leave(f"stopped after {self._done} of {total} steps")
 
     def _save(self, saving: Sequence[int]) -> None:
-        # A state stays as it was before an update that is not finite. Asking it at every step would
-        # make the devices wait.
+        # A state stays as it was before an update that is not finite. Checking it at every step
+        # would make the devices wait.
         updates = fetch(self._state["step"]) if saving else np.zeros(0)
         for slot, run in list(self._active.items()):
             if run.metrics.stuck or (slot in saving and updates[slot] < run.done):
@@ -178,7 +178,7 @@ class _Loop:
                     self._active[slot].save(self._take(slot))
 
     def draw(self) -> None:
-        """Draws with the concepts so far, where it is due."""
+        """Draws with the concepts so far, if it is due."""
         for slot, run in list(self._active.items()):
             if run.draws_now:
                 self._draw(slot)
@@ -204,12 +204,12 @@ class _Loop:
                 return
             data = run.data(*self._extent)
             if run.done and not self._bar.disable:
-                told = f"<{run.name}> goes on after {run.done} of {self._config.steps} updates"
+                told = f"<{run.name}> resumes after {run.done} of {self._config.steps} updates"
                 self._bar.write(told, file=sys.stderr)
         except UserError as error:
             self._fail(run, error)
             return
-        if self._state is None:  # the other slots stand still
+        if self._state is None:  # the other slots stay idle
             idle = state | {"step": np.int32(self._config.steps)}
             self._state = fill(idle, self._num_slots, self._mesh)
             self._data = fill(data, self._num_slots, self._mesh)
@@ -217,7 +217,7 @@ class _Loop:
         self._data = put(self._data, slot, data, self._mesh)
         self._active[slot] = run
         self._fresh.append(run)
-        if run.draws_now and not run.has_drawn:  # a stop had cut them off
+        if run.draws_now and not run.has_drawn:  # a stop had interrupted them
             self._draw(slot)
 
     def _draw(self, slot: int) -> None:
@@ -227,7 +227,7 @@ class _Loop:
 
     @contextlib.contextmanager
     def _busy(self, doing: str) -> Iterator[None]:
-        """The bar says what is being done; neither it nor the metrics count it as the updates'."""
+        """The bar says what is being done; its time counts neither there nor in the metrics."""
         self._recorder.flush()
         self._bar.set_description_str(doing, refresh=not self._bar.disable)
         yield
@@ -246,12 +246,12 @@ class _Loop:
             self._fail(self._active.pop(slot), error)
 
     def _fail(self, run: Run, error: UserError) -> None:
-        """Ends a run alone, without silence."""
-        # Of what goes wrong with its files now, there is but a warning.
+        """Ends one run only, with a warning."""
+        # What goes wrong with its files now is only a warning.
         run.__exit__(type(error), error, error.__traceback__)
         if len(self._runs) > 1:
             error = UserError(f"<{run.name}>: {error}")
-            warn(f"{error}; the other concepts go on")
+            warn(f"{error}; the other concepts continue")
         self.results[run] = error
 
     def _take(self, slot: int) -> State:

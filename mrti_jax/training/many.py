@@ -14,11 +14,11 @@ CONCEPT_FILE = "concept.yaml"
 
 
 def resolve_all(config: Config) -> list[Config]:
-    """The settings of each concept's run: one, or those in the list `concepts`, or as many as
-    `data.path` has folders.
+    """The settings of each concept's run: one, or those in the list `concepts`, or one for each
+    folder in `data.path`.
 
-    A concept's name is its folder's, unless the list or its `concept.yaml` has another one; its
-    results go to `<out>/<name>` (`out` is "runs" if not given). Raises UserError where a name or an
+    A concept's name is its folder's, unless the list or its `concept.yaml` gives another; its
+    results go to `<out>/<name>` (`out` is "runs" if not given). Raises UserError if a name or an
     initializer is missing.
     """
     found = _in_list(config) if config.concepts else _in_folders(config.data.path)
@@ -35,10 +35,10 @@ def resolve_all(config: Config) -> list[Config]:
 
 
 def _in_list(config: Config) -> list[tuple[ListedConcept, str]]:
-    """Each concept, and where more can be said of it."""
+    """Each concept, and where its settings can be given."""
     if config.data.path != SAMPLE:
         raise UserError(
-            f"there is a list of concepts beside data.path '{config.data.path}': leave out one"
+            f"there are both a list of concepts and data.path '{config.data.path}': leave out one"
         )
     for index, concept in enumerate(config.concepts):
         if not concept.path:
@@ -47,7 +47,7 @@ def _in_list(config: Config) -> list[tuple[ListedConcept, str]]:
 
 
 def _in_folders(path: str) -> list[tuple[ListedConcept, str]]:
-    """The concepts of a folder that holds folders and no pictures; none, if it is no such folder.
+    """The concepts of a folder that holds folders and no pictures; none if it is not such a folder.
 
     Raises UserError for a folder that holds pictures and folders.
     """
@@ -85,8 +85,8 @@ def _warn_of_unread(path: str) -> None:
     file = to_path(path) / CONCEPT_FILE
     if file.exists():
         warn(
-            f"'{file}' is not read, it is for folders of folders: say what is in it by flags, such "
-            "as --concept.initializer dog"
+            f"'{file}' is not read, since it is for folders of folders: use flags instead, such as "
+            "--concept.initializer dog"
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`metrics.jsonl`: one line of numbers every few updates, without gaps or doubles over resumes."""
+"""`metrics.jsonl`: one line of numbers every few updates, without gaps or duplicates on resume."""
 
 import functools
 import json
@@ -20,14 +20,14 @@ from mrti_jax.training.slots import slots_sharded
 from mrti_jax.training.step import State
 
 FILE_NAME = "metrics.jsonl"
-# Times the initializer's norm; learned rows are longer than words, some times over.
+# Times the initializer's norm; learned rows are several times as long as words.
 MAX_GROWTH = 30.0
 
 
 class Metrics:
     """The lines of one concept.
 
-    A line has: `step` (updates done), `loss` (mean over the examples since the line before),
+    A line has: `step` (updates done), `loss` (mean over the examples since the previous line),
     `loss_per_bucket` (null for a bucket without examples) and `examples_per_bucket`, `norm` of each
     row, its `drift` (distance) from the initial row and its `cosine` with it, `learning_rate` of
     the last update, `examples_per_second`.
@@ -42,9 +42,9 @@ class Metrics:
         batch_size: int,
         resumed_step: int,
     ):
-        """`path` None: nothing is written. Lines beyond `resumed_step` are cut off.
+        """If `path` is None, nothing is written. Lines beyond `resumed_step` are removed.
 
-        `stuck`: whether fewer updates were done than steps, since one was not finite. `problem`:
+        `stuck`: whether fewer updates were done than steps, because one was not finite. `problem`:
         why a line could not be written, in the process that writes.
         """
         self.loss = float("nan")
@@ -61,7 +61,7 @@ class Metrics:
             _cut(path, resumed_step)
 
     def start_clock(self, step: int) -> None:
-        """Speed is counted from here: call it when the first update, and compiling, is done."""
+        """Measures speed from here: call it once the first update, and compiling, is done."""
         self._clock = (step, time.perf_counter())
 
     def write(
@@ -128,7 +128,7 @@ class Recorder:
     def record(self, state: State, due: dict[int, tuple[Metrics, int]]) -> State:
         """Takes the sums out of the slots `due`, whose metrics and steps they give.
 
-        Writes what was taken the time before.
+        Writes what was taken the last time.
         """
         self.flush()
         is_due = place(np.isin(np.arange(len(state["step"])), list(due)), replicated(self._mesh))
@@ -180,13 +180,13 @@ def _split_off(
 
 
 def _cut(path: epath.Path, step: int) -> None:
-    """Removes the lines beyond `step`, and what a crash left of a line."""
+    """Removes the lines beyond `step`, and any partial line that a crash left."""
     if not path.exists():
         return
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise UserError(f"can't read {path}, to go on with it: {reason(error)}") from error
+        raise UserError(f"can't read {path} to continue it: {reason(error)}") from error
     kept = []
     for text in lines:
         try:

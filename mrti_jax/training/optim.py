@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW on the table, in which a row without a gradient stands still.
+"""AdamW on the table, in which a row without a gradient does not move.
 
 Loshchilov & Hutter 2019 (arXiv 1711.05101), algorithm 2. Every row is a parameter with an optimizer
 of its own: moments, weight decay and bias correction count only the updates in which the row had
-an example. Bias correction must, too: a row's first gradient in the update 50 would otherwise be
-divided by a far too small root mean square.
+an example. Bias correction must do so too: a row's first gradient at update 50 would otherwise be
+divided by far too small a root mean square.
 """
 
 from typing import Any
@@ -39,9 +39,9 @@ def update_table(
 
     `shared`: row n is base + offset n, and Adam moves base and offsets by their own gradients; the
     base's is the sum of all rows'. But all offsets are divided by the same root mean square, the
-    largest of theirs: at timesteps that tell little of the word a row keeps to the base, where its
-    own would make it wander as far as the others. Only the table is kept, since both moves are
-    moves of it. A table of one row has no base: it would move twice.
+    largest of theirs: at timesteps that say little about the word a row stays near the base, while
+    its own would make it wander as far as the others. Only the table is kept, since both moves
+    apply to it. A table of one row has no base: it would move twice.
     """
     if config.dense:
         trained = jnp.ones_like(trained)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled sheets of pictures drawn with the concept, during the training and at its end."""
+"""Labelled sheets of pictures drawn with the concept, during training and at its end."""
 
 import warnings
 from collections.abc import Callable
@@ -29,32 +29,32 @@ RESOLUTIONS = ("0.0", "0.5", "0.8")
 MAX_COLUMNS = 10
 OTHER_SAMPLER = "ddim"
 PROMPTS = {"object": "a photo of a {}", "style": "a painting in the style of {}"}
-# The photos' backgrounds are not the concept's: without a word, they would show through.
+# The photos' backgrounds are not the concept's: unless the prompt names one, they show through.
 FINAL_PROMPTS = {**PROMPTS, "object": "a photo of a {} on a white background"}
 
 
 def check_pictures(sd: StableDiffusion, picture_steps: int) -> None:
-    """Warns where pictures can't be drawn with the sampler that the model is made for. Raises
-    UserError for more steps than it has timesteps, and where no other sampler can draw them."""
+    """Warns if pictures can't be drawn with the sampler that the model is made for. Raises
+    UserError for more steps than it has timesteps, and if no other sampler can draw them."""
     schedule = NoiseSchedule.from_config(sd.scheduler_config)
     most = schedule.num_train_timesteps
     if picture_steps > most:
-        raise UserError(f"train.picture_steps is {picture_steps}, it must be at most {most}")
+        raise UserError(f"train.picture_steps is {picture_steps}, but must be at most {most}")
     name, problem = _sampler(sd)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the drawing gives them
+            warnings.simplefilter("ignore")  # drawing gives them
             make_sampler(name, sd.scheduler_config).plan(schedule, picture_steps)
     except UserError as error:
         raise UserError(
-            f"the pictures of the training can't be drawn with the sampler {name}: "
+            f"the training's pictures can't be drawn with the sampler {name}: "
             f"{str(error).rstrip('.')}; to train without them, set train.final_grid to false and "
             "train.picture_every to 0"
         ) from None
     if problem and is_writer():
         warn(
-            f"the pictures of the training are drawn with the sampler {name}, others of this "
-            f"model need --sampler: {problem}"
+            f"the training's pictures are drawn with the sampler {name}, and others of this model "
+            f"need --sampler: {problem}"
         )
 
 
@@ -94,7 +94,7 @@ def draw_progress(
 
 
 def progress_path(out: epath.Path, step: int) -> epath.Path:
-    """Where the pictures drawn after so many updates are: `out/pictures/step_000100.png`."""
+    """Where the pictures drawn after `step` updates are: `out/pictures/step_000100.png`."""
     return out / FOLDER / f"step_{step:06d}.png"
 
 
@@ -148,7 +148,7 @@ def draw_final(
 
 
 def _sampler(sd: StableDiffusion) -> tuple[str, str]:
-    """The model's own, or another and why."""
+    """The model's own, or another one and why."""
     try:
         name = sampler_from_config(sd.scheduler_config)
         make_sampler(name, sd.scheduler_config)

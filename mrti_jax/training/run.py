@@ -41,14 +41,14 @@ CONFIG_NAME = "config.yaml"
 
 class Run:
     """One concept's training. `done` counts its updates, `saved` those of its last checkpoint;
-    `metrics` is there once it is resumed."""
+    `metrics` is set once it is resumed."""
 
     done: int
     saved: int
     metrics: Metrics
 
     def __init__(self, sd: StableDiffusion, subject: Subject, config: Config, size: int):
-        """Reads and checks all that it is made of; `size`: pixels along a side of the photos.
+        """Reads and checks all its inputs; `size`: pixels along a side of the photos.
 
         Raises UserError for images, a word or a folder that can't be used.
         """
@@ -104,7 +104,7 @@ class Run:
         return len(self._pixels), len(self._prompts.ids)
 
     def resume(self, *, restart: bool) -> State:
-        """The state where an earlier run stopped, or the first one, on every device.
+        """The state where an earlier run stopped, or the initial one, on every device.
 
         Raises UserError if the folder holds a run with other settings, or a damaged one.
         """
@@ -126,7 +126,7 @@ class Run:
             written = self._folder if is_writer() else None
             if written is not None:
                 write_yaml(self.config, written / CONFIG_NAME)
-                if not self.is_last:  # of an earlier end
+                if not self.is_last:  # from an earlier end
                     (written / FINAL_NAME).unlink(missing_ok=True)
             self.metrics = Metrics(
                 None if written is None else written / METRICS_NAME,
@@ -139,7 +139,7 @@ class Run:
         return state
 
     def data(self, num_photos: int, num_captions: int) -> Data:
-        """What the step trains on, filled up to these numbers of photos and captions."""
+        """What the step trains on, padded to these numbers of photos and captions."""
         pixels, mesh = self._pixels, self._sd.mesh
         moments = encode_moments(self._sd.vae, pixels, mesh, flip=self.config.data.flip)
         check_moments(moments, self._photo_names)
@@ -154,8 +154,8 @@ class Run:
         return Data(*place(on_host, replicated(mesh)))
 
     def save(self, state: State) -> None:
-        """Writes a checkpoint, in the background, and the concept file. Raises UserError where
-        these, or the metrics before, can't be written."""
+        """Writes a checkpoint, in the background, and the concept file. Raises UserError if these,
+        or the metrics before, can't be written."""
         concept = self._concept(state)
         if self._checkpoints is not None:
             self._checkpoints.save(self.done, state, concept, self._settings)
@@ -191,13 +191,13 @@ class Run:
             )
 
     def close(self) -> None:
-        """Waits until the last checkpoint is on disk, and lets other runs have the folder."""
+        """Waits until the last checkpoint is on disk, and releases the folder to other runs."""
         self._files.close()
 
     def finish(self, state: State, check: Callable[[], None], *, progress: bool) -> Concept:
-        """What is to be done after the last update.
+        """Does what remains after the last update.
 
-        `check` is called between pictures, in all processes; what it raises gives them up.
+        `check` is called between pictures, in all processes; if it raises, the rest is not drawn.
         """
         if self._checkpoints is not None:
             self._checkpoints.wait()
@@ -209,13 +209,13 @@ class Run:
         return concept
 
     def finish_again(self, state: State, check: Callable[[], None]) -> Concept:
-        """Writes what a stop after the last checkpoint has left out; `check`: as in `finish`."""
+        """Writes what a stop after the last checkpoint left unwritten; `check`: as in `finish`."""
         concept = self._concept(state)
         assert self._folder is not None
         self._save_concept(concept)
         warn(
             f"the run in '{self._folder}' has already done its {self.done} steps: nothing is left "
-            "to train (--restart begins anew)"
+            "to train (--restart starts over)"
         )
         if self.config.train.final_grid and not (self._folder / FINAL_NAME).exists():
             self._draw_final(concept, self._folder, check, progress=False)
@@ -223,7 +223,7 @@ class Run:
         return concept
 
     def fail(self, state: State) -> UserError:
-        """What is to be told of an update that is not finite; the table before it is written."""
+        """The error for an update that is not finite; writes the table before it."""
         fault = describe_fault(
             state,
             self._prompts,
@@ -239,7 +239,7 @@ class Run:
             except UserError as error:
                 saved = f"; the table before it is not saved: {error}"
         return UserError(
-            f"{fault}{saved}: begin anew with a lower --optimizer.learning-rate, or in float32 "
+            f"{fault}{saved}: start over with a lower --optimizer.learning-rate, or in float32 "
             "(--model.dtype)"
         )
 
@@ -259,7 +259,7 @@ class Run:
 
 
 def _fill_up(array: np.ndarray, length: int, axis: int = 0) -> np.ndarray:
-    """With zeros at the end of an axis."""
+    """The array with zeros at the end of an axis."""
     missing = [(0, 0)] * array.ndim
     missing[axis] = (0, length - array.shape[axis])
     return np.pad(array, missing)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a run may go on: its settings, and fingerprints of what it is made of."""
+"""Whether a run may be resumed: its settings, and fingerprints of its inputs."""
 
 import hashlib
 from typing import Any
@@ -9,7 +9,7 @@ from etils import epath
 
 from mrti_jax.errors import UserError
 
-# Settings that a run may be continued with other values of.
+# Settings that may change when a run is resumed.
 _FREE = {"out", "data.path", "data.tfds_dir", "model.fsdp", "model.attention"} | {
     f"train.{name}"
     for name in (
@@ -37,7 +37,7 @@ def check_same(
 ) -> None:
     """Raises UserError if `before`, those of the run in the folder, differ where they must not.
 
-    `done`: updates of that run.
+    `done`: the number of that run's updates.
     """
     free = set(_FREE)
     if settings["optimizer.schedule"] == "constant" and settings["train.steps"] >= done:
@@ -50,5 +50,5 @@ def check_same(
     if changed:
         raise UserError(
             f"the folder '{folder}' holds a run with other settings: {', '.join(changed)}; "
-            "set them back to go on, begin anew with --restart, or choose another --out"
+            "set them back to resume, start over with --restart, or choose another --out"
         )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slots: what is the same for several concepts, in one array each, that are trained at once.
+"""Slots: the arrays of several concepts that are trained at once, stacked.
 
-Every array of a tree (`State`, `Data`) gets a new first axis of S slots. Where S divides over the
-devices each of them has some slots for itself, with their photos and tables: then nothing crosses
-between devices. Else every device has all slots, and a part of the examples of each.
+Every array of a tree (`State`, `Data`) gets a new first axis of S slots. If S divides over the
+devices, each of them has some slots to itself, with their photos and tables: then nothing crosses
+between devices. Otherwise every device has all slots, and a part of the examples of each.
 """
 
 import functools
@@ -22,13 +22,13 @@ Tree = TypeVar("Tree")
 
 
 def divides(num_slots: int, mesh: Mesh) -> bool:
-    """Whether each device has slots for itself."""
+    """Whether each device has slots to itself."""
     return num_slots % mesh.size == 0
 
 
 def slots_sharded(mesh: Mesh, num_slots: int) -> NamedSharding:
-    """Where arrays with a first axis of slots lie."""
-    # One device alone: compiled programs name what they give back replicated, and take it so again.
+    """The sharding of arrays with a first axis of slots."""
+    # On one device, compiled programs call what they return replicated, and take it so again.
     shared = divides(num_slots, mesh) and mesh.size > 1
     return batch_sharded(mesh) if shared else replicated(mesh)
 
@@ -36,8 +36,8 @@ def slots_sharded(mesh: Mesh, num_slots: int) -> NamedSharding:
 def count_slots(num_concepts: int, at_once: int, microbatch_size: int, num_devices: int) -> int:
     """The fewest slots with which the concepts need no more turns than with `at_once` slots.
 
-    `microbatch_size`: examples that each of them has at a time. More slots than concepts where only
-    so the work divides over the devices.
+    `microbatch_size`: examples that each of them has at a time. More slots than that if only so the
+    work divides over the devices.
     """
     turns = -(-num_concepts // at_once)
     slots = -(-num_concepts // turns)
@@ -46,19 +46,19 @@ def count_slots(num_concepts: int, at_once: int, microbatch_size: int, num_devic
 
 
 def padded(microbatch_size: int, num_slots: int, num_devices: int) -> int:
-    """Examples of each slot at a time, with those that only fill up what the devices share: as few
-    as let all slots together divide over them."""
+    """Examples of each slot at a time, including padding: as little as lets those of all slots
+    together divide over the devices."""
     multiple = num_devices // math.gcd(num_devices, num_slots)
     return -(-microbatch_size // multiple) * multiple
 
 
 def examples_on_each(microbatch_size: int, num_slots: int, num_devices: int) -> int:
-    """Examples that each device works through at once."""
+    """Examples that each device processes at once."""
     return num_slots * padded(microbatch_size, num_slots, num_devices) // num_devices
 
 
 def fill(one: Tree, num_slots: int, mesh: Mesh) -> Tree:
-    """The same in every slot, on the devices."""
+    """The same tree in every slot, on the devices."""
 
     def repeat(leaf: Any) -> np.ndarray:
         array = np.asarray(leaf)
@@ -72,7 +72,7 @@ def put(slots: Tree, slot: int | Int[Array, ""], one: Tree, mesh: Mesh) -> Tree:
     """The tree with `one` in a slot; `slots` is donated."""
 
     def replace(old: Array, new: Array) -> Array:
-        # Not by an index: of an array whose slots are on many devices, all would get all.
+        # Not by an index: that would copy all slots of a sharded array to all devices.
         here = jnp.arange(len(old)).reshape(-1, *(1,) * new.ndim) == slot
         return jax.lax.with_sharding_constraint(
             jnp.where(here, new, old), slots_sharded(mesh, len(old))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The train step: one update of each concept's table, over all devices. All else is frozen.
+"""The train step: one update of each concept's table, over all devices. The rest is frozen.
 
 Multiresolution Textual Inversion (Daras & Dimakis 2022, arXiv 2211.17115), section 3: the mean
 squared error of the model's prediction at a random timestep t, with row bucket(t) of the table in
@@ -34,7 +34,7 @@ State = dict[str, Any]
 """`table` [N, V, D] float32; `optimizer`; `step` int32, updates done; `examples` and `gradients`
 [N] int32, how many examples trained each row and how many updates had a gradient for it;
 `window`: `loss` [N] float32 and `examples` [N] int32, sums since the metrics were last read;
-`fault` [N] bool, rows whose loss, gradient or update was not finite: then all else stays.
+`fault` [N] bool, rows whose loss, gradient or update was not finite: the rest then stays the same.
 
 The train step has S of them in slots, along a new first axis of every array (see `slots.py`)."""
 
@@ -42,13 +42,13 @@ TrainStep = Callable[[State, dict[str, Any], "Data"], State]
 
 
 class Data(NamedTuple):
-    """What the step trains on, on the devices: that of one concept; of S in slots, like `State`.
+    """What the step trains on, on the devices: for one concept, or for S in slots, like `State`.
 
     `moments` [F, M, h, w, 2C]: of M photos, and mirrored (F = 2). `sizes` [F, M, 6]: see `Photo`.
-    `ids` and `vector_index` [K, E, L]: the captions' token ids for each of E text models and, where
-    the concept's vector v stands, v, else -1; `end` [K, E]: where the captions end. Photo m has the
-    captions `first_prompt[m]` .. `first_prompt[m] + num_prompts[m] - 1`; a photo without captions
-    only fills the arrays.
+    `ids` and `vector_index` [K, E, L]: the captions' token ids for each of E text models, and v
+    where the concept's vector v goes, else -1; `end` [K, E]: where the captions end. Photo m has
+    the captions `first_prompt[m]` .. `first_prompt[m] + num_prompts[m] - 1`; a photo without
+    captions only fills the arrays.
     """
 
     moments: Float[Array, "f m h w c"]
@@ -62,7 +62,7 @@ class Data(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """What B examples are made of, of whichever concepts; see `Data` and `Draws`."""
+    """What B examples, of any concepts, are made of; see `Data` and `Draws`."""
 
     moments: Float[Array, "b h w m"]
     latent_noise: Float[Array, "b h w c"]
@@ -95,9 +95,9 @@ def make_train_step(sd: StableDiffusion, config: Config, *, remat: bool = False)
     """The jitted `train_step(state, frozen, data) -> state`; `frozen` is `frozen_params(sd)`.
 
     State and data are those of S slots, each with a batch of its own; all examples go through the
-    model together. A slot that has done all its updates, or had one that was not finite, stands
-    still. `state` is donated. With `remat` the gradient computes the U-Net's blocks again. Compiled
-    once for a model, settings and shapes, also over several runs.
+    model together. A slot that has done all its updates, or had one that was not finite, stays the
+    same. `state` is donated. With `remat` the gradient recomputes the U-Net's blocks. Compiled once
+    per model, settings and shapes, also across runs.
     """
     return _train_step(
         sd.text_encoder.graphdef,
@@ -118,7 +118,7 @@ def frozen_params(sd: StableDiffusion) -> dict[str, Any]:
 
 
 def _deciding(train: TrainConfig) -> tuple[int, int, int, str, float | None]:
-    """The settings that change the program: others must not compile it anew."""
+    """The settings that change the program: others must not recompile it."""
     gamma = train.min_snr_gamma if train.weighting == "min_snr" else None
     return train.steps, train.batch_size, train.accumulation, train.timesteps, gamma
 
@@ -193,9 +193,9 @@ def _train_step(
         bucket."""
         frozen, data = args
         place = jnp.arange(padded(microbatch_size, len(table), mesh.size), dtype=jnp.int32)
-        index = first + place % microbatch_size  # the first again, where devices would have none
+        index = first + place % microbatch_size  # the first again, to fill all devices
         counts = place < microbatch_size
-        # What the devices share comes first, slots or examples: then merging the two moves nothing.
+        # The axis split over the devices, slots or examples, comes first: merging then moves none.
         axis = 0 if divides(len(table), mesh) else 1
         picked = jax.vmap(pick, in_axes=(0, 0, 0, None), out_axes=axis)(table, step, data, index)
         examples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), picked)

@@ -25,8 +25,8 @@ Images: TypeAlias = epath.PathLike | Sequence[UInt8[np.ndarray, "_ _ 3"] | Image
 class Subject:
     """One of the subjects that `learn_many` learns words for.
 
-    `images`, `name`, `initializer` and `out` are those of `learn`; `learnable_property` and
-    `captions` are those of the run's settings if not given.
+    `images`, `name`, `initializer` and `out` are as in `learn`; `learnable_property` and `captions`
+    are those of the run's settings if not given.
     """
 
     images: Images
@@ -42,8 +42,7 @@ class Subject:
         return str(self.images) if isinstance(self.images, str | os.PathLike) else None
 
     def check(self) -> None:
-        """Raises UserError for a name that can't be one, and for a folder without images; reads
-        none."""
+        """Raises UserError for an invalid name, and for a folder without images; reads none."""
         check_name(self.name)
         if self.path is not None and self.path != SAMPLE and not self.path.startswith(PREFIX):
             find_images(to_path(self.path))
@@ -52,7 +51,7 @@ class Subject:
 def read_photos(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
     """The photos as squares of `size` pixels. Raises UserError if there are none.
 
-    Warns, loudly, of photos that are the same.
+    Warns of photos that are the same.
     """
     photos = _read(subject, size, data)
     different = len({photo.pixels.tobytes() for photo in photos})

@@ -38,7 +38,7 @@ def read_tfds(address: str, size: int, *, data_dir: str | None = None) -> list[P
         raise UserError(f"the data set '{name}' has no image feature; it has {held}")
     key = images[0]
     if len(images) > 1:
-        warn(f"the data set '{name}' has several images an example; '{key}' is used")
+        warn(f"the data set '{name}' has several images per example: using '{key}'")
     try:
         source = builder.as_data_source(split, decoders={key: tfds.decode.SkipDecoding()})
     except Exception as error:  # TFDS raises all kinds
@@ -48,7 +48,7 @@ def read_tfds(address: str, size: int, *, data_dir: str | None = None) -> list[P
         ) from error
     if len(source) > MAX_IMAGES:
         raise UserError(
-            f"'{address}' has {len(source)} images, at most {MAX_IMAGES} fit: take a slice, "
+            f"'{address}' has {len(source)} images, but at most {MAX_IMAGES} fit: use a slice, "
             f"such as {address.split('[')[0]}[:100]"
         )
     files = [(f"example {i}", partial(_content, source, i, key)) for i in range(len(source))]

@@ -4,7 +4,7 @@
 import dataclasses
 import types
 from collections.abc import Mapping
-from reprlib import repr as brief  # YAML's aliases can make short text a value without end
+from reprlib import repr as brief  # YAML's aliases can make short text an endless value
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -18,7 +18,7 @@ MAX_BYTES = 1_000_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what PyYAML takes the last of: a key that is there twice."""
+    """Refuses a key that appears twice, of which PyYAML would take the last."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -28,7 +28,7 @@ class _Loader(yaml.SafeLoader):
                 continue
             if (key.tag, key.value) in seen:
                 raise yaml.composer.ComposerError(
-                    problem=f"the key {brief(key.value)} is there twice",
+                    problem=f"the key {brief(key.value)} appears twice",
                     problem_mark=key.start_mark,
                 )
             seen.add((key.tag, key.value))
@@ -41,9 +41,9 @@ def read_yaml(path: epath.Path) -> Mapping[Any, Any]:
         if not path.exists():
             raise UserError(f"there is no configuration file {path}")
         if path.is_dir():
-            raise UserError(f"{path} is a folder: for photos in it write --data.path {path}")
+            raise UserError(f"{path} is a folder: for photos in it use --data.path {path}")
         if not is_regular(path) or path.stat().length > MAX_BYTES:
-            raise UserError(f"{path} is no configuration file: a device, or far too large")
+            raise UserError(f"{path} is not a configuration file: a device, or far too large")
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read the configuration file {path}: {reason(error)}") from None
@@ -59,7 +59,7 @@ def read_yaml(path: epath.Path) -> Mapping[Any, Any]:
 
 
 def from_mapping(cls: type[T], values: Mapping[Any, Any], where: str, prefix: str = "") -> T:
-    """The dataclass with these values, dataclass fields within from mappings within.
+    """The dataclass with these values; its dataclass fields are nested mappings.
 
     Raises UserError for an unknown key or a value that its field can't hold.
     """
@@ -69,8 +69,8 @@ def from_mapping(cls: type[T], values: Mapping[Any, Any], where: str, prefix: st
     for key, value in values.items():
         if key not in known:
             inside = f" in '{prefix[:-1]}'" if prefix else ""
-            hint = nearest(str(key)[:80], known) or f" Known are {', '.join(known)}."
-            raise UserError(f"{where}: unknown key {brief(str(key))}{inside}.{hint}")
+            hint = nearest(str(key)[:80], known) or f"; choose from {', '.join(known)}"
+            raise UserError(f"{where}: unknown key {brief(str(key))}{inside}{hint}")
         arguments[key] = _build(value, hints[key], where, f"{prefix}{key}")
     return cls(**arguments)
 
@@ -96,7 +96,7 @@ def _convert(value: Any, hint: Any, what: str) -> Any:
     if get_origin(hint) is Literal:
         if not isinstance(value, str) or value not in get_args(hint):
             known = ", ".join(get_args(hint))
-            raise UserError(f"{what} is {brief(value)}, known are {known}")
+            raise UserError(f"{what} is {brief(value)}, but must be one of {known}")
         return value
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:

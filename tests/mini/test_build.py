@@ -53,7 +53,7 @@ def test_builds_a_model_and_trains_one_on(tmp_path: Path) -> None:
 def test_a_model_of_another_noise_schedule_is_not_trained_on(
     tmp_path: Path, tiny_folder: Path
 ) -> None:
-    with pytest.raises(UserError, match=f"'{tiny_folder}' has another noise schedule"):
+    with pytest.raises(UserError, match=f"'{tiny_folder}' has a different noise schedule"):
         build(Build(str(tmp_path / "out"), str(tmp_path / "work"), str(tiny_folder), ONE_STEP))
 
 

@@ -103,12 +103,12 @@ def test_a_prompt_without_its_quotes(model: str, tmp_path: Path, capsys: Capture
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["a <jan>"], "unknown concept word <jan> (known concepts: jane). Did you mean 'jane'?"),
+        (["a <jan>"], "write \\<jan> for the text itself; did you mean 'jane'?"),
         (["a <jane[10]>"], "between 0 and 9"),
         (["a <jane[1.5]>"], "above 1.0"),
         (["a <jane["], "malformed concept word"),
         (["a <jane>", "--size", "17"], "multiple of 2"),
-        (["a dog", "--sampler", "eular"], "Did you mean 'euler'"),
+        (["a dog", "--sampler", "eular"], "did you mean 'euler'"),
         (["a dog", "--steps", "0"], "num_steps is 0"),
         (["a dog", "--seed", "-3"], "seed"),
         (["a dog", "--guidance", "nan"], "guidance_scale is nan"),
@@ -196,7 +196,7 @@ def test_out_of_memory_is_one_line(
     monkeypatch.setattr(module, "draw", full)
     assert main(["a dog", *flags(model, tmp_path / "out")]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: a device is out of memory: a smaller --batch-size")
+    assert line.startswith("error: a device is out of memory: try a smaller --batch-size")
 
 
 def test_one_picture_needs_no_sheet(model: str, tmp_path: Path) -> None:

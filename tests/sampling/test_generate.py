@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures by seed, batch, guidance and sampler; and what compiles anew."""
+"""Pictures by seed, batch, guidance and sampler; and what is compiled again."""
 
 import dataclasses
 import importlib
@@ -47,7 +47,7 @@ def test_the_same_call_gives_the_same_bits(tiny_sd: StableDiffusion) -> None:
 
 
 def test_what_is_drawn_beside_a_picture_does_not_matter(tiny_sd: StableDiffusion) -> None:
-    """On the CPU to the bit, at any batch size and with any neighbours."""
+    """Bit for bit on the CPU, at any batch size and with any neighbours."""
     seeds = [9, 2, 4, 11, 0, 6, 1, 5, 3]
     alone = images([generate(tiny_sd, PROMPT, seeds=seed, **FAST)[0] for seed in seeds])
     for batch_size in (1, 2, 3, 8):
@@ -59,8 +59,8 @@ def test_what_is_drawn_beside_a_picture_does_not_matter(tiny_sd: StableDiffusion
 def test_several_pictures_on_a_device(
     tiny_sd: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on accelerators. Within a grey level, not to the bit: XLA sums in another order for
-    another batch size, also where its pictures are decoded one by one."""
+    """As on accelerators. Within a grey level, not bit for bit: XLA sums in another order for
+    another batch size, even if its pictures are decoded one by one."""
     seeds = [9, 2, 4, 11, 0, 6]
     alone = images(generate(tiny_sd, PROMPT, seeds=seeds, **FAST))
     module = importlib.import_module("mrti_jax.sampling.generate")
@@ -110,7 +110,9 @@ def test_negative_prompts(tiny_sd: StableDiffusion) -> None:
 
 
 def test_guidance_of_one_is_no_guidance(tiny_sd: StableDiffusion) -> None:
-    with pytest.warns(UserWarning, match="guidance_scale of 1 is no guidance, so negative_prompt"):
+    with pytest.warns(
+        UserWarning, match="guidance_scale of 1 means no guidance, so negative_prompt"
+    ):
         none = images(generate(tiny_sd, "a dog", guidance_scale=1, negative_prompt="red", **FAST))
     nearly = images(generate(tiny_sd, "a dog", guidance_scale=1 + 1e-6, **FAST))
     assert np.abs(none - nearly).max() <= 1  # one call of the network on 1 or on 2 examples
@@ -128,7 +130,7 @@ def test_eta_is_fresh_noise(tiny_sd: StableDiffusion) -> None:
     plain = images(generate(tiny_sd, PROMPT, **FAST))
     noisy = images(generate(tiny_sd, PROMPT, eta=1.0, **FAST))
     assert (plain != noisy).any()
-    with pytest.raises(UserError, match="eta is an option of DDIM alone"):
+    with pytest.raises(UserError, match="only DDIM has the option eta"):
         generate(tiny_sd, PROMPT, eta=1.0, **(FAST | {"sampler": "euler"}))
 
 
@@ -141,12 +143,12 @@ def test_sizes_and_v_prediction(tiny_v_sd: StableDiffusion) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"height": 17}, "height 17 is not a multiple of 2.*take 16 or 18"),
-        ({"width": 0}, "width 0 is not a multiple of 2.*take 2"),
+        ({"height": 17}, "height 17 is not a multiple of 2.*use 16 or 18"),
+        ({"width": 0}, "width 0 is not a multiple of 2.*use 2"),
         ({"seeds": -1}, "between 0 and 4294967295, not -1"),
         ({"seeds": []}, "nothing to draw"),
         ({"seeds": [1, 2], "images_per_prompt": 2}, "overlap"),
-        ({"sampler": "dim"}, "Did you mean 'ddim'"),
+        ({"sampler": "dim"}, "did you mean 'ddim'"),
         ({"num_steps": 0}, "num_steps is 0"),
         ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
         ({"negative_prompt": "<jan>", "guidance_scale": 1}, "no concept is loaded, so <jan>"),

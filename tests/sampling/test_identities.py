@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the schemes must have in common, by pictures that are equal to the bit."""
+"""What the schemes must have in common, by pictures that are equal bit for bit."""
 
 import dataclasses
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def test_other_buckets_and_schemes_give_other_pictures(draw: Draw, jane: Concept
 def test_one_bucket_is_an_ordinary_embedding(
     word: str, draw: Draw, tiny_sd: StableDiffusion
 ) -> None:
-    """Ordinary: put in the place of a word of the vocabulary, with no concept at all."""
+    """Ordinary: put in place of a word of the vocabulary, with no concept at all."""
     concept = tiny_concept(num_buckets=1)
     (token,) = tiny_sd.tokenizers[0]("circle", add_special_tokens=False)["input_ids"]
     model = tiny_sd.text_models[0]

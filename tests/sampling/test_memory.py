@@ -40,7 +40,7 @@ def test_one_by_one_is_the_same_with_less_memory(tiny_sd: StableDiffusion) -> No
         compiled = lowered.compile()
         pixels.append(np.asarray(compiled(tiny_sd.vae.params, latents)).astype(int))
         temporaries.append(compiled.memory_analysis().temp_size_in_bytes)
-    # A grey level where rounding tips it: sums have another order in another batch.
+    # A grey level where rounding tips it: the order of sums differs in another batch.
     assert np.abs(pixels[0] - pixels[1]).max() <= 1
     assert len({picture.tobytes() for picture in pixels[1]}) == BATCH
     assert temporaries[1] < 0.5 * temporaries[0]

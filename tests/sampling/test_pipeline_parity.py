@@ -106,7 +106,7 @@ def test_embedded_model() -> None:
 def test_a_folder_that_diffusers_wrote(
     folder: str, safe: bool, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Draws what the folder does that it was read from, to the bit."""
+    """Draws the same, bit for bit, as the folder that it was read from."""
     pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     read = request.getfixturevalue(folder)

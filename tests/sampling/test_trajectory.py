@@ -15,7 +15,7 @@ from mrti_jax.sampling import generate
 
 STEPS, SEED, GUIDANCE, K = 12, 5, 4.0, 4
 
-# Which row a word uses at bucket b, as the paper's section 3 says it.
+# Which row a word uses at bucket b, according to the paper's section 3.
 ROW: dict[str, Callable[[int], int | None]] = {
     "<jane>": lambda b: b,
     f"<jane[{K}]>": lambda b: max(b, K),

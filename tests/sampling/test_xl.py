@@ -51,7 +51,7 @@ def test_sizes_are_traced_and_told(tiny_xl_sd: StableDiffusion, tiny_sd: StableD
     assert picture.parameters["crop"] == [0, 900]
     assert picture.parameters["original_size"] == [16, 16]
     assert (draw(tiny_xl_sd, "<jane>", crop=(0, 900)) != own).any()
-    with pytest.raises(UserError, match="only SDXL is"):
+    with pytest.raises(UserError, match="only SDXL takes"):
         generate(tiny_sd, "a dog", crop=(0, 900), **FAST)
     with pytest.raises(UserError, match="negative"):
         generate(tiny_xl_sd, "a dog", crop=(0, -1), **FAST)

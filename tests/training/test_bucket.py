@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run whose photos and results are in a bucket (`gs://`): stopped, and gone on with."""
+"""A run whose photos and results are in a bucket (`gs://`): stopped, and resumed."""
 
 import itertools
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two runs in one output folder at once: the second is refused, and the first goes on."""
+"""Two runs in one output folder at once: the second is refused, and the first continues."""
 
 import errno
 import fcntl

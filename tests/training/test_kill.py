@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training process is killed (SIGKILL) at 20 random moments, and loses nothing by it."""
+"""A training process is killed (SIGKILL) at 20 random moments, and loses nothing."""
 
 import collections
 import json
@@ -37,7 +37,7 @@ PATIENCE = 300  # seconds
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseContext]:
-    """Starts processes that have imported everything, but run nothing, before."""
+    """Starts processes that have imported everything but run nothing yet."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mrti_jax.train", "mrti_jax.training.learning"])
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +57,7 @@ def start(server: BaseContext, out: Path, model: Path, photos: Path) -> BaseProc
 
 
 def wait_for(process: BaseProcess, condition: Callable[[], bool], seconds: float) -> None:
-    """Until the condition holds, the process ends, or the time is over."""
+    """Waits until the condition holds, the process ends, or the time is over."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.is_alive() and not condition():
         time.sleep(0.0002)
@@ -133,7 +133,7 @@ def test_twenty_kills_change_nothing(
         if kill(process, out, moment, rng):
             killed[moment] += 1
             check_what_is_left(out)
-        else:  # it came to its end before: another run
+        else:  # it ended before that: another run
             check_end(out)
             shutil.rmtree(out)
             runs += 1

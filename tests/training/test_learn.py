@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole runs on a tiny model: what is trained, what is written, how a stopped run goes on."""
+"""Whole runs on a tiny model: what is trained, what is written, how a stopped run resumes."""
 
 import dataclasses
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The learning rate: its peak where none is given, and its course."""
+"""The learning rate: its peak if none is given, and its schedule."""
 
 import dataclasses
 from collections.abc import Callable

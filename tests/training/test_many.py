@@ -34,7 +34,7 @@ KINDS = {"jane": ("star", "object", 3), "rex": ("heart", "style", 2), "tim": ("r
 
 
 def subjects(pictures: list[np.ndarray], out: Path | None = None) -> list[Subject]:
-    """Three that differ in all that may differ, also in how many photos and captions they have."""
+    """Three that differ in all that may differ, even in how many photos and captions they have."""
     four = [*pictures, pictures[0][::-1]]
     return [
         Subject(
@@ -174,7 +174,9 @@ def test_a_fault_of_one_is_told_and_the_others_go_on(
     models = tiny_sd.tokenizers, tiny_sd.text_encoder
     heart = initial_vectors("heart", ConceptConfig.num_vectors, *models)
     monkeypatch.setattr(run, "initial_state", infinite_for_heart)
-    with pytest.warns(UserWarning, match=r"<rex>: .* not finite at step 1.*the other concepts go"):
+    with pytest.warns(
+        UserWarning, match=r"<rex>: .* not finite at step 1.*the other concepts continue"
+    ):
         jane, rex, tim = learn_many(tiny_sd, subjects(pictures, tmp_path), config=config)
     assert isinstance(rex, UserError) and "\n" not in str(rex) and "bucket" in str(rex)
     assert Concept.load(tmp_path / "rex").metadata["steps"] == "0"
@@ -196,7 +198,7 @@ def test_a_folder_that_one_can_not_write_to_ends_that_one_alone(
     (tmp_path / "rex" / file).mkdir(parents=True)
     train = replace(config.train, picture_every=2, picture_steps=4)
     config = replace(config, train=train)
-    with pytest.warns(UserWarning, match=rf"<rex>: can't .*{file}.*the other concepts go"):
+    with pytest.warns(UserWarning, match=rf"<rex>: can't .*{file}.*the other concepts continue"):
         jane, rex, tim = learn_many(tiny_sd, subjects(pictures, tmp_path), config=config)
     assert isinstance(rex, UserError) and "\n" not in str(rex)
     for concept in (jane, tim):
@@ -259,7 +261,7 @@ def command(model: Path, path: Path | str, out: Path, **more: Any) -> list[str]:
     return [*(f"--{key}={value}" for key, value in settings.items()), "--train.no-final-grid"]
 
 
-@pytest.mark.filterwarnings("ignore:the run in", "ignore:.*begin anew")
+@pytest.mark.filterwarnings("ignore:the run in", "ignore:.*start over")
 def test_the_command(together: Path, tiny_folder: Path, folders: Path, tmp_path: Path, capsys: Any):
     out = tmp_path / "out"
     assert train.main(command(tiny_folder, folders, out)) == 0
@@ -269,7 +271,7 @@ def test_the_command(together: Path, tiny_folder: Path, folders: Path, tmp_path:
         whole = Concept.load(together / name)
         np.testing.assert_array_equal(Concept.load(out / name).embeddings, whole.embeddings)
 
-    # One that can't go on: the others are done already, and the status tells.
+    # One that can't continue: the others are done already, and the status says so.
     Image.open(folders / "rex" / "0.png").rotate(90).save(folders / "rex" / "0.png")
     assert train.main(command(tiny_folder, folders, out)) == 2
     told = capsys.readouterr()
@@ -278,7 +280,7 @@ def test_the_command(together: Path, tiny_folder: Path, folders: Path, tmp_path:
 
 
 def listed(folders: Path) -> str:
-    """The same concepts, in a list; one of them from another folder, and not named as it."""
+    """The same concepts, in a list; one of them from another folder, and not named after it."""
     shutil.move(folders / "tim", folders.parent / "elsewhere")
     places = {"tim": "elsewhere"}
     lines = ["concepts:"]
@@ -311,7 +313,7 @@ def test_a_list_of_concepts(together: Path, tiny_folder: Path, folders: Path, tm
         ("concepts:\n- {path: a, captions: 3}", {}, "'concepts[0].captions' must be true or false"),
         ("concepts:\n- name: rex\n  initializer: star", {}, "concepts[0] has no path"),
         ("concepts:\n- path: a/rex", {}, "<rex> has no word to start from"),
-        ("concepts:\n- path: a/rex", {"data.path": "b"}, "beside data.path 'b': leave out one"),
+        ("concepts:\n- path: a/rex", {"data.path": "b"}, "and data.path 'b': leave out one"),
     ],
 )
 def test_bad_lists(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When the gradient computes blocks again, and that nothing else comes of it."""
+"""When the gradient recomputes blocks, and that this changes nothing else."""
 
 from collections.abc import Callable
 
@@ -45,8 +45,8 @@ def test_as_many_concepts_as_fit(tiny_sd: StableDiffusion, make_config: Callable
 
 
 def test_kept_bytes_grow_with_the_picture(tiny_sd: StableDiffusion):
-    """Four times the positions keep four times as much, beside the prompt's keys, and nothing keeps
-    attention's logits, which are sixteen times as many."""
+    """Four times the positions keep four times as much, except for the prompt's keys, and nothing
+    keeps attention's logits, which are sixteen times as many."""
     ratio = kept(tiny_sd, (16, 16, 4)) / kept(tiny_sd, (8, 8, 4))
     assert 3 < ratio <= 4
 

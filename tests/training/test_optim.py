@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW on the table: rows without a gradient stand still; dense, it is PyTorch's."""
+"""AdamW on the table: rows without a gradient don't move; dense, it is PyTorch's."""
 
 import dataclasses
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong with a run: damaged checkpoints, numbers that are none, kills after the end."""
+"""What goes wrong with a run: damaged checkpoints, NaN or infinity, kills after the end."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ def steps_and_tables(run: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def damage(path: Path) -> None:
-    """One other bit in the middle of a file."""
+    """Flips one bit in the middle of a file."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)

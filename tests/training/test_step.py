@@ -68,7 +68,7 @@ def test_accumulation_and_devices_change_nothing_but_rounding(
     in_parts = run(tiny_sd, parts, pictures)  # of 3 examples, which two devices can't share equally
     alone = StableDiffusion.load(tiny_folder, mesh=make_mesh(jax.devices()[:1]))
     on_one = run(alone, config, pictures)
-    # To the bit: a run that goes on elsewhere is known by it.
+    # Bit for bit: a run that is resumed elsewhere is recognized by it.
     np.testing.assert_array_equal(start_table(alone, config), start_table(tiny_sd, config))
     for other in (in_parts, on_one):
         # Adam's first updates are nearly signs: float32 rounding of small gradients is enlarged.
