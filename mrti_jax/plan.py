@@ -10,17 +10,19 @@ from mrti_jax.commands import run_command
 
 PROG = "python -m mrti_jax.plan"
 DESCRIPTION = """Compiles a train step or the sampling program for TPUs, without a TPU and without
-the model's weights, and prints what it computes, moves and holds on each chip, the least time that
-this takes, and whether it fits."""
+the model's weights, and prints what it computes, moves and holds on each chip, the minimum time
+that this takes, and whether it fits."""
 GIB = 2**30
 SAVINGS = {
-    "train": "the gradient computes blocks again",
-    "sample": "each chip decodes its pictures one after the other",
+    "train": "the gradient recomputes blocks",
+    "sample": "each chip decodes its pictures one by one",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
+    """What to compile, and for which chips."""
+
     program: Literal["train", "sample"] = "train"
     """A train step, or drawing pictures: guidance, all steps, decoding."""
     model: str = "sd15"
@@ -32,21 +34,21 @@ class Flags:
     chip: str = "v5e"
     """TPU: v4, v5e, v5p or v6e."""
     chips: int = 1
-    """How many of them."""
+    """How many chips."""
     steps: int = 50
     """Sampling steps."""
     attention: Literal["auto", "xla", "chunked", "splash"] = "auto"
     """How attention is computed; auto is splash on TPUs."""
     accumulation: int = 1
-    """Parts in which the batch of a train step is worked through, one after the other."""
+    """Parts in which the batch of a train step is processed, one after the other."""
     remat: Literal["auto", "none", "blocks"] = "auto"
-    """What the train step's gradient computes again to save memory."""
+    """What the train step's gradient recomputes to save memory."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of weights and activations."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and gives its exit status."""
+    """Runs the command and returns its exit status."""
     return run_command(Flags, _run, argv, prog=PROG, description=DESCRIPTION)
 
 
@@ -83,14 +85,14 @@ def _run(flags: Flags) -> None:
         f"{plan.bytes_accessed / 1e9 / share:14.1f}\n"
         f"{'least time, ms':24}{plan.seconds * 1e3:12.1f}{plan.seconds * 1e3 / share:14.1f}\n"
         f"{'weights and data, GiB':24}{plan.arguments / GIB:12.2f}\n"
-        f"{'all else, GiB':24}{plan.temporaries / GIB:12.2f}\n"
+        f"{'everything else, GiB':24}{plan.temporaries / GIB:12.2f}\n"
         f"{'from other chips, kB':24}{plan.bytes_between / 1e3:12.1f}\n"
         f"fits: {held / GIB:.2f} of {chip.memory / GIB:.2f} GiB"
     )
     if plan.saves_memory:
         print(f"to save memory, {SAVINGS[flags.program]}")
     if plan.fsdp > 1:
-        print(f"one chip can't hold the weights beside a batch: {plan.fsdp} share them")
+        print(f"one chip can't hold the weights and a batch: {plan.fsdp} share the weights")
 
 
 if __name__ == "__main__":

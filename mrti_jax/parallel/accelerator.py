@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Never silently on the wrong device: what this machine has, against what JAX will use."""
+"""Checks that JAX uses this machine's accelerator, rather than silently the CPU."""
 
 from pathlib import Path
 
@@ -16,14 +16,14 @@ PLATFORM = {"TPU": "tpu", "NVIDIA GPU": "cuda"}
 
 def check_accelerator(root: Path = Path("/")) -> None:
     """Raises UserError if JAX would run on the CPU of a machine that has a TPU or an NVIDIA GPU, or
-    on nothing.
+    can't run at all.
 
-    Where the CPU was chosen (JAX_PLATFORMS), that choice holds. `root`: of /dev and /sys.
+    If the CPU was chosen (JAX_PLATFORMS), that choice holds. `root`: the folder of /dev and /sys.
     """
     chosen = jax.config.values.get("jax_platforms") or ""
     try:
         used = jax.default_backend()
-    except (RuntimeError, AssertionError) as error:  # a plugin that is not there asserts
+    except (RuntimeError, AssertionError) as error:  # a missing plugin fails an assertion
         raise UserError(
             f"JAX can't use what JAX_PLATFORMS={chosen} asks for ({reason(error)}): install JAX "
             "for it (`pip install -e` with '.[tpu]', '.[cuda13]' or '.[cuda12]'), or choose another"

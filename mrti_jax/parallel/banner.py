@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One line that tells what a run computes on."""
+"""One line that says what a run computes on."""
 
 import collections
 
@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 
 
 def describe(mesh: Mesh, dtype: jax.typing.DTypeLike, at_a_time: int, each: int) -> str:
-    """Devices, mesh, dtype of the weights, the batch that is worked on at a time, and how many of
-    it each device has at most."""
+    """Devices, mesh, dtype of the weights, the batch that is processed at a time, and each device's
+    share of it at most."""
     kinds = collections.Counter(device.device_kind for device in mesh.devices.flat)
     devices = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
     count = jax.process_count()

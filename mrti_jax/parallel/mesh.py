@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The devices of a run, as a mesh of two axes, and where arrays lie on it.
+"""The devices of a run, as a mesh of two axes, and how arrays are laid out on it.
 
-`data` splits the batch, `fsdp` the batch and the frozen weights as well: with `fsdp` 1 every device
-holds them whole, and with more each device holds a part and gathers the rest when it is used.
+`data` splits the batch, `fsdp` both the batch and the frozen weights: with `fsdp` 1 every device
+holds all weights, with more each device holds a part and gathers the rest when it is used.
 """
 
 import math
@@ -38,13 +38,13 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> 
         devices = jax.devices()
     if fsdp < 1 or len(devices) % fsdp:
         raise UserError(
-            f"fsdp is {fsdp}, it must divide the number of devices, which is {len(devices)}"
+            f"fsdp is {fsdp}, but must divide the number of devices, which is {len(devices)}"
         )
     shape, types = (len(devices) // fsdp, fsdp), (AxisType.Auto,) * 2
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
         return jax.make_mesh(shape, BATCH, devices=devices, axis_types=types)
-    # Between slices (of GPUs: hosts) the network is slow: as much of `fsdp` as can be is in one.
+    # The network between slices (of GPUs: hosts) is slow: as much of `fsdp` as possible is in one.
     inside = math.gcd(fsdp, len(devices) // slices)
     across = fsdp // inside
     arranged = mesh_utils.create_hybrid_device_mesh(
@@ -57,9 +57,9 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> 
 
 
 def choose_fsdp(weight_bytes: int, num_devices: int, memory_bytes: int | None) -> int:
-    """The fewest devices that hold the weights together, each a part; 1 if one holds them all.
+    """The fewest devices that can hold the weights together, each a part; 1 if one holds them all.
 
-    `memory_bytes`: of one device; None if it has none of its own, as a CPU, and holds anything.
+    `memory_bytes`: of one device; None if it has none of its own, like a CPU, and holds anything.
     Raises UserError if all devices together are too small.
     """
     if memory_bytes is None:
@@ -70,7 +70,7 @@ def choose_fsdp(weight_bytes: int, num_devices: int, memory_bytes: int | None) -
             return fsdp
     raise UserError(
         f"the model's weights take {weight_bytes / 2**30:.1f} GiB, more than {num_devices} devices "
-        f"of {memory_bytes / 2**30:.1f} GiB can hold beside the batch: use bfloat16, more devices, "
+        f"of {memory_bytes / 2**30:.1f} GiB can hold with the batch: use bfloat16, more devices, "
         "or larger ones"
     )
 
@@ -83,12 +83,12 @@ def fitting_mesh(weight_bytes: int) -> Mesh:
 
 
 def memory_limit(device: jax.Device) -> int | None:
-    """Bytes of memory that programs may use on a device, if it tells."""
+    """Bytes of memory that programs may use on a device; None if it doesn't say."""
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def bytes_on_each(tree: Any) -> int:
-    """Bytes that each device holds of arrays, or of shapes with shardings."""
+    """Bytes that each device holds of a tree of arrays, or of shapes with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -106,7 +106,7 @@ def batch_sharded(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def weight_sharded(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    """The largest axis that divides (of equal ones the last) is split over `fsdp`."""
+    """The largest divisible axis (of equal ones, the last) is split over `fsdp`."""
     parts = mesh.shape["fsdp"]
     fitting = [axis for axis, length in enumerate(shape) if length % parts == 0]
     if parts == 1 or not fitting or np.prod(shape) < MIN_SHARDED_SIZE:
@@ -116,8 +116,8 @@ def weight_sharded(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
 
 
 def weight_format(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding | Format:
-    """`weight_sharded`; on GPUs with the filters of convolutions in the order that cuDNN reads, by
-    outputs first: it would have each turned in every train step."""
+    """`weight_sharded`; on GPUs with the filters of convolutions in the order that cuDNN reads,
+    outputs first: otherwise each would be transposed in every train step."""
     sharding = weight_sharded(mesh, shape)
     if mesh.devices.flat[0].platform != "gpu" or len(shape) != 4:
         return sharding
@@ -125,10 +125,10 @@ def weight_format(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding | Format:
 
 
 def place(tree: Any, sharding: NamedSharding) -> Any:
-    """Host arrays, which every process has whole, as arrays on the devices of all of them."""
+    """Puts host arrays, which every process has in full, on the devices of all processes."""
 
     def one(array: np.ndarray) -> jax.Array:
-        # A copy for each device: a program that is given the memory may write to it.
+        # A copy for each device: a program that it is donated to may overwrite it.
         return jax.make_array_from_callback(
             array.shape, sharding, lambda index: np.array(array[index])
         )

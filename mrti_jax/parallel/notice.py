@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Google Cloud's notice that this machine is about to be taken away, from its metadata server: a
-shutdown's SIGTERM comes later, and not into every container.
+shutdown's SIGTERM comes later, and does not reach every container.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mrti_jax.errors import warn
 
-# What the instance's metadata say then, by their key.
+# The values of the instance's metadata that are a notice, by key.
 NOTICES = {"preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}
 _PRODUCT = Path("/sys/class/dmi/id/product_name")
 _RETRY_SECONDS = 5
@@ -21,7 +21,7 @@ _WAIT_SECONDS = 300
 
 
 def heed_notice() -> None:
-    """From now on, a notice is a SIGTERM to this process; does nothing on other machines.
+    """From now on, turns a notice into a SIGTERM to this process; does nothing on other machines.
 
     GCE_METADATA_HOST names another metadata server, as for Google's own libraries.
     """
@@ -35,7 +35,7 @@ def heed_notice() -> None:
 
 
 def _heed(host: str, key: str) -> None:
-    """Waits until a value of the metadata is a notice, and passes it on."""
+    """Waits until a metadata value is a notice, and passes it on."""
     value, etag = "", "0"
     while value != NOTICES[key]:
         try:
@@ -43,11 +43,11 @@ def _heed(host: str, key: str) -> None:
         except (OSError, HTTPException):
             time.sleep(_RETRY_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
-    warn(f"Google Cloud takes this machine away ({key}: {value})")
+    warn(f"Google Cloud is taking this machine away ({key}: {value})")
 
 
 def _changed(host: str, key: str, etag: str) -> tuple[str, str]:
-    """The value and its ETag, as soon as it is another than that of `etag`, or after a while."""
+    """The value and its ETag, as soon as it differs from that of `etag`, or after a while."""
     request = urllib.request.Request(
         f"http://{host}/computeMetadata/v1/instance/{key}?wait_for_change=true"
         f"&last_etag={etag}&timeout_sec={_WAIT_SECONDS}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests to stop (SIGTERM, SIGINT), which all processes of a run follow at the same moment."""
+"""Requests to stop (SIGTERM, SIGINT), which all processes of a run follow at the same step."""
 
 import os
 import signal
@@ -15,11 +15,11 @@ from mrti_jax.errors import Preempted
 
 
 class Stopped(Exception):
-    """Some work was given up, since the run is to stop."""
+    """Some work was abandoned because the run is to stop."""
 
 
 class StopRequest:
-    """A signal that asks a loop to save and end; SIGINT after it ends it at once."""
+    """A signal that asks a loop to save and end; a SIGINT after that ends it at once."""
 
     def __init__(self) -> None:
         self._signal: int | None = None
@@ -27,7 +27,7 @@ class StopRequest:
         self._asked = 0
 
     def reached(self) -> bool:
-        """Whether to stop; every process must ask equally often, and hears the same."""
+        """Whether to stop; all processes must ask equally often, and get the same answer."""
         self._asked += 1
         if jax.distributed.is_initialized():
             self._agreed = self._agreed or reached_preemption_sync_point(self._asked)
@@ -35,32 +35,32 @@ class StopRequest:
         return self._signal is not None
 
     def check(self) -> None:
-        """Raises Stopped if `reached`, and is to be called like it."""
+        """Raises Stopped if `reached`; must be called in the same way."""
         if self.reached():
             raise Stopped
 
     def leave(self, message: str) -> NoReturn:
-        """Raises Preempted, or KeyboardInterrupt where the user asked, with this message."""
+        """Raises Preempted, or KeyboardInterrupt if the user asked to stop, with this message."""
         if self._signal == signal.SIGINT:
             raise KeyboardInterrupt(message)
         raise Preempted(message)
 
     def request(self, number: int, _: object) -> None:
-        """The signals' handler."""
+        """The signal handler."""
         if self._signal is not None:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
-            return  # a notice and the shutdown that it told of are one request
+            return  # a notice and the shutdown that it announced are one request
         self._signal = number
         if jax.distributed.is_initialized():
-            # The coordination service hears this signal itself, and agrees on a step with the
+            # The coordination service catches this signal itself, and agrees on a step with the
             # other processes: one that stopped alone would leave them waiting for it.
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Listens to SIGTERM and SIGINT; does nothing outside the main thread."""
+    """Listens for SIGTERM and SIGINT; does nothing outside the main thread."""
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may have signal handlers

@@ -19,18 +19,18 @@ Result = TypeVar("Result")
 
 Distributed = Literal["auto", "on", "off"]
 
-# A process that is silent for so long is lost, and ends the others.
+# A process that is silent for this long is lost, and ends the others.
 HEARTBEAT_SECONDS = 30
-# At the end, a process waits so long for the others.
+# At the end, a process waits this long for the others.
 SHUTDOWN_SECONDS = 60
-# How JAX says that no environment it knows (Cloud TPU, GKE, Slurm, Open MPI) is there.
+# How JAX says that it found no environment it knows (Cloud TPU, GKE, Slurm, Open MPI).
 _NO_CLUSTER = "coordinator_address should be defined."
 _LOST = ("UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "FAILED_PRECONDITION")
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What a process gives in place of what the others wait for."""
+    """What a process sends instead of what the others wait for."""
 
     text: str
 
@@ -47,19 +47,22 @@ def join(
     *,
     stop_together: bool = True,
 ) -> None:
-    """Makes this process one of a run of several; before any other use of JAX.
+    """Joins this process to the others of its run; call it before any other use of JAX.
 
-    What is not given is what Cloud TPU, GKE, Slurm or Open MPI tell. "auto" goes on alone where
-    none of them is there, and where JAX is in use already. With `stop_together`, SIGTERM is but a
-    request, see `StopRequest`; else it ends this process at once.
+    Arguments not given come from Cloud TPU, GKE, Slurm or Open MPI. "auto" continues alone if none
+    of them is present, or if JAX is already in use. With `stop_together`, SIGTERM is only a
+    request, see `StopRequest`; otherwise it ends this process at once.
 
     Raises:
-        UserError: the other processes can't be found or reached, or the arguments contradict.
+        UserError: the other processes can't be found or reached, or the arguments are
+            contradictory.
     """
     given = [value for value in (coordinator, num_processes, process_id) if value is not None]
     if distributed == "off":
         if given:
-            raise UserError("--distributed off contradicts --coordinator and what belongs to it")
+            raise UserError(
+                "--distributed off contradicts --coordinator, --num-processes and --process-id"
+            )
         return
     alone_is_fine = distributed == "auto" and not given
     if alone_is_fine and (_launched_alone() or jax.distributed.is_initialized()):
@@ -85,14 +88,14 @@ def join(
 
 
 def is_writer() -> bool:
-    """Whether this is the process that writes files and tells of progress."""
+    """Whether this is the process that writes files and reports progress."""
     return jax.process_index() == 0
 
 
 def map_in_parts(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """`[work(item) for item in items]`, in every process, each having worked on its part alone.
+    """`[work(item) for item in items]`, in every process, each working only on its own part.
 
-    `work` must not raise: the others would wait in vain.
+    `work` must not raise: the others would wait forever.
     """
     count = jax.process_count()
     if count == 1:
@@ -102,7 +105,7 @@ def map_in_parts(work: Callable[[Item], Result], items: Sequence[Item]) -> list[
 
 
 def gather(mine: Item) -> list[Item]:
-    """What each process has given, pickled on its way, in all of them; all must call it.
+    """What each process passes, in all of them, pickled in transit; all must call it.
 
     Raises UserError in all of them if one has failed meanwhile, see `failing_together`.
     """
@@ -123,9 +126,9 @@ def gather(mine: Item) -> list[Item]:
 
 @contextmanager
 def failing_together() -> Iterator[None]:
-    """Makes a UserError that a process raises within it one that all processes raise.
+    """Turns a UserError that one process raises within it into one that all processes raise.
 
-    All must enter it, and may wait for each other by `gather` alone.
+    All must enter it, and may wait for each other only in `gather`.
     """
     try:
         yield
@@ -138,7 +141,7 @@ def failing_together() -> Iterator[None]:
 
 
 def as_writer(work: Callable[[], object]) -> None:
-    """Does what only the process that writes files does; the others wait for it.
+    """Runs `work` only in the process that writes files; the others wait for it.
 
     A UserError that it raises is raised in all processes.
     """
@@ -162,7 +165,7 @@ def check_same(names: Sequence[str], what: str) -> None:
 def means_a_lost_process(error: Exception) -> bool:
     """Whether a computation failed because a process it needs is gone."""
     text = str(error)
-    # Of the same failure, JAX makes now the one and now the other.
+    # JAX raises either of them for the same failure.
     from_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
     return from_jax and (text.startswith(_LOST) or "Gloo" in text or "NCCL" in text)
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What programs cost on TPUs, by their compiler, without a TPU: FLOP, bytes, memory, least time."""
+"""What programs cost on TPUs, without a TPU, by its compiler: FLOP, bytes, memory, minimum time."""

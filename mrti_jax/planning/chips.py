@@ -11,14 +11,14 @@ _THREE_D = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 64: "4x4x4", 128: "4x4x8", 256:
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A TPU, after Google Cloud's page of each (peak rates) and the compiler (memory).
+    """A TPU, according to its page at Google Cloud (peak rates) and the compiler (memory).
 
     Attributes:
-        flops: bfloat16 multiplications and additions per second at most.
-        bandwidth: bytes per second between the chip and its memory at most.
-        memory: bytes of it that a program may use.
+        flops: peak bfloat16 multiplications and additions per second.
+        bandwidth: peak bytes per second between the chip and its memory.
+        memory: bytes of memory that a program may use.
         slices: the arrangement of a slice by its number of chips.
-        options: what the compiler must be told beside the chip's name.
+        options: what the compiler must be told besides the chip's name.
     """
 
     flops: float

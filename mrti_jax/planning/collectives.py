@@ -15,7 +15,7 @@ def collective_bytes(program: str) -> dict[str, int]:
     A loop's body is counted once.
     """
     found: dict[str, int] = collections.Counter()
-    # Of one that runs beside other work, "-done" has the result alone.
+    # An asynchronous one has only its result at "-done".
     for result, kind in re.findall(rf"= (.*?) ({KINDS})(?:-done)?\(", program):
         for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result):
             found[kind] += BYTES[dtype] * math.prod(map(int, filter(None, shape.split(","))))

@@ -10,10 +10,10 @@ from jax.extend import core
 
 
 def count_flops(jaxpr: core.ClosedJaxpr) -> float:
-    """Multiplications and additions of all matrix products and convolutions, loops times their
-    length; of the branches of a condition, the most.
+    """Multiplications and additions of all matrix products and convolutions; loops count times
+    their length, conditions by their largest branch.
 
-    Raises NotImplementedError for a kernel, whose inside isn't known, and for an endless loop.
+    Raises NotImplementedError for a kernel, whose inside isn't known, and for a `while` loop.
     """
     return _count(jaxpr.jaxpr)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a train step or a batch of pictures costs on TPUs, by their compiler and without any."""
+"""What a train step or a batch of pictures costs on TPUs, by their compiler, without a TPU."""
 
 import dataclasses
 
@@ -36,12 +36,12 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Plan(Cost):
-    """What a program costs on each chip, loops in full.
+    """What a program costs on each chip, with loops counted in full.
 
     Attributes:
         flops: multiplications and additions.
-        seconds: the least time that arithmetic and memory traffic allow.
-        saves_memory: whether the step computes blocks again, or pictures are decoded one by one.
+        seconds: the minimum time that arithmetic and memory traffic allow.
+        saves_memory: whether the step recomputes blocks, or pictures are decoded one by one.
         fsdp: how many chips share the weights, each holding a part.
     """
 
@@ -90,11 +90,11 @@ def plan_sampling(target: Target, size: int | None, batch_size: int, num_steps: 
     """A batch of pictures with guidance. Raises UserError and DoesNotFit."""
     for name, value in {"steps": num_steps, "batch_size": batch_size}.items():
         if value < 1:
-            raise UserError(f"{name} is {value}, it must be at least 1")
+            raise UserError(f"{name} is {value}, but must be at least 1")
     if batch_size % target.num_chips:
         whole = -(-batch_size // target.num_chips) * target.num_chips
         raise UserError(
-            f"{batch_size} pictures do not divide over {target.num_chips} chips: take {whole}"
+            f"{batch_size} pictures do not divide over {target.num_chips} chips: use {whole}"
         )
     compiled, countable = models(target)
     size = picture_side(compiled, "size", size)

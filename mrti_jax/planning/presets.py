@@ -28,7 +28,7 @@ CLIP_L = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_h
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """The configs of a model's parts; of two text models, the second gives a pooled state."""
+    """The configs of a model's parts; of two text models, the second returns a pooled state."""
 
     text: tuple[CLIPTextConfig, ...]
     unet: UNetConfig
@@ -96,7 +96,7 @@ PRESETS = {
 def find_preset(name: str) -> Preset:
     """A preset by its name; UserError if there is none."""
     if name not in PRESETS:
-        raise UserError(f"unknown model '{name}': known are {', '.join(PRESETS)}")
+        raise UserError(f"unknown model '{name}': choose from {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sampling program for shapes instead of arrays: to compile it where it won't run."""
+"""The sampling program for shapes instead of arrays, to compile it where it can't run."""
 
 from functools import partial
 from typing import Any

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiling for TPUs on a machine without one, by the real TPU compiler (the package libtpu)."""
+"""Compiling for TPUs on a machine without one, with the real TPU compiler (the package libtpu)."""
 
 import contextlib
 import dataclasses
@@ -29,12 +29,12 @@ def tpu_mesh(chip: str, num_chips: int, *, fsdp: int = 1) -> Mesh:
     has, and without libtpu.
     """
     if chip not in CHIPS:
-        raise UserError(f"unknown chip '{chip}': known are {', '.join(CHIPS)}")
+        raise UserError(f"unknown chip '{chip}': choose from {', '.join(CHIPS)}")
     slices = CHIPS[chip].slices
     if num_chips not in {1, *slices}:
         known = ", ".join(map(str, [1, *slices]))
-        raise UserError(f"there is no {chip} slice of {num_chips} chips: known are {known}")
-    # There is no TPU to ask for its metadata, and compilers don't exclude each other.
+        raise UserError(f"there is no {chip} slice of {num_chips} chips: choose from {known}")
+    # There is no TPU to ask for its metadata, and several compilers may run at once.
     for variable, value in {
         "TPU_SKIP_MDS_QUERY": "1",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -62,7 +62,7 @@ def on_mesh(tree: Any, sharding: NamedSharding) -> Any:
 
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
-    """JAX can't read back what was compiled for devices that aren't there."""
+    """Caches nothing: JAX can't read back what was compiled for devices that aren't there."""
     folder = jax.config.values.get("jax_compilation_cache_dir")
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
@@ -75,11 +75,11 @@ def _without_cache() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What the compiler says of a program, per chip.
+    """What the compiler says about a program, per chip.
 
     Attributes:
         bytes_accessed: with the body of a loop counted once, whatever its length. Bytes of on-chip
-            memory count as well.
+            memory count too.
         traffic: bytes to and from the chip's memory, see `memory_traffic`.
         arguments, temporaries: bytes of memory for what goes in, and for everything else.
         bytes_between: bytes that collectives bring from other chips, counted like `bytes_accessed`.
@@ -93,7 +93,7 @@ class Cost:
 
 
 class DoesNotFit(Exception):
-    """The program wants more memory than the chip has; `needed` bytes in all."""
+    """The program needs more memory than the chip has: `needed` bytes in all."""
 
     def __init__(self, needed: float):
         super().__init__(f"needs {needed / _GIB:.2f} GiB")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes between a chip and its memory, read from the text of a program compiled for TPUs.
 
-The compiler's own count of bytes has on-chip memory in it: a weight that is brought there in slices
-counts five times, of which one reading is of the chip's memory.
+The compiler's own count of bytes includes on-chip memory: a weight that is copied there in slices
+counts five times, though it is read from the chip's memory once.
 """
 
 import math
@@ -19,8 +19,8 @@ _CALLED = re.compile(r"(?:to_apply|body|branch_computations)=\{?(%[\w.\-]+(?:, %
 def memory_traffic(program: str) -> int:
     """Bytes read from and written to memory, in a compiled program's text.
 
-    A loop's body is counted once, of a condition's branches the most, and a kernel as if it read
-    its operands once.
+    A loop's body is counted once, a condition by its largest branch, and a kernel as if it read its
+    operands once.
     """
     computations: dict[str, list[str]] = {}
     entry = name = ""
@@ -60,7 +60,7 @@ def _moved(kind: str, shape: str, operands: list[str], attributes: str) -> int:
         one, other = list(_in_memory(shape))[:2]
         moved = min(size for size, _ in (one, other))
         return sum(moved for _, inside in (one, other) if inside)
-    if kind in {"slice", "dynamic-slice", "gather"}:  # of the operand, what comes out
+    if kind in {"slice", "dynamic-slice", "gather"}:  # only what comes out of the operand
         return 2 * _bytes(shape)
     return _bytes(shape) + sum(map(_bytes, operands))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The train step for shapes instead of arrays: to compile it where it won't run."""
+"""The train step for shapes instead of arrays, to compile it where it can't run."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ from mrti_jax.training.config import Config
 from mrti_jax.training.slots import fill
 from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
 
-# Of photos and captions: what they are has next to no part in a step's cost.
+# How many photos and captions hardly matters for a step's cost.
 NUM_PHOTOS, NUM_CAPTIONS = 5, 27
 
 
@@ -47,7 +47,7 @@ def trace_train_step(
     )
     everywhere = replicated(sd.mesh)
     state = on_mesh(fill(initial_state(table, config.optimizer), 1, here), everywhere)
-    # Shapes have no embeddings to choose a learning rate by, and any has the same cost.
+    # Shapes have no embeddings to choose a learning rate by, and any rate costs the same.
     optimizer = dataclasses.replace(config.optimizer, learning_rate=1.0)
     step = make_train_step(sd, dataclasses.replace(config, optimizer=optimizer), remat=remat)
     return step.trace(state, frozen_params(sd), on_mesh(Data(*shapes), everywhere))  # type: ignore[attr-defined]

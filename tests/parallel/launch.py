@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands as several real processes, which find each other by addresses, or as Slurm tells."""
+"""Commands as several real processes, which find each other by addresses, or as Slurm says."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Seconds; only processes that hang take so long, on however busy a machine.
+# Seconds; only processes that hang take this long, however busy the machine.
 PATIENCE = 600
 
 Process = subprocess.Popen[str]
@@ -21,7 +21,7 @@ def start(
     devices_each: int = 2,
     folders: Sequence[Path] = (),
 ) -> list[Process]:
-    """`python -m COMMAND` as so many processes of one run, each in its folder if there are any."""
+    """`python -m COMMAND` as several processes of one run, each in its folder if there are any."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -40,7 +40,7 @@ def start(
 
 
 def start_by_slurm(script: Path, *arguments: str, num_processes: int) -> list[Process]:
-    """`python SCRIPT` as so many tasks of a job on this machine."""
+    """`python SCRIPT` as `num_processes` tasks of a job on this machine."""
     job = {
         "SLURM_JOB_ID": str(os.getpid()),  # JAX's choice of a port
         "SLURM_STEP_NODELIST": "localhost",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one of several processes sees: `python meeting.py FOLDER`, of which each has a part.
 
-Prints JSON: the photos that it has read itself, those that it has then, and what it is told of
-folders that are not the same for all, and of a file that can't be written.
+Prints JSON: the photos that it has read itself, those that it has then, and what it is told about
+folders that are not the same for all, and about a file that can't be written.
 """
 
 import io

@@ -88,7 +88,7 @@ def test_the_mesh_and_where_weights_lie_on_it():
     on_devices = place(weights, weight_sharded(mesh, weights.shape))
     assert on_devices.addressable_shards[0].data.shape == (128, 128)
     np.testing.assert_array_equal(fetch(on_devices), weights)
-    with pytest.raises(UserError, match="fsdp is 3, it must divide the number of devices"):
+    with pytest.raises(UserError, match="fsdp is 3, but must divide the number of devices"):
         make_mesh(fsdp=3)
 
 

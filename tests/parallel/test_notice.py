@@ -47,7 +47,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     server.server_close()
 
 
-@pytest.mark.filterwarnings("ignore:Google Cloud takes this machine away")
+@pytest.mark.filterwarnings("ignore:Google Cloud is taking this machine away")
 def test_a_preemption_is_a_sigterm(taken: threading.Event) -> None:
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))

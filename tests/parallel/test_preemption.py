@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run that is told to stop saves, leaves with its own status, and goes on to the same end."""
+"""A run that is told to stop saves, exits with its own status, and resumes to the same end."""
 
 import itertools
 import os

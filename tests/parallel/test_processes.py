@@ -78,9 +78,11 @@ def test_a_process_that_dies_ends_the_other_with_a_reason(
     since = time.monotonic()
     processes[lost].kill()
     other = launch.finish(processes)[1 - lost]
-    assert time.monotonic() - since < 120  # a minute where nothing else runs
+    assert time.monotonic() - since < 120  # a minute if nothing else is running
     if other[0] == 75:
-        assert re.search(r"^error: a process of this run is lost.*goes on", other[2], re.MULTILINE)
+        assert re.search(
+            r"^error: a process of this run was lost.*to continue", other[2], re.MULTILINE
+        )
     else:  # JAX's own watch was faster: it aborts
         assert other[0] == -signal.SIGABRT and "another task died" in other[2]
 
@@ -157,7 +159,7 @@ def test_drawing_ends_at_once_when_told_to(tiny_folder: Path):
     command = ["mrti_jax.sample", "a dog", f"--model={tiny_folder}", "--images-per-prompt=9999"]
     processes = launch.start(command, 2)
     assert processes[0].stdout is not None
-    # Gloo may tell of its own before.
+    # Gloo may print messages of its own before.
     told = any("devices:" in line for line in processes[0].stdout)
     for process in processes:
         process.send_signal(signal.SIGTERM)
@@ -285,4 +287,4 @@ def test_processes_that_can_not_be_found(
     monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
     with pytest.raises(UserError, match=message):
         join(**arguments)
-    join("auto")  # nothing tells of other processes: alone
+    join("auto")  # nothing mentions other processes: alone

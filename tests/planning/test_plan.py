@@ -134,10 +134,10 @@ def test_chips_that_do_not_exist(chip: str, num_chips: int, told: str):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ("--batch-size 0", "train.batch_size is 0, it must be at least 1"),
+        ("--batch-size 0", "train.batch_size is 0, but must be at least 1"),
         ("--batch-size 8 --accumulation 3", "can't be worked through in 3 equal parts"),
-        ("--program sample --steps 0", "steps is 0, it must be at least 1"),
-        ("--program sample --batch-size 6 --chips 4", "6 pictures do not divide over 4.*take 8"),
+        ("--program sample --steps 0", "steps is 0, but must be at least 1"),
+        ("--program sample --batch-size 6 --chips 4", "6 pictures do not divide over 4.*use 8"),
     ],
 )
 def test_plans_that_no_run_could_follow(flags: str, told: str, capsys: pytest.CaptureFixture[str]):
