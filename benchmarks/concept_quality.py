@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How near a learned word draws its concept to the photos: a table of 10 rows, ordinary Textual
+"""How close to its photos a learned word draws its concept: a table of 10 rows, ordinary Textual
 Inversion (1 row, as many vectors and examples), and the best caption in words.
 
 The concepts' combinations of shape, texture and colours were kept out of the base model's training,
 and their proportions, shades, angles and periods have no words. benchmarks/distances.py defines the
 distances. "photos among themselves" is what a perfect drawing would score, "another concept" is the
 best caption of another concept. The scale puts these two at 0 and 100 %. "its true name" is the
-word that the map of names (mrti_jax/mini/names.py) has for it: how near the base model comes when
+word that the map of names (mrti_jax/mini/names.py) has for it: how close the base model comes when
 nothing has to be learned. All are drawn on a background that the object stands out from.
 """
 
@@ -84,7 +84,7 @@ def main(flags: Flags) -> None:
     for index, appearance in enumerate(appearances[: flags.concepts]):
         table = learned(sd, appearance, flags.buckets, flags.learning)
         single = learned(sd, appearance, 1, flags.learning)
-        # Half the list on, so that neighbours that are alike don't meet.
+        # Half the list further on, so that neighbours, which are similar, aren't paired.
         other = appearances[(index + len(appearances) // 2) % len(appearances)]
         own, others = background(appearance), background(other)
         prompts = [

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many examples a recipe needs: the loss on fresh pictures of a concept, as it is learned.
 
-Several recipes learn the same concepts from the same photos on the embedded model. The loss is of
+Several recipes learn the same concepts from the same photos on the embedded model. The loss is on
 pictures of the concepts that were not learned from, with noise, times and templates that are always
-the same (benchmarks/held_out.py). Most of it is noise that no word foresees, so it is told as the
-part of the way from the word that training starts from (0 %) to the best caption in words (100 %);
-all concepts together, a ratio of means. The first recipe's loss after all its examples is the goal
-of the others.
+the same (benchmarks/held_out.py). Most of it is noise that no word predicts, so it is reported as
+the share of the way from the word that training starts from (0 %) to the best caption in words
+(100 %); over all concepts, as a ratio of means. The first recipe's loss after all its examples is
+the goal of the others.
 """
 
 import dataclasses
@@ -42,12 +42,12 @@ class Flags:
         "configs/mini.yaml@train.steps=200",
     )
     """Files of settings, of which those of the word, the optimizer and the training count;
-    FILE@SECTION.KEY=VALUE has another value of one of them."""
+    FILE@SECTION.KEY=VALUE changes one of them."""
     every: int = 400
     """Examples between points of a curve; the recipes' batches must divide it."""
     cache: str = "runs/benchmark_curves"
-    """Folder for what was learned; a recipe found there is not learned again, and one that was cut
-    off goes on."""
+    """Folder for what was learned; a recipe found there is not learned again, and an interrupted
+    one resumes."""
     model: str = "mini"
     """A diffusers folder, or the embedded model."""
     chart: str | None = None
@@ -59,7 +59,7 @@ class Flags:
 @dataclasses.dataclass(frozen=True)
 class Losses:
     """Of one concept: of the word that training starts from, of the best caption, and of each
-    recipe's table after so many examples."""
+    recipe's table by number of examples."""
 
     start: float
     caption: float
@@ -132,7 +132,7 @@ def main(flags: Flags) -> None:
 def tables(
     sd: StableDiffusion, appearance: Appearance, recipe: Config, cache: Path
 ) -> dict[int, Concept]:
-    """What was learned after so many examples, at each checkpoint of the recipe."""
+    """What was learned, by number of examples, at each checkpoint of the recipe."""
     folder = cache / f"{appearance.name}-{checksum(sd)}-{settings_checksum(recipe)}"
     saved = folder / "checkpoints"
     if not (saved / str(recipe.train.steps)).exists():

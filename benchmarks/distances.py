@@ -26,7 +26,7 @@ axis of the texture, and neither its phase nor the outline of the mask.
 so a plain object is at about sqrt(contrast) steps from a patterned one, in Delta E.
 
 Aligned (high-pass, pixel by pixel): the root mean square of d - d' over the common inside, after
-the shift (up to 6 px from the centroids) that makes it least. It sees the phase only where no
+the shift (up to 6 px from the centroids) that minimizes it. It sees the phase only where no
 shift can hide it, and what the second moments in `fine` can't tell apart.
 
 For two pictures drawn from the same noise, whose layout is the same, `same_noise` needs none of
@@ -200,7 +200,7 @@ def among(photos: list[Cutout]) -> list[Distances]:
 
 def _object_mask(picture: Float[np.ndarray, "64 64 3"]) -> Bool[np.ndarray, "64 64"]:
     border = np.concatenate([picture[:, :BORDER], picture[:, -BORDER:]], axis=1)
-    # The filter over rows passes gradients and stops what of an object reaches a border.
+    # The filter over rows passes gradients and stops parts of an object that reach a border.
     rows = ndimage.median_filter(np.median(border, axis=1), size=(9, 1), mode="nearest")
     return find_mask(np.linalg.norm(picture - rows[:, None], axis=-1))
 

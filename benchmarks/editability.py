@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rest of a prompt still has to say about a learned word, by its number of vectors.
+"""How much of the rest of a prompt a learned word leaves in effect, by its number of vectors.
 
 "a photo of a <name> on a {colour} background" for several colours, read by the embedded world's
 checker, which has no trained parts (mrti_jax/mini/checker.py): is the background the prompt's, are
 shape and colours the concept's? The learning rate is shared out over the vectors, so each recipe
-moves its word about as far. Beside them the best caption in words, and the loss on fresh pictures
-of the concept (benchmarks/held_out.py).
+moves its word about as far. For comparison, the best caption in words; and the loss on fresh
+pictures of the concept (benchmarks/held_out.py).
 """
 
 import dataclasses

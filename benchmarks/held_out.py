@@ -56,7 +56,7 @@ def grid(sd: StableDiffusion, appearance: Appearance) -> Grid:
         schedule.target(latents, jnp.asarray(noise), jnp.asarray(timestep)),
         timestep,
         index // PER_SLOT,
-        (index // NUM_PICTURES + index) % NUM_TEMPLATES,  # another one for a picture's next turn
+        (index // NUM_PICTURES + index) % NUM_TEMPLATES,  # another one when a picture recurs
     )
 
 

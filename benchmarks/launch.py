@@ -24,7 +24,7 @@ from mrti_jax.training.step import frozen_params
 @dataclass(frozen=True, kw_only=True)
 class Flags:
     runs: int = 50
-    """Launches of each program; the median is told."""
+    """Launches of each program; the median is reported."""
     out: str | None = None
     """File for the report."""
 
@@ -50,7 +50,7 @@ def row(what: str, arrays: Any, runs: int) -> tuple[str, ...]:
 
 
 def median(launch: Callable[[jax.Array, Any], jax.Array], arrays: Any, runs: int) -> float:
-    """Processor seconds of the calling thread: what else runs here does not count."""
+    """Processor seconds of the calling thread: other work on the machine does not count."""
     step, seconds = launch(jnp.asarray(np.int32(0)), arrays), []
     for _ in range(runs):
         jax.block_until_ready(step)

@@ -122,8 +122,8 @@ def learned(
 ) -> Concept:
     """The table of `num_buckets` rows learned from `concept_photos`, initialised by its shape.
 
-    Checksums of the weights and of the settings are the file's name: a model trained anew or a
-    recipe that changed is learned anew.
+    Checksums of the weights and of the settings are the file's name: with a retrained model or a
+    changed recipe, it is learned again.
     """
     config = learning_config(sd, num_buckets, learning, num_vectors)
     name = f"{appearance.name}-{checksum(sd)}-{settings_checksum(config)}.safetensors"

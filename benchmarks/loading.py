@@ -4,8 +4,8 @@ ours, PyTorch diffusers', and for comparison reading the same files, casting and
 
 Each is a process of its own on the CPU; all find the files in the page cache, where they were just
 written. Memory is what the process has beyond what its imports took. Pages of mapped files
-(diffusers maps them, we read them) can be dropped by the system, so they are told apart. Processor
-time tells more than time on the clock where something else runs.
+(diffusers maps them, we read them) can be dropped by the system, so they are reported separately.
+Processor time says more than wall time if something else is running.
 """
 
 import json
@@ -91,11 +91,11 @@ class Flags:
     size: tuple[Size, ...] = ("sd15", "sdxl")
     """Which models; sd15: 4.3 GB of float32 files, sdxl: 6.9 GB of float16 files."""
     folder: str | None = None
-    """Where to write the models, for as long as it takes; a temporary folder if not given."""
+    """Where to write the models, which are deleted again; a temporary folder if not given."""
     diffusers: bool = True
     """Measure PyTorch's diffusers as well."""
     runs: int = 3
-    """Processes of each kind; the median is told."""
+    """Processes of each kind; the median is reported."""
     out: str | None = None
     """File for the report."""
     measure: tuple[Loader, str] | None = None
@@ -220,7 +220,7 @@ def in_process(loader: Loader, folder: str) -> dict[str, float]:
 
 
 def measured(loader: Loader, folder: str) -> dict[str, float]:
-    """Seconds of loading, and the most memory (bytes) while it went on, beyond the imports'."""
+    """Seconds of loading, and the peak memory (bytes) meanwhile, beyond the imports'."""
     load = LOADERS[loader](folder)
     before = memory()
     peaks = dict(before)

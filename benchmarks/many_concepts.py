@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an update costs whose examples are of many concepts, beside one whose are all of one."""
+"""What an update of many concepts' examples costs, compared with one of a single concept's."""
 
 import statistics
 import time
@@ -40,7 +40,7 @@ class Flags:
 
 
 class Side:
-    """A compiled update of some concepts that have as many examples together."""
+    """A compiled update of some concepts, with the same number of examples in all."""
 
     def __init__(self, sd: StableDiffusion, flags: Flags, num_concepts: int):
         config = Config(train=TrainConfig(batch_size=flags.examples // num_concepts))

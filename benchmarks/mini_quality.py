@@ -57,7 +57,7 @@ class Flags:
 
 
 def judge(scene: Scene, text: str, reading: Reading) -> dict[str, bool]:
-    """What of the caption `text` of `scene` is right in a picture; keys are MEASURES."""
+    """What parts of the caption `text` of `scene` are right in a picture; keys are MEASURES."""
     words = re.findall(r"[a-z]+", text)
     base = scene.colour in reading.colours
     # The background has neither of the object's colours, so a word can't be meant for it.
@@ -194,7 +194,7 @@ def main(flags: Flags) -> None:
 def save_sheet(
     path: str, images: Images, texts: Sequence[str], verdicts: Sequence[dict[str, bool]], count: int
 ) -> None:
-    """The first pictures, below each its caption and, in red, what of it is wrong."""
+    """The first pictures, each with its caption below and, in red, what is wrong about it."""
     count = min(count, len(images))
     columns, width, height, font = 6, 160, 265, ImageFont.load_default(size=12)
     sheet = Image.new("RGB", (columns * width, -(-count // columns) * height), "white")

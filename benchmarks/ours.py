@@ -30,7 +30,7 @@ def main(work: Work) -> None:
 
 
 def train(work: Work) -> Callable[[], tuple[float, float]]:
-    """What is returned updates, and tells wall and processor seconds of an update."""
+    """Returns a function that updates and returns wall and processor seconds of an update."""
     sd = StableDiffusion.load(work.folder, dtype=work.dtype)
     config = Config(
         concept=ConceptConfig(num_vectors=1), train=TrainConfig(batch_size=work.batch_size)
@@ -65,7 +65,8 @@ def train(work: Work) -> Callable[[], tuple[float, float]]:
 
 
 def sample(work: Work) -> Callable[[], tuple[float, float]]:
-    """What is returned draws a batch, prompt to pixels; tells its wall and processor seconds."""
+    """Returns a function that draws a batch, prompt to pixels, and returns its wall and processor
+    seconds."""
     sd = StableDiffusion.load(work.folder, dtype=work.dtype)
 
     def measure() -> tuple[float, float]:
@@ -87,7 +88,7 @@ def sample(work: Work) -> Callable[[], tuple[float, float]]:
 
 
 def held() -> int:
-    """The most memory that was held, of the accelerator or, without one, of the process."""
+    """Peak memory of the accelerator or, without one, of the process."""
     statistics = jax.devices()[0].memory_stats() or {}
     return statistics.get("peak_bytes_in_use") or peak_memory()
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sides of a measurement in processes of their own, measured by turns, and what they took.
 
-All prepare themselves at once (loading, compiling); then one after the other measures, while the
-others wait.
+All prepare themselves at once (loading, compiling); then they measure one after the other, while
+the others wait.
 """
 
 import json
@@ -76,7 +76,7 @@ def serve(measure: Callable[[], tuple[float, float]], memory: Callable[[], int])
 def by_turns(report: Report, sides: Sequence[Side], rounds: int, one: str) -> dict[str, float]:
     """Measures each side `rounds` times by turns and prints a table; the first one is compared.
 
-    Returns what a second brings of each. A side that fails has its error in the report instead.
+    Returns each one's rate per second. A side that fails has its error in the report instead.
     """
     report.line(f"load before: {os.getloadavg()[0]:.1f} (1 minute; it counts against wall time)")
     processes = [_Process(side) for side in sides]
@@ -129,7 +129,7 @@ class _Process:
         )
 
     def answer(self, start: str) -> str | None:
-        """The next line that starts so; None if the process ended before."""
+        """The next line that starts with `start`; None if the process ended before."""
         assert self._process.stdout is not None
         found = next((line for line in self._process.stdout if line.startswith(start)), None)
         if found is None:

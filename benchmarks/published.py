@@ -89,7 +89,7 @@ def new_rows(models: Models) -> torch.nn.Parameter:
 
 
 def train(work: Work) -> Callable[[], tuple[float, float]]:
-    """What is returned updates, and tells wall and processor seconds of an update."""
+    """Returns a function that updates and returns wall and processor seconds of an update."""
     models = Models(work)
     schedule = DDPMScheduler.from_pretrained(f"{work.folder}/scheduler")
     if work.best:
@@ -140,7 +140,7 @@ def train(work: Work) -> Callable[[], tuple[float, float]]:
 
 
 def sample(work: Work) -> Callable[[], tuple[float, float]]:
-    """What is returned draws a batch, and tells its wall and processor seconds."""
+    """Returns a function that draws a batch and returns its wall and processor seconds."""
     models = Models(work)
     schedule = PNDMScheduler.from_pretrained(f"{work.folder}/scheduler", skip_prk_steps=True)
     factor = 2 ** (len(models.vae.config.block_out_channels) - 1)
@@ -178,7 +178,7 @@ def sample(work: Work) -> Callable[[], tuple[float, float]]:
 
 
 def held() -> int:
-    """The most memory that was held, of the GPU or, without one, of the process."""
+    """Peak memory of the GPU or, without one, of the process."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory()
 
 

@@ -4,7 +4,7 @@
 Two views of every drawing. To the photos: the coarse, fine and aligned distances of
 benchmarks/distances.py. To the drawing of <name[0]> from the same noise, which fixes the layout:
 the root mean square CIELAB difference of the whole pictures after a Gaussian blur of 4 px
-(low-pass), and of what the blur took away (high-pass). Beside them the drawings of an unrelated
+(low-pass), and of what the blur took away (high-pass). For comparison, drawings of an unrelated
 prompt. All prompts name a background that the object stands out from. Spearman's rank correlation
 says whether a distance grows with k: of the mean over all concepts and seeds, and the mean of each
 concept's own.
@@ -148,7 +148,7 @@ def tell_scheme(
 
 
 def rank(curve: Float[np.ndarray, " k"]) -> str:
-    """Spearman's rank correlation with k; a curve that stands still has none."""
+    """Spearman's rank correlation with k; a constant curve has none."""
     return f"{spearmanr(np.arange(len(curve)), curve).statistic:.2f}" if np.ptp(curve) else "nan"
 
 

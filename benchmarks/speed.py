@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training and sampling in examples and pictures per second, ours and PyTorch's, by turns.
 
-PyTorch as published is `published.py` in float32; in another dtype than that, it is measured in
-this one as well.
+PyTorch as published is `published.py` in float32; with another dtype, it is measured in that as
+well.
 """
 
 import dataclasses

@@ -3,10 +3,10 @@
 what each chip computes, moves, holds and gets from others. A table in Markdown.
 
 Each program is compiled in a process of its own, which takes minutes; results are kept in the
-folder `--cache`, so that an interrupted run goes on. FLOP are those of the traced program with
-attention in plain XLA; all else is of the program that would run. A train step's figures are for
-one update, a sampler's for one batch of pictures, 50 steps with guidance. An asterisk is where
-the step computes blocks again, or pictures are decoded one by one, to save memory.
+folder `--cache`, so that an interrupted run resumes. FLOP are those of the traced program with
+attention in plain XLA; the rest is of the program that would run. A train step's figures are for
+one update, a sampler's for one batch of pictures, 50 steps with guidance. An asterisk marks where
+the step recomputes blocks, or pictures are decoded one by one, to save memory.
 """
 
 import dataclasses
@@ -150,7 +150,7 @@ def kept(case: Case, cache: str) -> dict[str, float]:
 
 
 def measured(model: Model, program: Program, name: str, per_chip: int) -> dict[str, float]:
-    """The plan of a program, or the bytes that it would need where it does not fit."""
+    """The plan of a program, or the bytes that it would need if it does not fit."""
     from mrti_jax.planning.plan import Target, plan_sampling, plan_training
     from mrti_jax.planning.tpu_compiler import DoesNotFit
     from mrti_jax.training.config import ConceptConfig, Config, TrainConfig

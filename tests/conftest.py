@@ -87,7 +87,7 @@ def compilations() -> Iterator[list[str]]:
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield events
-    watching = False  # a listener can't be taken off again
+    watching = False  # a listener can't be removed again
 
 
 @pytest.hookimpl(optionalhook=True)

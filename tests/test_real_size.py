@@ -2,7 +2,7 @@
 """Stable Diffusion 1.5 at its real size, with random weights, on a CPU: it trains and samples.
 
 Takes some 12 GB of memory and, on one core of an AMD EPYC, 100 s to train and 47 s to draw (with
-compiling), so it is asked for: `MRTI_REAL_SIZE=1 pytest -k real_size`.
+compiling), so it runs only on request: `MRTI_REAL_SIZE=1 pytest -k real_size`.
 """
 
 import os

@@ -104,7 +104,7 @@ def executable(path: Path, body: str) -> None:
     ("name", "module"), [("train.sh", "train"), ("sample.sh", "sample"), ("gke.sh", "train")]
 )
 def test_arguments_arrive_as_they_were_given(name: str, module: str, tmp_path: Path) -> None:
-    """A stand-in for gcloud and xpk does what they do: a shell elsewhere runs the command."""
+    """A stand-in for gcloud and xpk does what they do: run the command in a shell elsewhere."""
     for tool in ("gcloud", "xpk"):
         executable(
             tmp_path / tool,
@@ -137,7 +137,7 @@ def test_setup_installs_what_tpus_need_on_all_workers() -> None:
     ("name", "environment", "arguments", "message"),
     [
         ("create.sh", {"ZONE": "z", "TPU_TYPE": "v6e-8"}, [], "export TPU_NAME="),
-        ("create.sh", NAMES | {"TPU_TYPE": "h100"}, ["--dry-run"], "known are v6e-N"),
+        ("create.sh", NAMES | {"TPU_TYPE": "h100"}, ["--dry-run"], "must be v6e-N"),
         ("create.sh", NAMES, ["--dry-run", "--sopt"], "unknown flag --sopt"),
         ("delete.sh", NAMES, ["--dry-run", "--queued", "extra"], "too many arguments"),
         ("fetch.sh", NAMES, ["--dry-run"], "say which folder"),

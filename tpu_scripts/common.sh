@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by the scripts: takes `--dry-run` off their arguments; then commands are printed only.
+# Sourced by the scripts: takes `--dry-run` off their arguments; commands are then only printed.
 # All scripts run with the bash 3.2 of macOS as well.
 set -euo pipefail
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # create.sh [--dry-run] [--queued] [--spot]: a TPU VM of the type $TPU_TYPE, such as v5litepod-8.
-# --queued waits in line for it instead of failing where there is none; --spot is cheap, and may be
+# --queued waits in line for it instead of failing if there is none; --spot is cheap, and may be
 # taken away at any time.
 source "$(dirname "$0")/tpu_vm.sh"
 : "${TPU_TYPE:?say which type: export TPU_TYPE=v5litepod-8}"
@@ -11,7 +11,7 @@ v6e-*) software=v2-alpha-tpuv6e ;;
 v5p-*) software=v2-alpha-tpuv5 ;;
 v5litepod-*) software=v2-alpha-tpuv5-lite ;;
 v[234]-*) software=tpu-ubuntu2204-base ;;
-*) fail "TPU_TYPE is $TPU_TYPE, known are v6e-N, v5p-N, v5litepod-N, v4-N, v3-N and v2-N" ;;
+*) fail "TPU_TYPE is $TPU_TYPE, but must be v6e-N, v5p-N, v5litepod-N, v4-N, v3-N or v2-N" ;;
 esac
 
 queued=false
@@ -20,7 +20,7 @@ for flag in "$@"; do
     case $flag in
     --queued) queued=true ;;
     --spot) flags+=(--spot) ;;
-    *) fail "unknown flag $flag: known are --dry-run (first), --queued and --spot" ;;
+    *) fail "unknown flag $flag: use --dry-run (first), --queued and --spot" ;;
     esac
 done
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# fetch.sh [--dry-run] FOLDER [HERE]: brings a folder of results, gs://BUCKET/FOLDER or one of
+# fetch.sh [--dry-run] FOLDER [HERE]: copies a folder of results, gs://BUCKET/FOLDER or one on
 # worker 0 such as runs/rex, to HERE (fetched, if not given).
 source "$(dirname "$0")/tpu_vm.sh"
 [[ $# -ge 1 ]] || fail "say which folder: fetch.sh gs://bucket/runs/rex"
-[[ $# -le 2 ]] || fail "too many arguments: known are --dry-run (first), FOLDER and HERE"
+[[ $# -le 2 ]] || fail "too many arguments: use --dry-run (first), FOLDER and HERE"
 
 here=${2:-fetched}
 run mkdir -p "$here"

@@ -9,7 +9,7 @@ source "$(dirname "$0")/common.sh"
 : "${TPU_TYPE:?say which type: export TPU_TYPE=v6e-8}"
 cd "$(dirname "$0")/.."
 
-# 75: told to stop, and saved; above 126, xpk does so by itself. The grace period is for saving.
+# 75: told to stop, and saved; above 126, xpk restarts by itself. The grace period is for saving.
 run xpk workload create --cluster="$CLUSTER" --workload="$WORKLOAD" \
     --tpu-type="$TPU_TYPE" --num-slices="${NUM_SLICES:-1}" \
     --max-restarts=100 --restart-on-exit-codes=75 --termination-grace-period-seconds=120 \

@@ -3,7 +3,7 @@
 # setup.sh [--dry-run]: copies this project, as it is here, to all workers and installs it. Run it
 # again after a change.
 source "$(dirname "$0")/tpu_vm.sh"
-[[ $# -eq 0 ]] || fail "unknown argument $1: known is --dry-run"
+[[ $# -eq 0 ]] || fail "unknown argument $1: use --dry-run or none"
 cd "$(dirname "$0")/.."
 
 place=$(mktemp -d)

@@ -11,7 +11,7 @@ from benchmarks.distances import Cutout, Distances, among, between, same_noise, 
 from mrti_jax.mini.concepts import CONCEPTS, Appearance, photos
 from mrti_jax.mini.world import Scene, render
 
-# Bounds between what was seen of all concepts: new photos of the same are at 3 to 11 (coarse),
+# Bounds between what was measured for all concepts: new photos of the same are at 3 to 11 (coarse),
 # 5 to 17 (fine), 2 to 15 (aligned).
 NEAR_COARSE, NEAR_FINE, NEAR_ALIGNED = 13.0, 17.5, 17.5
 FAR_COARSE, FAR_FINE, FAR_ALIGNED = 15.0, 18.0, 22.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the files of all readers are, and the memory that they may take."""
+"""Where the files of all readers are, and how much memory they may take."""
 
 import resource
 import sys
