@@ -22,7 +22,7 @@ def spaced_timesteps(
     """`num_steps` decreasing timesteps; `steps_offset` applies to "leading" only.
 
     Whole numbers, except for "linspace". With `end_at_data`, "leading" and "linspace" space one
-    more timestep and leave out the last, 0, where the sampler's last step ends.
+    more timestep and leave out the last: there, the sampler's last step ends at the data.
     Raises UserError for fewer than 1 or too many steps.
     Warns if the first timestep has little noise, so that pure noise is the wrong start.
     """

@@ -37,8 +37,8 @@ def told_sizes(
     told = (*(original_size or size), *crop, *(target_size or size))
     if sd.unet.config.pooled_dim is None and told != (*size, 0, 0, *size):
         raise UserError(
-            "only SDXL takes original_size, crop and target_size, and model "
-            f"'{sd.source.name}' is another: leave them out"
+            "only SDXL takes original_size, crop and target_size, not model "
+            f"'{sd.source.name}': leave them out"
         )
     if min(told) < 0:
         raise UserError(f"original_size, crop and target_size can't be negative: {told}")

@@ -37,7 +37,7 @@ class DataConfig:
 
     path: str = SAMPLE
     """A folder of images, `tfds:NAME/split`, or `sample`, the photos that come with the project; or
-    a folder of such folders, each of which is a concept and names it."""
+    a folder of such folders, each a concept named after its folder."""
     learnable_property: Literal["object", "style"] = "object"
     """Which templates to train with: "a photo of a <name>" or "a painting in the style of <name>".
     """

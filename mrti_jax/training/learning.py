@@ -113,7 +113,7 @@ def check_subjects(subjects: Sequence[Subject]) -> None:
     names = [subject.name for subject in subjects]
     check_same(names, "the concepts")
     if len(set(names)) < len(names):
-        raise UserError(f"each concept needs a name of its own, but these are {', '.join(names)}")
+        raise UserError(f"each concept needs a name of its own, but got {', '.join(names)}")
     for subject in subjects:
         with _naming(subject, alone=len(subjects) == 1):
             subject.check()

@@ -53,8 +53,8 @@ def check_pictures(sd: StableDiffusion, picture_steps: int) -> None:
         ) from None
     if problem and is_writer():
         warn(
-            f"the training's pictures are drawn with the sampler {name}, and others of this model "
-            f"need --sampler: {problem}"
+            f"the training's pictures are drawn with the sampler {name}, and drawing others with "
+            f"this model needs --sampler: {problem}"
         )
 
 

@@ -45,7 +45,7 @@ def tokenize_captions(
     missing = list(dict.fromkeys(without))
     if captions and len(without) == len(photos):
         raise UserError(
-            "--data.captions: no image has a caption; write `photo.txt` for `photo.png`"
+            "--data.captions: no image has a caption; write `photo.txt` next to `photo.png`"
         )
     if captions and missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")

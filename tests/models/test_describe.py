@@ -112,7 +112,7 @@ def edit_json(path: Path, **values: Any) -> None:
         ),
         (
             lambda f: edit_json(f / "text_encoder/config.json", vocab_size=600),
-            "tokenizer: the tokenizer in .* has 1361 tokens, the text encoder 600",
+            "tokenizer: the tokenizer in .* has 1361 tokens, the text encoder has 600",
         ),
     ],
     ids=["merges", "vocab", "tokenizer-2", "prediction-type", "tokens"],

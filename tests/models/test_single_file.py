@@ -347,11 +347,11 @@ ONE = torch.ones(3, 4)
         ),
         (
             lambda t: t["sd1"] | {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(9)},
-            "has some of other shapes",
+            "has some of the wrong shape",
         ),
         (
             lambda t: t["sd1"] | {"model.diffusion_model.middle_block.x": ONE},
-            "has some of other shapes",
+            "has some of the wrong shape",
         ),
         (lambda t: without("first_stage_model.", t["sd1"]), "but no first_stage_model."),
         (lambda t: without("cond_stage_model.", t["sd1"]), "is a U-Net without a text encoder"),

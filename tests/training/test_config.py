@@ -79,7 +79,7 @@ def test_numbers_as_people_write_them(tmp_path: Path):
         ("train", {"seed": -1}, "train.seed is -1"),
         ("train", {"batch_size": 4, "accumulation": 3}, "equal parts"),
         ("optimizer", {"learning_rate": 0.0}, "above 0"),
-        ("optimizer", {"beta2": 1.0}, "0 <="),
+        ("optimizer", {"beta2": 1.0}, "at least 0 and below 1"),
         ("train", {"min_snr_gamma": 0.0}, "min_snr_gamma is 0.0"),
         ("concept", {"num_buckets": 0}, "num_buckets is 0"),
         ("optimizer", {"schedule": "cosine", "warmup_steps": 9}, "below train.steps"),
