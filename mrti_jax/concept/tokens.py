@@ -27,8 +27,8 @@ class Layout:
     """Token positions of a sequence of texts and placeholders, BOS, EOS and padding included.
 
     `part` and `vector` [L]: the placeholder (index of its part) and which of its positions; -1 for
-    ordinary tokens. `end`: position of EOS. `num_cut`: tokens that did not fit; the first was in
-    part `cut_part`, at character `cut_offset` if that is text, else at that position of the
+    ordinary tokens. `end`: position of the first EOS. `num_cut`: tokens that did not fit; the first
+    was in part `cut_part`, at character `cut_offset` if that is text, else at that position of the
     placeholder.
     """
 
@@ -86,7 +86,8 @@ def lay_out(parts: Sequence[str | int], tokenizer: CLIPTokenizer) -> Layout:
     ends = [(eos, -1, -1, -1, 0)] + [(pad, -1, -1, -1, 0)] * (length - 1 - len(kept))
     ids, part, vector, _, _ = np.asarray(kept + ends, np.int32).T.copy()
     *_, cut_part, cut_offset = cut[0] if cut else (-1, -1)
-    return Layout(ids, part, vector, len(kept), len(cut), cut_part, cut_offset)
+    end = int(np.argmax((ids == eos) & (part < 0)))  # a text may spell EOS, too
+    return Layout(ids, part, vector, end, len(cut), cut_part, cut_offset)
 
 
 def tokenize(

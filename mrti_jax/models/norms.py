@@ -120,19 +120,30 @@ def _statistics(
     """Mean and inverse deviation of each group, over `axes` too, one for each channel."""
     x = x.astype(jnp.float32)
     if axes:
-        # Both sums in one pass. About a value of the input, since about 0 they would cancel.
-        pivot = x[:, :1, :1]
-        positions = x.size // pivot.size
-        shift, square = (
-            total / positions for total in _sums(x - pivot, jnp.square(x - pivot), axes)
-        )
-        each, variance = pivot + shift, square - jnp.square(shift)
+        each, variance = _moments(x)
         mean = _group_mean(each, num_groups)
         variance = _group_mean(variance + jnp.square(each - mean), num_groups)
     else:
         mean = jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
     return mean, jax.lax.rsqrt(jnp.maximum(variance, 0.0) + epsilon)
+
+
+def _moments(x: Float[Array, "b h w c"]) -> tuple[Array, Array]:
+    """Mean and variance of each channel over height and width, in one pass: two [b, 1, 1, c].
+
+    Squares of deviations cancel if they are taken from a value unlike the others, such as a padded
+    corner. So each row takes its own middle, and the rows are combined by their means (Chan, Golub
+    & LeVeque 1983, "Algorithms for Computing the Sample Variance").
+    """
+    middle = x.shape[2] // 2
+    pivot = x[:, :, middle : middle + 1]
+    sums = _sums(x - pivot, jnp.square(x - pivot), (2,))
+    shift, square = (total / x.shape[2] for total in sums)
+    of_rows = pivot + shift
+    mean = of_rows.mean(axis=1, keepdims=True)
+    variance = square - jnp.square(shift) + jnp.square(of_rows - mean)
+    return mean, variance.mean(axis=1, keepdims=True)
 
 
 def _sums(first: Array, second: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:

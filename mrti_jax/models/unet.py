@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -106,6 +107,9 @@ class UNetConfig:
                 "attention_type": "default",
             },
         )
+        # Early files of 1.x have it too small, and diffusers' pipelines put it right.
+        if re.match(r"0\.[0-8]\b", str(config.get("_diffusers_version"))):
+            result = dataclasses.replace(result, sample_size=max(result.sample_size, 64))
         widths = result.block_out_channels
         for key, levels in {
             "down_block_types": result.down_block_types,
@@ -146,7 +150,8 @@ def timestep_embedding(
     exponent = -math.log(10_000) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
     angles = timesteps.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None, :]
     parts = [jnp.cos(angles), jnp.sin(angles)]
-    return jnp.concatenate(parts if flip_sin_to_cos else parts[::-1], axis=-1)
+    parts = parts if flip_sin_to_cos else parts[::-1]
+    return jnp.concatenate([*parts, jnp.zeros((len(timesteps), width % 2))], axis=-1)
 
 
 class TimestepEmbedding(nnx.Module):

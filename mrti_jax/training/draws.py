@@ -64,9 +64,9 @@ def draw(
         if timesteps == "uniform":
             time = jax.random.randint(keys[0], (), 0, num_train_timesteps)
         else:
-            fraction = (start + number.astype(jnp.uint32) * jnp.uint32(GOLDEN)) >> (32 - TIME_BITS)
-            # In integers; exact as long as T is below 2**12.
-            time = ((fraction * num_train_timesteps) >> TIME_BITS).astype(jnp.int32)
+            bits = min(TIME_BITS, 32 - (num_train_timesteps - 1).bit_length())  # products fit
+            fraction = (start + number.astype(jnp.uint32) * jnp.uint32(GOLDEN)) >> (32 - bits)
+            time = ((fraction * num_train_timesteps) >> bits).astype(jnp.int32)
         return Draws(
             photo=photo,
             mirrored=jax.random.bernoulli(keys[1]) & flip,

@@ -96,6 +96,15 @@ def test_official_semi(tokenizer: CLIPTokenizer, make_concept: Callable[..., Con
     assert not tokens_at("<jane(3)>", 300, concepts, tokenizer, official_semi=True).vectors.any()
 
 
+def test_the_end_is_the_first_end_token_that_is_text(
+    tokenizer: CLIPTokenizer, make_concept: Callable[..., Concept]
+) -> None:
+    """As for transformers, whose pooled states are those of the first one."""
+    tokens = tokens_at(f"<jane> a {tokenizer.eos_token} b", 0, [make_concept("jane")], tokenizer)
+    assert tokens.ids[tokens.end] == tokenizer.eos_token_id
+    assert tokens.end == 3 and tokens.mask.tolist().index(True) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "cut"),
     [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Norms and convolutions in the forms that are fast, against their plain formulas."""
+"""Norms and other layers in the forms that are fast, against their plain formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Array
 from mrti_jax.models import layers
 from mrti_jax.models.layers import conv, group_norm, layer_norm
 from mrti_jax.models.transformer import GEGLU
+from mrti_jax.models.unet import timestep_embedding
 
 GROUPS, EPSILON = 4, 1e-5
 
@@ -61,6 +62,28 @@ def test_norms_and_their_gradients(kind: str, offset: float):
         strict=True,
     ):
         np.testing.assert_allclose(got, expected, rtol=0, atol=error)
+
+
+def test_the_borders_of_a_flat_picture_take_no_digits_from_a_group_norm():
+    """Zero padding makes borders unlike the rest; from such a value, squares would cancel."""
+    x = 1e-2 * np.random.default_rng(0).standard_normal((1, 128, 128, 8)).astype(np.float32)
+    x[:, [0, -1]] += 5
+    x[:, :, [0, -1]] += 5
+    x[:, 0, 0] += 20
+    norm = group_norm(8, 8, EPSILON, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    exact = x.astype(np.float64)
+    exact -= exact.mean((1, 2), keepdims=True)
+    exact /= np.sqrt(np.square(exact).mean((1, 2), keepdims=True) + EPSILON)
+    # Sums of 128 float32 numbers
+    np.testing.assert_allclose(norm(jnp.asarray(x)), exact, rtol=0, atol=1e-6 * np.abs(exact).max())
+
+
+def test_a_time_embedding_of_odd_width_ends_with_zero():
+    even, odd = (
+        timestep_embedding(jnp.arange(3), width, flip_sin_to_cos=True, freq_shift=0)
+        for width in (4, 5)
+    )
+    np.testing.assert_array_equal(odd, np.pad(even, ((0, 0), (0, 1))))
 
 
 def test_the_gated_gelu_and_its_gradient():

@@ -54,6 +54,14 @@ def test_stratified_timesteps_give_each_row_its_share_all_the_time(seed: int):
         assert counts.min() >= 3 and counts.max() <= 5
 
 
+@pytest.mark.parametrize("total", [1, 4096, 4097, 65536])
+def test_stratified_timesteps_reach_all_of_a_schedule_of_any_length(total: int):
+    times = np.asarray(draws(0, range(4000), batch_size=4000, num_train_timesteps=total).timestep)
+    assert times.min() >= 0 and times.max() < total
+    counts = np.bincount(times * 10 // total, minlength=10)
+    assert (abs(counts - 400) <= 2).all() or total == 1
+
+
 def test_uniform_timesteps_are_independent():
     times = np.asarray(draws(0, range(4000), batch_size=4000, timesteps="uniform").timestep)
     counts = np.bincount(times // 100, minlength=10)
