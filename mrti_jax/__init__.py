@@ -12,11 +12,21 @@ from etils import epy
 
 with epy.lazy_api_imports(globals()):
     from mrti_jax.concept import Concept
+    from mrti_jax.errors import UserError
     from mrti_jax.models.stable_diffusion import StableDiffusion
     from mrti_jax.sampling import generate
-    from mrti_jax.training import Subject, learn, learn_many
+    from mrti_jax.training import Config, Subject, learn, learn_many
 
-__all__ = ["Concept", "StableDiffusion", "Subject", "generate", "learn", "learn_many"]
+__all__ = [
+    "Concept",
+    "Config",
+    "StableDiffusion",
+    "Subject",
+    "UserError",
+    "generate",
+    "learn",
+    "learn_many",
+]
 __version__ = "0.1.0"
 
 # Only its tokenizer is used here, so its advice on import to install PyTorch would mislead.

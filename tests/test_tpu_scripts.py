@@ -144,14 +144,16 @@ def test_setup_installs_what_tpus_need_on_all_workers() -> None:
         ("fetch.sh", NAMES, ["--dry-run", "runs/rex", "here", "there"], "too many arguments"),
         ("logs.sh", NAMES, ["--dry-run", "0", "1"], "too many arguments"),
         ("setup.sh", NAMES, ["--dry-run", "all"], "unknown argument all"),
-        ("gke.sh", {}, [], "export CLUSTER="),
+        ("logs.sh", NAMES, ["--dry-run", "all"], "'all' is not the number of a worker"),
+        ("gke.sh", {}, [], "error: CLUSTER is not set: say which cluster: export CLUSTER="),
+        ("gke.sh", POD, ["--dry-run", "--out", "runs/rex"], "--out must be gs://"),
     ],
 )
 def test_what_is_missing_is_said(
     name: str, environment: dict[str, str], arguments: list[str], message: str
 ) -> None:
     done = script(name, *arguments, **environment)
-    assert done.returncode != 0 and message in done.stderr and not done.stdout
+    assert done.returncode == 2 and message in done.stderr and not done.stdout
 
 
 @pytest.mark.parametrize(

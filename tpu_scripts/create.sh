@@ -4,7 +4,7 @@
 # --queued waits in line for it instead of failing if there is none; --spot is cheap, and may be
 # taken away at any time.
 source "$(dirname "$0")/tpu_vm.sh"
-: "${TPU_TYPE:?say which type: export TPU_TYPE=v5litepod-8}"
+[[ -n ${TPU_TYPE:-} ]] || fail "TPU_TYPE is not set: say which type: export TPU_TYPE=v5litepod-8"
 
 case $TPU_TYPE in
 v6e-*) software=v2-alpha-tpuv6e ;;

@@ -4,9 +4,10 @@
 # cluster that xpk has made (https://github.com/AI-Hypercomputer/xpk); --out must be gs://... With
 # NUM_SLICES, several slices share the batch.
 source "$(dirname "$0")/common.sh"
-: "${CLUSTER:?say which cluster: export CLUSTER=my-cluster}"
-: "${WORKLOAD:?name the job: export WORKLOAD=rex}"
-: "${TPU_TYPE:?say which type: export TPU_TYPE=v6e-8}"
+[[ -n ${CLUSTER:-} ]] || fail "CLUSTER is not set: say which cluster: export CLUSTER=my-cluster"
+[[ -n ${WORKLOAD:-} ]] || fail "WORKLOAD is not set: name the job: export WORKLOAD=rex"
+[[ -n ${TPU_TYPE:-} ]] || fail "TPU_TYPE is not set: say which type: export TPU_TYPE=v6e-8"
+[[ " $*" =~ \ --out[=\ ]gs:// ]] || fail "--out must be gs://BUCKET/FOLDER: a pod's disk goes with it"
 cd "$(dirname "$0")/.."
 
 # 75: told to stop, and saved; above 126, xpk restarts by itself. The grace period is for saving.

@@ -3,8 +3,8 @@
 # Sourced by the scripts for TPU VMs: which TPU, and commands on its workers.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-: "${TPU_NAME:?say which TPU: export TPU_NAME=my-tpu}"
-: "${ZONE:?say where it is: export ZONE=us-west4-a}"
+[[ -n ${TPU_NAME:-} ]] || fail "TPU_NAME is not set: say which TPU: export TPU_NAME=my-tpu"
+[[ -n ${ZONE:-} ]] || fail "ZONE is not set: say where it is: export ZONE=us-west4-a"
 # shellcheck disable=SC2034  # of this project, in the home folder of each worker
 FOLDER=mrti_jax
 

@@ -2,7 +2,7 @@
 """What a concept word asks for: which row of its table is used in which bucket."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NoReturn
 
 from mrti_jax.concept.buckets import resolution_to_bucket
@@ -54,28 +54,34 @@ def rows(word: Word, num_buckets: int, official_semi: bool = False) -> tuple[int
 
 
 def read_prompt(text: str, concepts: Mapping[str, Concept]) -> Prompt:
-    """Parses a prompt whose words are among `concepts`; HTML tags that name none are text.
+    """`read_words` of the concepts' names; UserError also for a bucket that a table lacks."""
+    prompt = read_words(text, concepts)
+    for word in prompt.words:
+        word_bucket(word, concepts[word.name].num_buckets)
+    return prompt
+
+
+def read_words(text: str, names: Collection[str]) -> Prompt:
+    """Parses a prompt whose words are among `names`; HTML tags that are not are text.
 
     A tag is one that the prompt closes (`<x>...</x>`), or a common formatting tag (`<b>`). Raises
-    UserError for a malformed or unknown word, a bucket that the table lacks, and a concept's name
-    after `<` that no word's bracket follows; also for a name similar to a concept's if a number or
-    another kind of bracket follows (`<jnae:0.8>`).
+    UserError for a malformed or unknown word, and a name after `<` that no word's bracket follows;
+    also for one similar to a name if a number or another kind of bracket follows (`<jnae:0.8>`).
     """
     parts: list[str | Word] = []
     for part in parse(text).parts:
         if isinstance(part, Word):
-            if part.name in concepts:
-                word_bucket(part, concepts[part.name].num_buckets)
+            if part.name in names:
                 parts.append(part)
                 continue
             if part.scheme != "bare" or not _is_tag(part.name, text):
-                _unknown(part, concepts)
+                _unknown(part, names)
             part = str(part)
         if parts and isinstance(parts[-1], str):  # one text, so that it is tokenized as one
             parts[-1] += part
         else:
             parts.append(part)
-    _check_brackets(text, concepts)
+    _check_brackets(text, names)
     return Prompt(tuple(parts))
 
 
@@ -83,26 +89,26 @@ def _is_tag(name: str, text: str) -> bool:
     return bool(_TAG.fullmatch(name)) or f"</{name}>" in text
 
 
-def _unknown(word: Word, concepts: Mapping[str, Concept]) -> NoReturn:
-    if not concepts:
+def _unknown(word: Word, names: Collection[str]) -> NoReturn:
+    if not names:
         raise UserError(
             f"no concept is loaded, so {word} means nothing: load it (--concept runs/{word.name}), "
             f"or write \\{word} for the text itself"
         )
-    known = ", ".join(sorted(concepts))
-    hint = nearest(word.name, concepts)
+    known = ", ".join(sorted(names))
+    hint = nearest(word.name, names)
     raise UserError(
         f"unknown concept word {word} (known concepts: {known}), write \\{word} for the text "
         f"itself{hint}"
     )
 
 
-def _check_brackets(text: str, concepts: Mapping[str, Concept]) -> None:
+def _check_brackets(text: str, names: Collection[str]) -> None:
     for match in _NO_WORD.finditer(text):
         name, end = match["name"], match.end()
-        known = name in concepts
+        known = name in names
         slip = not known and _SLIP.match(text, end) and not _is_tag(name, text)
-        hint = nearest(name, concepts) if slip else ""
+        hint = nearest(name, names) if slip else ""
         if known or hint:
             expected = f"expected '>', '[', '(' or '|' after '<{name}'"
-            malformed(text, end, expected, f"; for text, put a space after '<'{hint}")
+            malformed(text, end, expected, f"; for text, write \\<{name}{hint}")

@@ -44,8 +44,8 @@ class Concept:
     """
 
     name: str
-    embeddings: Float32[np.ndarray, "n v d"]
-    boundaries: Int32[np.ndarray, "edges"]
+    embeddings: Float32[np.ndarray, "n v d"] = field(repr=False)
+    boundaries: Int32[np.ndarray, "edges"] = field(repr=False)
     metadata: dict[str, str] = field(default_factory=dict)
     parts: Parts = ()
 

@@ -3,7 +3,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,14 +34,14 @@ from mrti_jax.sampling.skipped import warn_of_skipped_buckets
 class Picture:
     """A picture, and what it takes to draw it again (JSON values)."""
 
-    image: UInt8[np.ndarray, "H W 3"]
+    image: UInt8[np.ndarray, "H W 3"] = field(repr=False)
     parameters: dict[str, Any]
 
 
 def generate(
     sd: StableDiffusion,
     prompts: str | Sequence[str],
-    concepts: Iterable[Concept] = (),
+    concepts: Concept | Iterable[Concept] = (),
     *,
     seeds: int | Sequence[int] = 0,
     images_per_prompt: int = 1,
@@ -100,7 +100,7 @@ def generate(
         raise UserError("there is no prompt to draw")
     negatives = _per_prompt(negative_prompt, len(prompts))
     all_seeds = expand_seeds(seeds, images_per_prompt)
-    table = by_name(concepts)
+    table = by_name([concepts] if isinstance(concepts, Concept) else concepts)
     check_request(
         [*prompts, *negatives],
         table,

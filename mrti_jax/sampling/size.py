@@ -35,7 +35,7 @@ def told_sizes(
 ) -> Int32[np.ndarray, "6"]:
     """What SDXL is told about the picture, as in `Photo.sizes`. Raises UserError."""
     told = (*(original_size or size), *crop, *(target_size or size))
-    if sd.unet.config.pooled_dim is None and told != (*size, 0, 0, *size):
+    if sd.unet.config.pooled_dim is None and (original_size or any(crop) or target_size):
         raise UserError(
             "only SDXL takes original_size, crop and target_size, not model "
             f"'{sd.source.name}': leave them out"

@@ -253,11 +253,6 @@ def check(config: Config) -> None:
             f"train.batch_size {config.train.batch_size} does not divide into "
             f"{config.train.accumulation} equal parts: train.accumulation must divide it"
         )
-    warm_up, steps = config.optimizer.warmup_steps, config.train.steps
-    if config.optimizer.schedule != "constant" and warm_up >= steps:
-        raise UserError(
-            f"optimizer.warmup_steps is {warm_up}, but must be below train.steps ({steps})"
-        )
 
 
 def flatten(config: Config) -> dict[str, object]:

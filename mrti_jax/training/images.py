@@ -13,6 +13,8 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mrti_jax.concept.prompt import Word
+from mrti_jax.concept.schemes import read_words
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import is_regular, read_text, reason, to_path
 from mrti_jax.parallel.processes import check_same, map_in_parts
@@ -101,6 +103,9 @@ def decode(
             photo = square(name, image, size)
         except UnidentifiedImageError:
             return None, f"{name} (not an image)"
+        except Image.DecompressionBombError:
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+            return None, f"{name} (over {most} megapixels: scale it down)"
         except Exception as error:  # decoders raise all kinds of errors for damaged files
             return None, f"{name} ({reason(error)})"
         is_small = min(image.size) < size
@@ -201,7 +206,7 @@ def _captions(file: epath.Path, word: str) -> tuple[str, ...]:
         lines = [line.strip() for line in read_text(beside).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the captions in '{beside}' can't be read: {reason(error)}") from None
-    captions = [line.replace(f"<{word}>", "{}") for line in lines if line]
+    captions = [_caption(line, word, beside) for line in lines if line]
     without = [caption for caption in captions if "{}" not in caption]
     if without:
         warn(
@@ -210,6 +215,21 @@ def _captions(file: epath.Path, word: str) -> tuple[str, ...]:
             + (", ..." if len(without) > 1 else "")
         )
     return tuple(caption for caption in captions if "{}" in caption)
+
+
+def _caption(line: str, word: str, file: epath.Path) -> str:
+    """The line with `{}` for the word. Raises UserError for other words."""
+    try:
+        parts = read_words(line, [word]).parts
+    except UserError as error:
+        raise UserError(f"the caption {line[:80]!r} in '{file}': {error}") from None
+    numbered = [str(part) for part in parts if isinstance(part, Word) and part.scheme != "bare"]
+    if numbered:
+        raise UserError(
+            f"the caption {line[:80]!r} in '{file}' has {numbered[0]}: a word has no resolution "
+            f"while it is learned, write <{word}>"
+        )
+    return "".join(part if isinstance(part, str) else "{}" for part in parts)
 
 
 def _describe(paths: Sequence[epath.Path]) -> str:

@@ -87,6 +87,7 @@ def learn_many(
     slots = plan_slots(sd, config, len(subjects))
     if is_writer():
         _warn_of_empty_places(config, slots, sd.mesh.size)
+        _warn_of_warm_up(config)
     draws = config.train.picture_every or config.train.final_grid
     if draws and any(subject.out is not None for subject in subjects):
         check_pictures(sd, config.train.picture_steps)
@@ -141,6 +142,15 @@ def _warn_of_empty_places(config: Config, num_slots: int, num_devices: int) -> N
             f"the batch does not divide evenly over {num_devices} devices: "
             f"{num_slots * (places - wanted)} of {num_slots * places} places stay empty (slower, "
             f"same result); --train.batch-size {places * config.train.accumulation} would fill them"
+        )
+
+
+def _warn_of_warm_up(config: Config) -> None:
+    warm_up, steps = config.optimizer.warmup_steps, config.train.steps
+    if warm_up >= steps:
+        warn(
+            f"the learning rate rises for {warm_up} updates, and there are only {steps}: it won't "
+            "reach its peak (--optimizer.warmup-steps 0 starts with it)"
         )
 
 

@@ -37,17 +37,21 @@ def with_learning_rate(config: Config, text_encoder: Frozen[TextEncoder]) -> Con
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate at each update: linear warm-up, then constant, cosine or linear to 0."""
+    """The learning rate at each update: linear warm-up, then constant, cosine or linear to 0.
+
+    Of fewer steps than the warm-up has, all are warm-up.
+    """
     peak, warm_up = config.learning_rate, config.warmup_steps
     if peak is None:
         raise ValueError("there is no learning rate: choose it with `with_learning_rate`")
+    left = max(steps - warm_up, 1)
     match config.schedule:
         case "constant":
             after: optax.Schedule = optax.constant_schedule(peak)
         case "cosine":
-            after = optax.cosine_decay_schedule(peak, steps - warm_up)
+            after = optax.cosine_decay_schedule(peak, left)
         case "linear":
-            after = optax.linear_schedule(peak, 0.0, steps - warm_up)
+            after = optax.linear_schedule(peak, 0.0, left)
     # From 1/(w+1), not from 0, so that the first update is not lost.
     rise = optax.linear_schedule(peak / (warm_up + 1), peak, warm_up)
     return optax.join_schedules([rise, after], [warm_up]) if warm_up else after

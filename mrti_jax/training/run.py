@@ -106,7 +106,8 @@ class Run:
     def resume(self, *, restart: bool) -> State:
         """The state where an earlier run stopped, or the initial one, on every device.
 
-        Raises UserError if the folder holds a run with other settings, or a damaged one.
+        Raises UserError if the folder holds a run with other settings, a damaged one, or a concept
+        that no run there has written.
         """
         state = initial_state(self._start.embeddings, self.config.optimizer)
         state = place(state, replicated(self._sd.mesh))
@@ -122,6 +123,8 @@ class Run:
                 state, functools.partial(check_same, self._settings, self._folder)
             )
             self.saved = self.done
+            with failing_together():
+                self._check_no_other_concept(self._folder)
         with failing_together():
             written = self._folder if is_writer() else None
             if written is not None:
@@ -242,6 +245,14 @@ class Run:
             f"{fault}{saved}: start over with a lower --optimizer.learning-rate, or in float32 "
             "(--model.dtype)"
         )
+
+    def _check_no_other_concept(self, folder: epath.Path) -> None:
+        """Raises UserError for a concept file in the folder that no run there has written."""
+        if (folder / FILE_NAME).exists() and not (folder / CONFIG_NAME).exists():
+            raise UserError(
+                f"the folder '{folder}' holds a concept, but not the run that learned it: choose "
+                "another --out, or keep the folder under another name with --restart"
+            )
 
     def _concept(self, state: State) -> Concept:
         metadata = self._start.metadata | {"steps": str(int(state["step"]))}

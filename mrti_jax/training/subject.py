@@ -13,7 +13,7 @@ from PIL import Image
 
 from mrti_jax.concept.prompt import check_name
 from mrti_jax.errors import warn
-from mrti_jax.files import to_path
+from mrti_jax.files import check_apart, to_path
 from mrti_jax.training.config import SAMPLE, DataConfig
 from mrti_jax.training.images import Photo, find_images, from_arrays, read_folder
 from mrti_jax.training.tfds_source import PREFIX, read_tfds
@@ -42,10 +42,13 @@ class Subject:
         return str(self.images) if isinstance(self.images, str | os.PathLike) else None
 
     def check(self) -> None:
-        """Raises UserError for an invalid name, and for a folder without images; reads none."""
+        """Raises UserError for a name that can\'t be one, a folder without images, and one that
+        holds `out`; reads no image."""
         check_name(self.name)
         if self.path is not None and self.path != SAMPLE and not self.path.startswith(PREFIX):
             find_images(to_path(self.path))
+            if self.out is not None:
+                check_apart(self.out, self.path)
 
 
 def read_photos(subject: Subject, size: int, data: DataConfig) -> list[Photo]:

@@ -53,6 +53,8 @@ def test_sizes_are_traced_and_told(tiny_xl_sd: StableDiffusion, tiny_sd: StableD
     assert (draw(tiny_xl_sd, "<jane>", crop=(0, 900)) != own).any()
     with pytest.raises(UserError, match="only SDXL takes"):
         generate(tiny_sd, "a dog", crop=(0, 900), **FAST)
+    with pytest.raises(UserError, match="only SDXL takes"):
+        generate(tiny_sd, "a dog", original_size=(16, 16), **FAST)
     with pytest.raises(UserError, match="negative"):
         generate(tiny_xl_sd, "a dog", crop=(0, -1), **FAST)
 

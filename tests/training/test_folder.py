@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from etils import epath
+from tiny import tiny_concept
 
+from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training import learn
@@ -38,6 +40,31 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_killed(tmp_path:
         process.kill()
     with held(out):
         assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+def test_a_concept_without_its_run_is_not_overwritten(
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    make_config: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    out, config = tmp_path / "out", make_config(train={"steps": 1, "final_grid": False})
+    tiny_concept("bob").save(out)
+    words: dict[str, Any] = {"name": "jane", "initializer": "star", "out": out, "config": config}
+    with pytest.raises(UserError, match=r"holds a concept.*--out.*--restart"):
+        learn(tiny_sd, pictures, **words)
+    assert Concept.load(out).name == "bob" and not (out / "config.yaml").exists()
+    learn(tiny_sd, pictures, **words, restart=True)
+    assert (Concept.load(out).name, Concept.load(tmp_path / "out-1").name) == ("jane", "bob")
+
+
+@pytest.mark.parametrize("inside", [".", "rex", "a/rex"])
+def test_results_in_the_photos_folder_are_refused(
+    inside: str, photo_folder: Path, tiny_sd: StableDiffusion
+) -> None:
+    with pytest.raises(UserError, match=r"in the photos' folder.*--out"):
+        learn(tiny_sd, photo_folder, name="rex", initializer="star", out=photo_folder / inside)
+    assert not (photo_folder / "rex").exists()
 
 
 @pytest.mark.parametrize("restart", [False, True])

@@ -112,7 +112,7 @@ def test_decompression_bomb_is_refused(tmp_path: Path):
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(b"\0" * 100))
     (tmp_path / "bomb.png").write_bytes(bomb + png_chunk(b"IEND", b""))
-    with pytest.raises(UserError, match=r"bomb\.png"):
+    with pytest.raises(UserError, match=r"bomb\.png \(over \d+ megapixels: scale it down"):
         read_folder(tmp_path, 16)
 
 
@@ -172,6 +172,29 @@ def test_pictures_of_formats_that_are_not_read_are_told(tmp_path: Path):
 def test_what_is_no_picture_in_memory(image: object):
     with pytest.raises(UserError, match=r"uint8 arrays \[height, width, 3\]"):
         inspect.unwrap(from_arrays)([image], 16)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("caption", "message"),
+    [
+        ("a <rex> and a {}", r"unknown concept word <rex> \(known concepts: jane\)"),
+        ("a <jane[3]>", r"has <jane\[3\]>: .*write <jane>"),
+        ("a <jane:0.8>", "expected '>'"),
+    ],
+)
+def test_captions_with_other_words(tmp_path: Path, caption: str, message: str):
+    save(tmp_path / "a.png", GRADIENT)
+    (tmp_path / "a.txt").write_text(f"a <jane>\n{caption}\n")
+    with pytest.raises(UserError, match=message) as caught:
+        read_folder(tmp_path, 16, caption_word="jane")
+    assert caption in str(caught.value) and "a.txt" in str(caught.value)
+
+
+def test_captions_with_what_is_text(tmp_path: Path):
+    save(tmp_path / "a.png", GRADIENT)
+    (tmp_path / "a.txt").write_text("a <b>{}</b>, \\<rex> and <jane> <3\n")
+    (photo,) = read_folder(tmp_path, 16, caption_word="jane")
+    assert photo.captions == ("a <b>{}</b>, <rex> and {} <3",)
 
 
 def test_captions_that_cannot_be_read(tmp_path: Path):

@@ -58,6 +58,13 @@ def test_the_run_tells_which_it_took(
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+def test_a_run_may_be_shorter_than_its_warm_up(schedule: str):
+    config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup_steps=4)
+    rates = np.asarray([learning_rate_schedule(config, 3)(step) for step in range(3)])
+    np.testing.assert_allclose(rates, [0.2, 0.4, 0.6], rtol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
 def test_a_warm_up_and_then_the_schedule_of_the_config(schedule: str):
     config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup_steps=4)
     rates = np.asarray([learning_rate_schedule(config, 20)(step) for step in range(21)])
