@@ -146,7 +146,7 @@ def test_setup_installs_what_tpus_need_on_all_workers() -> None:
         ("setup.sh", NAMES, ["--dry-run", "all"], "unknown argument all"),
         ("logs.sh", NAMES, ["--dry-run", "all"], "'all' is not the number of a worker"),
         ("gke.sh", {}, [], "error: CLUSTER is not set: say which cluster: export CLUSTER="),
-        ("gke.sh", POD, ["--dry-run", "--out", "runs/rex"], "--out must be gs://"),
+        ("gke.sh", NAMES, ["--dry-run", "--out", "runs/rex"], "--out must be gs://"),
     ],
 )
 def test_what_is_missing_is_said(

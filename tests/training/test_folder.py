@@ -49,12 +49,14 @@ def test_a_concept_without_its_run_is_not_overwritten(
     tmp_path: Path,
 ) -> None:
     out, config = tmp_path / "out", make_config(train={"steps": 1, "final_grid": False})
+    out.mkdir()
     tiny_concept("bob").save(out)
     words: dict[str, Any] = {"name": "jane", "initializer": "star", "out": out, "config": config}
     with pytest.raises(UserError, match=r"holds a concept.*--out.*--restart"):
         learn(tiny_sd, pictures, **words)
     assert Concept.load(out).name == "bob" and not (out / "config.yaml").exists()
-    learn(tiny_sd, pictures, **words, restart=True)
+    with pytest.warns(UserWarning, match="is now in"):
+        learn(tiny_sd, pictures, **words, restart=True)
     assert (Concept.load(out).name, Concept.load(tmp_path / "out-1").name) == ("jane", "bob")
 
 

@@ -183,7 +183,7 @@ def test_what_is_no_picture_in_memory(image: object):
     ],
 )
 def test_captions_with_other_words(tmp_path: Path, caption: str, message: str):
-    save(tmp_path / "a.png", GRADIENT)
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text(f"a <jane>\n{caption}\n")
     with pytest.raises(UserError, match=message) as caught:
         read_folder(tmp_path, 16, caption_word="jane")
@@ -191,7 +191,7 @@ def test_captions_with_other_words(tmp_path: Path, caption: str, message: str):
 
 
 def test_captions_with_what_is_text(tmp_path: Path):
-    save(tmp_path / "a.png", GRADIENT)
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("a <b>{}</b>, \\<rex> and <jane> <3\n")
     (photo,) = read_folder(tmp_path, 16, caption_word="jane")
     assert photo.captions == ("a <b>{}</b>, <rex> and {} <3",)
