@@ -42,6 +42,7 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_killed(tmp_path:
         assert [path.name for path in out.iterdir()] == [".lock"]
 
 
+@pytest.mark.filterwarnings("ignore:.*had no training example")
 def test_a_concept_without_its_run_is_not_overwritten(
     tiny_sd: StableDiffusion,
     pictures: list[np.ndarray],
