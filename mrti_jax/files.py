@@ -74,19 +74,6 @@ def to_path(path: epath.PathLike) -> epath.Path:
     return found
 
 
-def check_apart(out: epath.PathLike, photos: epath.PathLike) -> None:
-    """Raises UserError if the folder for the results is that of the photos or lies in it, where the
-    next run would take the results for photos."""
-    inner, outer = (
-        path if in_object_store(path) else path.resolve() for path in map(to_path, (out, photos))
-    )
-    if inner.is_relative_to(outer):
-        raise UserError(
-            f"the results would go to '{out}', in the photos' folder '{photos}': choose another "
-            "folder with --out"
-        )
-
-
 def is_regular(path: epath.Path) -> bool:
     """Whether the path is a regular file, not a folder, a pipe or a device."""
     return path.is_file() if in_object_store(path) else os.path.isfile(path)

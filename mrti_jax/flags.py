@@ -14,14 +14,13 @@ from mrti_jax.errors import UserError
 
 Flags = TypeVar("Flags")
 
+_MOST_MEANT = 3  # for each wrong flag
+_LONG = 20  # characters, on the narrowest terminal
+
 
 def named(metavar: str) -> Any:
     """What `--help` calls a positional argument, instead of its type."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-
-
-_MOST_MEANT = 3  # for each wrong flag
-_LONG = 20  # characters, on the narrowest terminal
 
 
 def read_flags(flags_type: type[Flags], argv: Sequence[str] | None, **options: Any) -> Flags:

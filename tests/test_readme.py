@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The README's commands are understood, its Python compiles, and its links lead somewhere."""
 
+import importlib.util
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -40,6 +42,13 @@ def test_command(command: str, arguments: str) -> None:
             assert parse(prompt).words
     elif isinstance(flags, train.Flags) and flags.recipe:
         assert (ROOT / flags.recipe).exists()
+
+
+def test_the_list_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_module("mrti_jax", run_name="__main__")
+    listed = re.findall(r"^python -m (\S+)  ", capsys.readouterr().out, re.MULTILINE)
+    assert {f"mrti_jax.{command}" for command in FLAGS} <= set(listed)
+    assert all(importlib.util.find_spec(module) for module in listed)
 
 
 @pytest.mark.parametrize("code", blocks("python"))

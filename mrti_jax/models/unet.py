@@ -145,7 +145,8 @@ class UNetConfig:
 def timestep_embedding(
     timesteps: Num[Array, "b"], width: int, *, flip_sin_to_cos: bool, freq_shift: int
 ) -> Float[Array, "b e"]:
-    """Sines and cosines of the timesteps at `width // 2` frequencies (Ho et al. 2020), float32."""
+    """Sines and cosines of the timesteps at `width // 2` frequencies (Ho et al. 2020), float32;
+    an odd width ends with a zero."""
     half = width // 2
     exponent = -math.log(10_000) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
     angles = timesteps.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None, :]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures drawn into a folder: each saved as it is drawn, then a labelled sheet of all of them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from etils import epath
@@ -28,8 +28,8 @@ def draw_prompts(
     **options: Any,
 ) -> None:
     """Draws each prompt with each seed into the folder; `options`: as for `generate`."""
-    with _saving(out) as save, _bar() as progress:
-        pictures = generate(sd, prompts, concepts, progress=progress, on_picture=save, **options)
+    with _saving(out) as callbacks:
+        pictures = generate(sd, prompts, concepts, **callbacks, **options)
     per_prompt = len(pictures) // len(prompts)
     rows = [pictures[i : i + per_prompt] for i in range(0, len(pictures), per_prompt)]
     labels = list(prompts)
@@ -50,8 +50,8 @@ def draw_sweep(
     **options: Any,
 ) -> None:
     """Draws the templates at each value of `{k}` into the folder; `options`: as for `sweep`."""
-    with _saving(out) as save, _bar() as progress:
-        result = sweep(sd, templates, concepts, progress=progress, on_picture=save, **options)
+    with _saving(out) as callbacks:
+        result = sweep(sd, templates, concepts, **callbacks, **options)
     title = _title(result.pictures[0][0])
     if len(templates) == 1:  # if there are several, each is the label of its rows
         title = f"{templates[0]} - {title}"
@@ -59,24 +59,22 @@ def draw_sweep(
 
 
 @contextmanager
-def _saving(out: epath.PathLike) -> Iterator[Callable[[Picture], None]]:
-    """Saves each picture as it is drawn and, at the end or when interrupted, says where."""
+def _saving(out: epath.PathLike) -> Iterator[dict[str, Any]]:
+    """Callbacks of `generate` that show a bar and save each picture as it is drawn; at the end, or
+    when interrupted, it says where they are."""
     paths: list[epath.Path] = []
 
     def save(picture: Picture) -> None:
         as_writer(lambda: paths.append(save_picture(picture, out)))
 
     try:
-        yield save
+        with drawing_bar(disable=None if is_writer() else True) as progress:
+            yield {"progress": progress, "on_picture": save}
     finally:
         for path in paths[:MAX_TOLD]:
             print(path)
         if len(paths) > MAX_TOLD:
             print(f"... and {len(paths) - MAX_TOLD} more in {out}")
-
-
-def _bar() -> AbstractContextManager[Callable[[int, int], None]]:
-    return drawing_bar(disable=None if is_writer() else True)
 
 
 def _save_sheet(

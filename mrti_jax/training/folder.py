@@ -10,10 +10,23 @@ from typing import TextIO
 from etils import epath
 
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import in_object_store, reason
+from mrti_jax.files import in_object_store, reason, to_path
 from mrti_jax.parallel.processes import as_writer, gather, is_writer
 
 LOCK_NAME = ".lock"
+
+
+def check_apart(out: epath.PathLike, photos: epath.PathLike) -> None:
+    """Raises UserError if the folder for the results is that of the photos or lies in it, where the
+    next run would take the results for photos."""
+    inner, outer = (
+        path if in_object_store(path) else path.resolve() for path in map(to_path, (out, photos))
+    )
+    if inner.is_relative_to(outer):
+        raise UserError(
+            f"the results would go to '{out}', in the photos' folder '{photos}': choose another "
+            "folder with --out"
+        )
 
 
 def writable(folder: epath.Path) -> epath.Path:

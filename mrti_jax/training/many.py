@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from etils import epath
 
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import check_apart, to_path
+from mrti_jax.files import to_path
 from mrti_jax.training.config import SAMPLE, ConceptOverrides, Config, ListedConcept, resolve
 from mrti_jax.training.yaml import from_mapping, read_yaml
 
@@ -26,6 +26,8 @@ def resolve_all(config: Config) -> list[Config]:
         _warn_of_unread(config.data.path)
         return [resolve(config)]
     if not config.concepts:
+        from mrti_jax.training.folder import check_apart  # not before the flags are read
+
         check_apart(config.out or "runs", config.data.path)
     if config.concept.name:
         raise UserError(

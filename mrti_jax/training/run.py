@@ -123,9 +123,8 @@ class Run:
                 state, functools.partial(check_same, self._settings, self._folder)
             )
             self.saved = self.done
-            with failing_together():
-                self._check_no_other_concept(self._folder)
         with failing_together():
+            self._check_no_other_concept()
             written = self._folder if is_writer() else None
             if written is not None:
                 write_yaml(self.config, written / CONFIG_NAME)
@@ -246,8 +245,11 @@ class Run:
             "(--model.dtype)"
         )
 
-    def _check_no_other_concept(self, folder: epath.Path) -> None:
+    def _check_no_other_concept(self) -> None:
         """Raises UserError for a concept file in the folder that no run there has written."""
+        folder = self._folder
+        if folder is None:
+            return
         if (folder / FILE_NAME).exists() and not (folder / CONFIG_NAME).exists():
             raise UserError(
                 f"the folder '{folder}' holds a concept, but not the run that learned it: choose "

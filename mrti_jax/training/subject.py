@@ -13,8 +13,9 @@ from PIL import Image
 
 from mrti_jax.concept.prompt import check_name
 from mrti_jax.errors import warn
-from mrti_jax.files import check_apart, to_path
+from mrti_jax.files import to_path
 from mrti_jax.training.config import SAMPLE, DataConfig
+from mrti_jax.training.folder import check_apart
 from mrti_jax.training.images import Photo, find_images, from_arrays, read_folder
 from mrti_jax.training.tfds_source import PREFIX, read_tfds
 
