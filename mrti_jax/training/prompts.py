@@ -9,7 +9,6 @@ from jaxtyping import Int32
 from transformers import CLIPTokenizer
 
 from mrti_jax.concept import OBJECT_TEMPLATES, STYLE_TEMPLATES, placeholder_ids
-from mrti_jax.errors import UserError, warn
 from mrti_jax.training.images import Photo
 
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
@@ -31,27 +30,13 @@ def tokenize_captions(
     learnable_property: Literal["object", "style"],
     num_vectors: int,
     tokenizers: Sequence[CLIPTokenizer],
-    *,
-    captions: bool,
 ) -> Prompts:
-    """Each photo's own captions, or else all the templates.
+    """Each photo's own captions, or all the templates for a photo without any.
 
-    Raises UserError for a caption in which the word does not fit, and if `captions` are asked for
-    and there are none.
+    Raises UserError for a caption in which the word does not fit.
     """
-    own = [photo.captions if captions else () for photo in photos]
-    # Several photos may be crops of one.
-    without = [photo.name for photo, texts in zip(photos, own, strict=True) if not texts]
-    missing = list(dict.fromkeys(without))
-    if captions and len(without) == len(photos):
-        raise UserError(
-            "--data.captions: no image has a caption; write `photo.txt` next to `photo.png`"
-        )
-    if captions and missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        warn(f"{len(missing)} images have no caption and are trained with templates: {shown}")
-
-    texts = list(TEMPLATES[learnable_property]) if missing else []
+    own = [photo.captions for photo in photos]
+    texts = [] if all(own) else list(TEMPLATES[learnable_property])
     num_templates = len(texts)
     first, num = [], []
     for lines in own:

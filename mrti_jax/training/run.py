@@ -79,7 +79,6 @@ class Run:
             self.config.data.learnable_property,
             config.concept.num_vectors,
             sd.tokenizers,
-            captions=self.config.data.captions,
         )
         self._pixels = np.stack([crop.pixels for crop in crops])
         self._photo_names = [crop.name for crop in crops]

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mrti_jax.concept.prompt import check_name
-from mrti_jax.errors import warn
+from mrti_jax.errors import UserError, warn
 from mrti_jax.files import to_path
 from mrti_jax.training.config import SAMPLE, DataConfig
 from mrti_jax.training.folder import check_apart
@@ -43,7 +43,7 @@ class Subject:
         return str(self.images) if isinstance(self.images, str | os.PathLike) else None
 
     def check(self) -> None:
-        """Raises UserError for a name that can\'t be one, a folder without images, and one that
+        """Raises UserError for a name that can't be one, a folder without images, and one that
         holds `out`; reads no image."""
         check_name(self.name)
         if self.path is not None and self.path != SAMPLE and not self.path.startswith(PREFIX):
@@ -53,9 +53,10 @@ class Subject:
 
 
 def read_photos(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
-    """The photos as squares of `size` pixels. Raises UserError if there are none.
+    """The photos as squares of `size` pixels, with their captions if `data` asks for them.
 
-    Warns of photos that are the same.
+    Warns of photos that are the same, and of those without a caption. Raises UserError if there are
+    no photos, and if captions are asked for and there are none.
     """
     photos = _read(subject, size, data)
     different = len({photo.pixels.tobytes() for photo in photos})
@@ -64,7 +65,24 @@ def read_photos(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
             f"only {different} of the {len(photos)} images are distinct: <{subject.name}> is "
             "learned from what different images have in common"
         )
+    if data.captions:
+        _check_captions(photos, subject.name)
     return photos
+
+
+def _check_captions(photos: Sequence[Photo], name: str) -> None:
+    missing = [photo.name for photo in photos if not photo.captions]
+    if len(missing) == len(photos):
+        raise UserError(
+            f"captions are asked for, but none of <{name}>'s images has one: write `photo.txt` "
+            "next to `photo.png`, or leave out --data.captions"
+        )
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        warn(
+            f"{len(missing)} of <{name}>'s images have no caption and are trained with templates: "
+            f"{shown}"
+        )
 
 
 def _read(subject: Subject, size: int, data: DataConfig) -> list[Photo]:

@@ -78,12 +78,12 @@ def from_mapping(cls: type[T], values: Mapping[Any, Any], where: str, prefix: st
 def _build(value: Any, hint: Any, where: str, name: str) -> Any:
     if get_origin(hint) is tuple:
         if not isinstance(value, list):
-            raise UserError(f"{where}: '{name}' must be a list, not {brief(value)}")
+            raise UserError(f"{where}: '{name}' is {_shown(value)}, but must be a list")
         item, _ = get_args(hint)
         return tuple(_build(one, item, where, f"{name}[{i}]") for i, one in enumerate(value))
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise UserError(f"{where}: '{name}' must hold keys, not {brief(value)}")
+            raise UserError(f"{where}: '{name}' is {_shown(value)}, but must hold keys")
         return from_mapping(hint, value, where, f"{name}.")
     return _convert(value, hint, f"{where}: '{name}'")
 
@@ -96,7 +96,7 @@ def _convert(value: Any, hint: Any, what: str) -> Any:
     if get_origin(hint) is Literal:
         if not isinstance(value, str) or value not in get_args(hint):
             known = ", ".join(get_args(hint))
-            raise UserError(f"{what} is {brief(value)}, but must be one of {known}")
+            raise UserError(f"{what} is {_shown(value)}, but must be one of {known}")
         return value
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
@@ -106,7 +106,11 @@ def _convert(value: Any, hint: Any, what: str) -> Any:
     elif type(value) is hint:
         return value
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    raise UserError(f"{what} must be {names[hint]}, not {brief(value)}")
+    raise UserError(f"{what} is {_shown(value)}, but must be {names[hint]}")
+
+
+def _shown(value: Any) -> str:
+    return "empty" if value is None else brief(value)
 
 
 def write_yaml(value: Any, path: epath.Path) -> None:

@@ -29,7 +29,6 @@ ONE_STEP = Amounts(
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_builds_a_model_and_trains_one_on(tmp_path: Path) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     build(Build(first, str(tmp_path / "work1"), None, ONE_STEP))

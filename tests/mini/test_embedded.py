@@ -37,6 +37,7 @@ def test_the_learning_rate_that_it_gets(mini: StableDiffusion) -> None:
         assert rate == expected  # half of the paper's 2e-3 for embeddings of 0.1, not 0.014
 
 
+@pytest.mark.slow
 def test_draws_the_colours_of_captions(mini: StableDiffusion) -> None:
     pairs = [("red", "white"), ("blue", "yellow"), ("green", "black"), ("purple", "orange")]
     prompts = [f"a photo of a large {a} circle on a {b} background" for a, b in pairs]
@@ -46,6 +47,7 @@ def test_draws_the_colours_of_captions(mini: StableDiffusion) -> None:
     assert sum(reading.colour == a for (a, _), reading in zip(pairs, readings, strict=True)) >= 3
 
 
+@pytest.mark.slow
 def test_a_zero_vector_says_nothing_of_the_object(mini: StableDiffusion) -> None:
     zero = np.zeros((1, 1, mini.text_encoder.config.hidden_size), np.float32)
     nothing = Concept("nothing", zero, np.array([0, 1000], np.int32))
@@ -60,6 +62,7 @@ def test_a_zero_vector_says_nothing_of_the_object(mini: StableDiffusion) -> None
         assert max(map(kinds.count, kinds)) <= 8
 
 
+@pytest.mark.slow
 def test_the_noisy_buckets_settle_colours(mini: StableDiffusion) -> None:
     boundaries = np.arange(0, 1001, 100, dtype=np.int32)
     appearances = list(CONCEPTS.values())[::2]

@@ -22,6 +22,7 @@ def measure(folder: Path, fsdp: int, num_concepts: int = 1) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_with_whole_weights_only_the_gradient_and_the_loss_cross(tiny_folder: Path):
     measured = measure(tiny_folder, fsdp=1)
     assert measured["weights per device"] == measured["weights"]
@@ -32,7 +33,6 @@ def test_with_whole_weights_only_the_gradient_and_the_loss_cross(tiny_folder: Pa
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_concepts_of_several_devices_have_nothing_to_tell_each_other(tiny_folder: Path):
     measured = measure(tiny_folder, fsdp=1, num_concepts=8)
     assert measured["photos per device"] == measured["photos"] // 8

@@ -47,6 +47,7 @@ def start_endless(model: Path, out: Path) -> Sequence[launch.Process]:
     return processes
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_two_processes_stop_together_and_one_goes_on_to_the_same_table(
     tiny_folder: Path, tmp_path: Path
@@ -70,7 +71,8 @@ def test_two_processes_stop_together_and_one_goes_on_to_the_same_table(
     assert cut.metadata == whole.metadata and cut.metadata["steps"] == str(more)
 
 
-@pytest.mark.parametrize("lost", [1, pytest.param(0, marks=[pytest.mark.slow, pytest.mark.long])])
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [1, pytest.param(0, marks=pytest.mark.long)])
 def test_a_process_that_dies_ends_the_other_with_a_reason(
     lost: int, tiny_folder: Path, tmp_path: Path
 ):
@@ -88,7 +90,6 @@ def test_a_process_that_dies_ends_the_other_with_a_reason(
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_the_same_table_and_pictures_on_any_devices_in_any_processes(
     tiny_folder: Path, tmp_path: Path
 ):
@@ -123,7 +124,6 @@ def test_the_same_table_and_pictures_on_any_devices_in_any_processes(
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_two_processes_leave_the_last_pictures_together(tiny_folder: Path, tmp_path: Path):
     command = [*training(tiny_folder, tmp_path, steps=3), "--train.final-grid"]
     processes = launch.start(["mrti_jax.train", *command, "--train.picture-steps=500"], 2)
@@ -138,7 +138,6 @@ def test_two_processes_leave_the_last_pictures_together(tiny_folder: Path, tmp_p
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_what_one_process_finds_wrong_ends_both_with_its_line(tiny_folder: Path, tmp_path: Path):
     flags = training(tiny_folder, tmp_path / "out", steps=3)
     words = ["--concept.name=rex", "--concept.initializer=star", "--data.path=photos"]
@@ -154,7 +153,6 @@ def test_what_one_process_finds_wrong_ends_both_with_its_line(tiny_folder: Path,
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_drawing_ends_at_once_when_told_to(tiny_folder: Path):
     command = ["mrti_jax.sample", "a dog", f"--model={tiny_folder}", "--images-per-prompt=9999"]
     processes = launch.start(command, 2)
@@ -168,7 +166,6 @@ def test_drawing_ends_at_once_when_told_to(tiny_folder: Path):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("batch", [4, 6])
 def test_a_batch_that_leaves_devices_idle(batch: int, tiny_folder: Path, tmp_path: Path):
     tables = []
@@ -186,7 +183,6 @@ def test_a_batch_that_leaves_devices_idle(batch: int, tiny_folder: Path, tmp_pat
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [4, 3])  # concepts for each device, and shared by all
 def test_many_concepts_in_two_processes(at_once: int, tiny_folder: Path, tmp_path: Path):
     colours = {"ann": "red", "bob": "blue", "cid": "green", "dan": "black"}
@@ -211,7 +207,6 @@ def test_many_concepts_in_two_processes(at_once: int, tiny_folder: Path, tmp_pat
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("file", ["config.yaml", "pictures/step_000002.png"])
 def test_what_the_writer_can_not_write_ends_that_concept_in_both(
     file: str, tiny_folder: Path, tmp_path: Path

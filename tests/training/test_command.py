@@ -24,7 +24,11 @@ def arguments(tiny_folder: Path, photo_folder: Path, tmp_path: Path) -> list[str
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("recipe", "model"),
-    [("sd15", "tiny_folder"), ("sd21", "tiny_v_folder"), ("sdxl", "tiny_xl_folder")],
+    [
+        ("sd15", "tiny_folder"),
+        ("sd21", "tiny_v_folder"),
+        pytest.param("sdxl", "tiny_xl_folder", marks=pytest.mark.slow),
+    ],
 )
 def test_the_recipes_run(
     recipe: str, model: str, arguments: list[str], tmp_path: Path, request: pytest.FixtureRequest
@@ -39,6 +43,7 @@ def test_the_recipes_run(
     assert concept.metadata["steps"] == "2"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_recipe_and_flags_over_it(arguments: list[str], tmp_path: Path, capsys):
     recipe = tmp_path / "recipe.yaml"

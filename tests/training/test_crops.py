@@ -47,6 +47,7 @@ def test_one_is_the_centre():
     assert spread(photo, 1) == [photo] and photo.sizes == (100, 300, 0, 50, 50, 50)
 
 
+@pytest.mark.slow
 def test_training_sees_all_of_them_and_the_sheet_each_photo_once(
     tiny_sd: StableDiffusion, make_config: Callable, tmp_path: Path
 ):

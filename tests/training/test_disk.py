@@ -40,6 +40,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:can't write checkpoints",
     "ignore::pytest.PytestUnhandledThreadExceptionWarning",  # of Orbax's own threads

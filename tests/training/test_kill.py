@@ -106,7 +106,6 @@ def metrics(out: Path) -> list[dict]:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_twenty_kills_change_nothing(
     server: BaseContext, tiny_folder: Path, photo_folder: Path, tmp_path: Path
 ):

@@ -51,6 +51,7 @@ def test_kept_bytes_grow_with_the_picture(tiny_sd: StableDiffusion):
     assert 3 < ratio <= 4
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_but_rounding(
     tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable
 ):

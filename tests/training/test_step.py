@@ -35,7 +35,7 @@ def start_table(sd: StableDiffusion, config: Config) -> np.ndarray:
 def make_data(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -> Data:
     photos = from_arrays(pictures, SIZE)
     vectors = config.concept.num_vectors
-    prompts = tokenize_captions(photos, "object", vectors, sd.tokenizers, captions=False)
+    prompts = tokenize_captions(photos, "object", vectors, sd.tokenizers)
     pixels = np.stack([photo.pixels for photo in photos])
     moments = encode_moments(sd.vae, pixels, sd.mesh, flip=config.data.flip)
     sizes = sizes_of(photos, flip=config.data.flip)
@@ -53,6 +53,7 @@ def run(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -> dict
     return jax.tree.map(lambda array: np.asarray(array)[0], state)
 
 
+@pytest.mark.slow
 def test_accumulation_and_devices_change_nothing_but_rounding(
     tiny_folder: Path, tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable
 ):
@@ -93,6 +94,7 @@ def test_rows_without_examples_stand_still(
     assert (state["gradients"] == (~idle)).all()
 
 
+@pytest.mark.slow
 def test_min_snr_weighs_each_example_by_its_time(
     tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable
 ):
