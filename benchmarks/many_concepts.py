@@ -49,7 +49,7 @@ class Side:
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         photos = from_arrays(list(pixels), flags.size)
         num_vectors = config.concept.num_vectors
-        prompts = tokenize_captions(photos, "object", num_vectors, sd.tokenizers, captions=False)
+        prompts = tokenize_captions(photos, "object", num_vectors, sd.tokenizers)
         moments = encode_moments(sd.vae, pixels, sd.mesh, flip=False)
         sizes = sizes_of(photos, flip=False)
         vectors = initial_vectors("star", num_vectors, sd.tokenizers, sd.text_encoder)

@@ -38,7 +38,7 @@ def train(work: Work) -> Callable[[], tuple[float, float]]:
     config = with_learning_rate(config, sd.text_encoder)
     noise = np.random.default_rng(0).integers(0, 256, (work.size, work.size, 3), np.uint8)
     photos = from_arrays([noise], work.size)
-    prompts = tokenize_captions(photos, "object", 1, sd.tokenizers, captions=False)
+    prompts = tokenize_captions(photos, "object", 1, sd.tokenizers)
     moments = encode_moments(sd.vae, noise[None], sd.mesh, flip=False)
     sizes = sizes_of(photos, flip=False)
     data = fill(Data(moments, sizes, *prompts, np.uint32(0)), 1, sd.mesh)  # type: ignore[arg-type]
