@@ -20,6 +20,7 @@ from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.errors import UserError
 from mrti_jax.mini import tokenizer as tokenizer_stage
 from mrti_jax.mini.autoencoder import encode_pictures, train_vae, unit_scale
+from mrti_jax.mini.decoder import train_decoder
 from mrti_jax.mini.denoiser import build_unet, latent_masks, train_unet
 from mrti_jax.mini.names import initial_map, load_map, save_map
 from mrti_jax.mini.pictures import draw, random_scenes
@@ -46,9 +47,9 @@ class Build:
     Attributes:
         out: the diffusers folder to write.
         work: checkpoints and encoded pictures; may be deleted afterwards.
-        start: the folder of a model built earlier, whose U-Net, text encoder and map of names are
-            trained further while tokenizer and VAE stay as they are; "mini" is the embedded one. If
-            not given, everything is trained from scratch.
+        start: the folder of a model built earlier, whose decoder, U-Net, text encoder and map of
+            names are trained further while tokenizer and encoder stay as they are; "mini" is the
+            embedded one. If not given, everything is trained from scratch.
     """
 
     out: str = "mini"
@@ -70,6 +71,16 @@ def cached(
         return dict(arrays)
 
 
+def vae_data(amounts: Amounts, work: epath.Path) -> dict[str, np.ndarray]:
+    """The pictures that the autoencoder is trained on, and the masks of their objects."""
+
+    def drawn() -> dict[str, np.ndarray]:
+        pictures, masks = draw(amounts.vae_pictures, VAE_SEED)
+        return {"pictures": pictures, "masks": masks}
+
+    return cached(work / "vae_pictures.npz", drawn)
+
+
 def base_parts(
     settings: Build, work: epath.Path, scenes: Sequence[Scene], tokenizer: CLIPTokenizer
 ) -> tuple[
@@ -89,11 +100,8 @@ def base_parts(
             raise UserError(f"'{settings.start}' has a different noise schedule from this recipe")
         return start.vae, start.unet, start.text_models[0], load_map(settings.start)
 
-    def pictures() -> dict[str, np.ndarray]:
-        return {"pictures": draw(amounts.vae_pictures, VAE_SEED)[0]}
-
-    vae_pictures = cached(work / "vae_pictures.npz", pictures)["pictures"]
-    vae = unit_scale(train_vae(vae_pictures, amounts, work), vae_pictures)
+    pictures = vae_data(amounts, work)["pictures"]
+    vae = unit_scale(train_vae(pictures, amounts, work), pictures)
     text = train_text_encoder(scenes, tokenizer, amounts, work)
     names = initial_map(text.params["embeddings"]["token_embedding"]["embedding"])
     return vae, build_unet(), text, names
@@ -110,16 +118,22 @@ def build(settings: Build) -> None:
     tokenizer = load_tokenizer(epath.Path(tokenizer_folder))
     scenes = list(random_scenes(amounts.unet_pictures, UNET_SEED))
     vae, unet, text, names = base_parts(settings, work, scenes, tokenizer)
+    if amounts.decoder_steps:
+        pictures, masks = (vae_data(amounts, work)[key] for key in ("pictures", "masks"))
+        moments = encode_pictures(vae, pictures)
+        vae = train_decoder(vae, pictures, masks, moments, amounts, work)
 
     def encoded() -> dict[str, np.ndarray]:
         pictures, masks = draw(amounts.unet_pictures, UNET_SEED)
         return {"moments": encode_pictures(vae, pictures), "masks": latent_masks(masks)}
 
-    data = cached(work / "unet_latents.npz", encoded)
-    scale = vae.config.scaling_factor
-    unet, text, names = train_unet(
-        unet, text, names, scenes, data["moments"], data["masks"], scale, tokenizer, amounts, work
-    )
+    if amounts.unet_steps:
+        data = cached(work / "unet_latents.npz", encoded)
+        latents, masks = data["moments"], data["masks"]
+        scale = vae.config.scaling_factor
+        unet, text, names = train_unet(
+            unet, text, names, scenes, latents, masks, scale, tokenizer, amounts, work
+        )
     out = epath.Path(settings.out)
     save_pipeline(
         out,

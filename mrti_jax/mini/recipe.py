@@ -63,6 +63,7 @@ class Amounts:
     Attributes:
         vae_pictures, unet_pictures: how many pictures are drawn for a stage; a new caption is drawn
             each time a picture is used.
+        decoder_steps, unet_steps: with none, that stage is left out.
         context_length: tokens of a caption that the U-Net sees before its last steps, which see
             all 77: attention to padding is most of its cost.
     """
@@ -71,6 +72,8 @@ class Amounts:
     vae_steps: int = 3_000
     vae_full_steps: int = 150
     vae_batch: int = 16
+    decoder_steps: int = 3_000
+    decoder_batch: int = 8
     text_steps: int = 1_000
     text_batch: int = 128
     unet_pictures: int = 80_000
