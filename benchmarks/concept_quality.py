@@ -4,10 +4,11 @@ Inversion (1 row, as many vectors and examples), and the best caption in words.
 
 The concepts' combinations of shape, texture and colours were kept out of the base model's training,
 and their proportions, shades, angles and periods have no words. benchmarks/distances.py defines the
-distances. "photos among themselves" is what a perfect drawing would score, "another concept" is the
-best caption of another concept. The scale puts these two at 0 and 100 %. "its true name" is the
-word that the map of names (mrti_jax/mini/names.py) has for it: how close the base model comes when
-nothing has to be learned. All are drawn on a background that the object stands out from.
+distances. "photos among themselves" is what a perfect drawing would score, "photos after the VAE"
+what a perfect U-Net could, and "another concept" is the best caption of another concept. The scale
+puts the first and the last at 0 and 100 %. "its true name" is the word that the map of names
+(mrti_jax/mini/names.py) has for it: how close the base model comes when nothing has to be learned.
+All are drawn on a background that the object stands out from.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import dataclasses
 import numpy as np
 import tyro
 
-from benchmarks.distances import Cutout, Distances, among, to_photos
+from benchmarks.distances import Cutout, Distances, to_others, to_photos
 from benchmarks.learned import (
     Drawing,
     Learning,
@@ -27,6 +28,7 @@ from benchmarks.learned import (
     learning_config,
 )
 from benchmarks.report import Report, mean_and_error
+from benchmarks.round_trip import round_trip
 from mrti_jax.commands import use_compilation_cache
 from mrti_jax.concept import Concept
 from mrti_jax.mini.concepts import Appearance, best_caption, photos
@@ -34,8 +36,9 @@ from mrti_jax.mini.names import appearance_features, load_map
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sampling.grid import make_grid
 
-FLOOR, TABLE, SINGLE, NAMED, WORDS, OTHER = (
+FLOOR, DECODED, TABLE, SINGLE, NAMED, WORDS, OTHER = (
     "photos among themselves",
+    "photos after the VAE",
     "<name>, a table",
     "<name>, 1 row",
     "its true name",
@@ -78,7 +81,7 @@ def main(flags: Flags) -> None:
         f"rate {rate:g}; {flags.drawing.sampling_steps} sampling steps, "
         f"guidance {flags.drawing.guidance:g}"
     )
-    found: dict[str, list[list[Distances]]] = {method: [] for method in (FLOOR, *METHODS)}
+    found: dict[str, list[list[Distances]]] = {method: [] for method in (FLOOR, DECODED, *METHODS)}
     empty = dict.fromkeys(METHODS, 0)
     cells, labels = [], []
     for index, appearance in enumerate(appearances[: flags.concepts]):
@@ -102,7 +105,9 @@ def main(flags: Flags) -> None:
         drawings = draw(sd, prompts, words, range(flags.seeds), flags.drawing)
         pictures = concept_photos(appearance, 64)
         references = [Cutout(picture) for picture in pictures]
-        found[FLOOR].append(among(references))
+        found[FLOOR].append(to_others(references, references))
+        decoded = [Cutout(picture) for picture in round_trip(sd, np.stack(pictures))]
+        found[DECODED].append(to_others(decoded, references))
         for method, images in zip(METHODS, drawings, strict=True):
             cutouts = [Cutout(image) for image in images]
             found[method].append([to_photos(cutout, references) for cutout in cutouts])

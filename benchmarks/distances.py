@@ -193,9 +193,10 @@ def to_photos(drawing: Cutout, photos: list[Cutout]) -> Distances:
     )
 
 
-def among(photos: list[Cutout]) -> list[Distances]:
-    """Each photo's distances to the others: what a perfect drawing would score."""
-    return [to_photos(p, photos[:i] + photos[i + 1 :]) for i, p in enumerate(photos)]
+def to_others(pictures: list[Cutout], photos: list[Cutout]) -> list[Distances]:
+    """Each picture's distances to all photos but the one in its place, which it shows: for the
+    photos themselves, what a perfect drawing would score."""
+    return [to_photos(p, photos[:i] + photos[i + 1 :]) for i, p in enumerate(pictures)]
 
 
 def _object_mask(picture: Float[np.ndarray, "64 64 3"]) -> Bool[np.ndarray, "64 64"]:

@@ -16,8 +16,6 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import UInt8
@@ -25,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.learned import Drawing
 from benchmarks.report import Report
+from benchmarks.round_trip import round_trip
 from mrti_jax.commands import use_compilation_cache
 from mrti_jax.mini.checker import Reading, read
 from mrti_jax.mini.world import Scene, caption, random_scene, render
@@ -71,25 +70,6 @@ def judge(scene: Scene, text: str, reading: Reading) -> dict[str, bool]:
         "background": reading.background == scene.background,
         "background kind": reading.background_kind == scene.background_kind,
     }
-
-
-def round_trip(sd: StableDiffusion, images: Images) -> Images:
-    """The pictures encoded to the posterior's mean and decoded."""
-
-    @jax.jit
-    def reconstruct(params: dict, pixels: jax.Array) -> jax.Array:
-        vae = sd.vae.bind(params)
-        mean, _ = jnp.split(vae.encode(pixels), 2, axis=-1)
-        decoded = vae.decode(mean).astype(jnp.float32)
-        return jnp.round(255 * jnp.clip(decoded / 2 + 0.5, 0, 1)).astype(jnp.uint8)
-
-    parts = [images[i : i + 50] for i in range(0, len(images), 50)]
-    return np.concatenate(
-        [
-            np.asarray(reconstruct(sd.vae.params, part.astype(np.float32) / 127.5 - 1))
-            for part in parts
-        ]
-    )
 
 
 def psnr(a: Images, b: Images) -> float:

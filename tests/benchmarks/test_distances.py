@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.distances import Cutout, Distances, among, between, same_noise, to_photos
+from benchmarks.distances import Cutout, Distances, between, same_noise, to_others, to_photos
 from mrti_jax.mini.concepts import CONCEPTS, Appearance, photos
 from mrti_jax.mini.world import Scene, render
 
@@ -96,7 +96,7 @@ def test_a_picture_without_an_object_is_far_from_all_and_from_itself_not() -> No
 
 def test_photos_among_themselves_leave_each_out() -> None:
     cutouts = [cut(scene) for scene in scenes_of("olaf")]
-    found = among(cutouts)
+    found = to_others(cutouts, cutouts)
     assert len(found) == 4
     assert found[0] == to_photos(cutouts[0], cutouts[1:])
 
