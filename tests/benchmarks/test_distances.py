@@ -99,6 +99,7 @@ def test_photos_among_themselves_leave_each_out() -> None:
     found = to_others(cutouts, cutouts)
     assert len(found) == 4
     assert found[0] == to_photos(cutouts[0], cutouts[1:])
+    assert to_others(cutouts[::-1], cutouts)[0] == to_photos(cutouts[3], cutouts[1:])
 
 
 def test_same_noise_parts_a_blur_from_a_change_of_colour() -> None:
