@@ -37,9 +37,10 @@ def train_decoder(
     amounts: Amounts,
     folder: epath.Path,
 ) -> Frozen[AutoencoderKL]:
-    """Squared error, weighted more inside the object, on whole pictures.
+    """Squared error of pictures in [-1, 1], weighted more inside the object (`masks`, 0 to 255).
 
-    A U-Net trained on the encoder's latents needs no further training.
+    `moments`: means and log variances of the pictures' latents; as the encoder stays, a U-Net
+    trained on them needs no further training. The decoder of the `vae` given is used up.
     """
     encoder = {name: part for name, part in vae.params.items() if name not in PARTS}
 
