@@ -20,7 +20,7 @@ EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, r
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # as for a program killed by SIGPIPE
 MIN_COMPILE_SECONDS = 0.5
-_TO_CONTINUE = "run the same command again to continue"
+_TO_CONTINUE = "run the same command again, without --restart, to continue"
 
 
 @dataclass(frozen=True, kw_only=True)

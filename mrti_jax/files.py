@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Paths, text files from users, and files that are written completely or not at all."""
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -15,7 +17,7 @@ def write_whole(path: epath.Path, content: bytes) -> None:
 
     Raises UserError if it can't be written; a file that was there before is then kept.
     """
-    try:
+    with reporting(f"can't write {path}", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if in_object_store(path):  # an object appears only once it is complete
             path.write_bytes(content)
@@ -30,21 +32,27 @@ def write_whole(path: epath.Path, content: bytes) -> None:
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
-    except (OSError, ImportError) as error:
-        raise UserError(f"can't write {path}: {reason(error)}") from error
 
 
-def append_line(path: epath.Path, line: str) -> None:
-    """Adds a line to a text file. Raises UserError if it can't be written."""
-    if in_object_store(path):  # objects can't be appended to
-        before = path.read_bytes() if path.exists() else b""
-        write_whole(path, before + line.encode() + b"\n")
-        return
-    try:
+def append(path: epath.Path, text: str) -> None:
+    """Adds text to a file. Raises UserError if it can't be written."""
+    with reporting(f"can't write {path}", path):
+        if in_object_store(path):  # objects can't be appended to
+            before = path.read_bytes() if path.exists() else b""
+            path.write_bytes(before + text.encode())
+            return
         with path.open("a") as file:
-            file.write(line + "\n")
-    except OSError as error:
-        raise UserError(f"can't write {path}: {reason(error)}") from error
+            file.write(text)
+
+
+def list_folder(folder: epath.Path) -> list[epath.Path]:
+    """What is in a folder and not hidden, sorted by name; nothing if it is not a folder.
+
+    Raises UserError if it can't be read.
+    """
+    with reporting(f"can't read the folder '{folder}'", folder):
+        inside = folder.iterdir() if folder.is_dir() else ()
+        return sorted(path for path in inside if not path.name.startswith("."))
 
 
 def read_text(path: epath.Path) -> str:
@@ -82,6 +90,20 @@ def is_regular(path: epath.Path) -> bool:
 def in_object_store(path: epath.PathLike) -> bool:
     """Whether the path is in an object store, such as `gs://bucket/file`."""
     return "://" in os.fspath(path)
+
+
+def failures(path: epath.PathLike) -> tuple[type[Exception], ...]:
+    """What using the path may raise: the clients of object stores have errors of their own."""
+    return (Exception,) if in_object_store(path) else (OSError,)
+
+
+@contextlib.contextmanager
+def reporting(what: str, path: epath.PathLike) -> Iterator[None]:
+    """Turns what using the path may raise into a UserError that begins with `what`."""
+    try:
+        yield
+    except failures(path) as error:
+        raise UserError(f"{what}: {reason(error)}") from error
 
 
 def reason(error: Exception) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mrti_jax.commands import run_command
+from mrti_jax.errors import UserError
 
 PROG = "python -m mrti_jax.plan"
 DESCRIPTION = """Compiles a train step or the sampling program for TPUs, without a TPU and without
@@ -35,14 +36,15 @@ class Flags:
     """TPU: v4, v5e, v5p or v6e."""
     chips: int = 1
     """How many chips."""
-    steps: int = 50
-    """Sampling steps."""
+    steps: int | None = None
+    """Sampling steps; 50 if not given."""
     attention: Literal["auto", "xla", "chunked", "splash"] = "auto"
     """How attention is computed; auto is splash on TPUs."""
-    accumulation: int = 1
-    """Parts in which the batch of a train step is processed, one after the other."""
-    remat: Literal["auto", "none", "blocks"] = "auto"
-    """What the train step's gradient recomputes to save memory."""
+    accumulation: int | None = None
+    """Parts in which the batch of a train step is processed, one after the other; 1 if not given.
+    """
+    remat: Literal["auto", "none", "blocks"] | None = None
+    """What the train step's gradient recomputes to save memory; auto if not given."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of weights and activations."""
 
@@ -61,15 +63,23 @@ def _run(flags: Flags) -> None:
     from mrti_jax.planning.tpu_compiler import DoesNotFit
     from mrti_jax.training.config import Config, TrainConfig
 
+    other = ("steps",) if flags.program == "train" else ("accumulation", "remat")
+    for name in other:
+        if getattr(flags, name) is not None:
+            raise UserError(f"--{name} does not apply to --program {flags.program}: leave it out")
     target = Target(flags.model, flags.chip, flags.chips, flags.dtype, flags.attention)
     try:
         if flags.program == "train":
             settings = TrainConfig(
-                batch_size=flags.batch_size, accumulation=flags.accumulation, remat=flags.remat
+                batch_size=flags.batch_size,
+                accumulation=1 if flags.accumulation is None else flags.accumulation,
+                remat=flags.remat or "auto",
             )
             plan = plan_training(target, Config(train=settings), flags.size)
         else:
-            plan = plan_sampling(target, flags.size, flags.batch_size, flags.steps)
+            plan = plan_sampling(
+                target, flags.size, flags.batch_size, 50 if flags.steps is None else flags.steps
+            )
     except DoesNotFit as error:
         memory = CHIPS[flags.chip].memory
         print(f"does not fit: {error} on each chip, which has {memory / GIB:.2f} GiB for it")

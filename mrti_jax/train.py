@@ -25,8 +25,8 @@ folders of photos (a word for each):
   {PROG} --data.path photos --concept.name rex --concept.initializer dog
   {PROG} --data.path folders --concept.initializer dog"""
 LESS_MEMORY = (
-    "try --train.remat blocks, a larger --train.accumulation, a smaller --train.batch-size or "
-    "--data.size, or --model.dtype bfloat16"
+    "try --train.remat blocks, a larger --train.accumulation, a smaller --train.at-once (of many "
+    "concepts), --train.batch-size or --data.size, or --model.dtype bfloat16"
 )
 
 
@@ -94,7 +94,7 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
         )
         for run in runs
     ]
-    check_subjects(subjects)  # before a model is fetched and loaded for them
+    check_subjects(subjects, restart=restart)  # before a model is fetched and loaded for them
     with failing_together():
         sd = StableDiffusion.load(
             config.model.path,
@@ -103,9 +103,9 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
             mesh=mesh,
             attention=config.model.attention,
         )
+    slots = plan_slots(sd, config, len(runs))
+    each = examples_on_each(config.train.microbatch_size, slots, sd.mesh.size)
     if is_writer():
-        slots = plan_slots(sd, config, len(runs))
-        each = examples_on_each(config.train.microbatch_size, slots, sd.mesh.size)
         print(describe(sd.mesh, sd.dtype, slots * config.train.microbatch_size, each))
     results = learn_many(sd, subjects, config=config, restart=restart, progress=is_writer())
     failures = [str(result) for result in results if isinstance(result, UserError)]

@@ -147,6 +147,7 @@ def test_setup_installs_what_tpus_need_on_all_workers() -> None:
         ("logs.sh", NAMES, ["--dry-run", "all"], "'all' is not the number of a worker"),
         ("gke.sh", {}, [], "error: CLUSTER is not set: say which cluster: export CLUSTER="),
         ("gke.sh", NAMES, ["--dry-run", "--out", "runs/rex"], "--out must be gs://"),
+        ("gke.sh", NAMES, ["--dry-run", "--out=gs://b/c", "--restart"], "choose another --out"),
     ],
 )
 def test_what_is_missing_is_said(
@@ -170,10 +171,11 @@ def test_a_slurm_job_that_was_stopped_is_queued_again(
         executable(tmp_path / command, body)
     path = f"{tmp_path}:{os.environ['PATH']}"
     job = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
-    done = script("slurm.sh", "configs/sd15.yaml", PATH=path, **job)
+    done = script("slurm.sh", "configs/sd15.yaml", "--restart", PATH=path, **job)
     assert done.returncode == status
     started = (tmp_path / "srun.txt").read_text()
-    assert started == ".venv/bin/python -m mrti_jax.train configs/sd15.yaml\n"
+    anew = "" if restarts else " --restart"
+    assert started == f".venv/bin/python -m mrti_jax.train configs/sd15.yaml{anew}\n"
     told = tmp_path / "scontrol.txt"
     assert told.exists() == requeued and (not requeued or told.read_text() == "requeue 7\n")
 
@@ -186,6 +188,10 @@ def test_the_skypilot_job_goes_on_after_a_preemption() -> None:
     given = {"OUT": job["envs"]["OUT"], "ARGUMENTS": "--data.path gs://b/photos"}
     flags = tyro.cli(train.Flags, args=shlex.split(Template(command).substitute(given)))
     assert flags.out.startswith("gs://") and flags.data.path == "gs://b/photos"
+
+    anew = given | {"ARGUMENTS": "--restart --concept.name rex", "PATH": os.environ["PATH"]}
+    run = subprocess.run(["bash", "-c", job["run"]], env=anew, capture_output=True, text=True)
+    assert run.returncode == 2 and "choose another OUT" in run.stderr
 
 
 def test_commands_in_the_readme_are_understood() -> None:

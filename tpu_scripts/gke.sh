@@ -8,6 +8,7 @@ source "$(dirname "$0")/common.sh"
 [[ -n ${WORKLOAD:-} ]] || fail "WORKLOAD is not set: name the job: export WORKLOAD=rex"
 [[ -n ${TPU_TYPE:-} ]] || fail "TPU_TYPE is not set: say which type: export TPU_TYPE=v6e-8"
 [[ " $*" =~ \ --out[=\ ]gs:// ]] || fail "--out must be gs://BUCKET/FOLDER: a pod's disk goes with it"
+[[ " $* " != *" --restart "* ]] || fail "--restart would begin anew each time the job is restarted: choose another --out"
 cd "$(dirname "$0")/.."
 
 # 75: told to stop, and saved; above 126, xpk restarts by itself. The grace period is for saving.

@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mrti_jax.errors import UserError
 from mrti_jax.parallel.accelerator import check_accelerator
+from mrti_jax.parallel.processes import gather
 
 BATCH = ("data", "fsdp")
 """The mesh axes that a batch is split over: all of them."""
@@ -78,13 +79,20 @@ def choose_fsdp(weight_bytes: int, num_devices: int, memory_bytes: int | None) -
 def fitting_mesh(weight_bytes: int) -> Mesh:
     """A mesh over all devices of all processes, `fsdp` just large enough for the weights."""
     check_accelerator()
-    memory = memory_limit(jax.local_devices()[0])
+    memory = common_memory_limit(jax.local_devices()[0])
     return make_mesh(fsdp=choose_fsdp(weight_bytes, jax.device_count(), memory))
 
 
 def memory_limit(device: jax.Device) -> int | None:
     """Bytes of memory that programs may use on a device; None if it doesn't say."""
     return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def common_memory_limit(device: jax.Device) -> int | None:
+    """The least `memory_limit` of all processes' devices, so that they decide alike; all must call
+    it."""
+    limits = [limit for limit in gather(memory_limit(device)) if limit is not None]
+    return min(limits, default=None)
 
 
 def bytes_on_each(tree: Any) -> int:

@@ -34,7 +34,7 @@ class StopRequest:
             return self._agreed
         return self._signal is not None
 
-    def check(self) -> None:
+    def heed(self) -> None:
         """Raises Stopped if `reached`; must be called in the same way."""
         if self.reached():
             raise Stopped

@@ -23,6 +23,8 @@ Distributed = Literal["auto", "on", "off"]
 HEARTBEAT_SECONDS = 30
 # At the end, a process waits this long for the others.
 SHUTDOWN_SECONDS = 60
+# What each process sends the others at a time; an array's length must be an int32.
+_ITEMS_AT_ONCE = 16
 # How JAX says that it found no environment it knows (Cloud TPU, GKE, Slurm, Open MPI).
 _NO_CLUSTER = "coordinator_address should be defined."
 _LOST = ("UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "FAILED_PRECONDITION")
@@ -98,10 +100,12 @@ def map_in_parts(work: Callable[[Item], Result], items: Sequence[Item]) -> list[
     `work` must not raise: the others would wait forever.
     """
     count = jax.process_count()
-    if count == 1:
-        return [work(item) for item in items]
-    parts = gather([work(item) for item in items[jax.process_index() :: count]])
-    return [parts[index % count][index // count] for index in range(len(items))]
+    results: list[Result] = []
+    for first in range(0, len(items), count * _ITEMS_AT_ONCE):
+        turn = items[first : first + count * _ITEMS_AT_ONCE]
+        parts = gather([work(item) for item in turn[jax.process_index() :: count]])
+        results += [parts[index % count][index // count] for index in range(len(turn))]
+    return results
 
 
 def gather(mine: Item) -> list[Item]:

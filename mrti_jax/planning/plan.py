@@ -116,6 +116,7 @@ def plan_sampling(target: Target, size: int | None, batch_size: int, num_steps: 
         cost,
         bytes_accessed=repeated(cost.bytes_accessed, decoding.bytes_accessed),
         traffic=repeated(cost.traffic, decoding.traffic),
+        bytes_between=round(repeated(cost.bytes_between, decoding.bytes_between)),
     )
     return _plan(target, compiled, counted, in_all, sliced)
 

@@ -22,7 +22,7 @@ from orbax.checkpoint.options import MultiprocessingOptions
 
 from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import in_object_store, reason, to_path
+from mrti_jax.files import failures, in_object_store, reason, to_path
 from mrti_jax.parallel.mesh import fetch
 from mrti_jax.parallel.processes import as_writer, failing_together, gather, means_a_lost_process
 
@@ -30,6 +30,12 @@ FOLDER = "checkpoints"
 _ITEMS = ("state", "concept", "meta")
 
 T = TypeVar("T")
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Never: a question of Orbax's would upset the processes' count in `StopRequest`."""
+        return False
 
 
 class Checkpoints:
@@ -43,7 +49,7 @@ class Checkpoints:
             max_to_keep=keep, cleanup_tmp_directories=True, multiprocessing_options=own_barriers
         )
         with _writing(self.folder):
-            self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
+            self._manager = _Manager(self.folder, options=options, item_names=_ITEMS)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -217,10 +223,10 @@ def _move_aside(checkpoint: epath.Path) -> None:
 def _writing(folder: epath.Path) -> Iterator[None]:
     try:
         yield
-    except jax.errors.JaxRuntimeError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        if means_a_lost_process(error):  # no fault of the disk
+    except Exception as error:
+        is_failure = isinstance(error, (*failures(folder), ValueError, RuntimeError))
+        is_of_device = isinstance(error, jax.errors.JaxRuntimeError)
+        if not is_failure or is_of_device or means_a_lost_process(error):
             raise
         raise UserError(
             f"can't write checkpoints to {folder} ({reason(error)}): what was saved before is "

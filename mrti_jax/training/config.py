@@ -14,6 +14,7 @@ from mrti_jax.models.stored.model import ModelSource
 from mrti_jax.training.yaml import from_mapping, read_yaml
 
 SAMPLE = "sample"
+TFDS_PREFIX = "tfds:"
 SAMPLE_NAME, SAMPLE_INITIALIZER = "jane", "star"
 
 
@@ -184,6 +185,11 @@ class Config:
     """Folder for the results; `runs/<name>` if not given."""
 
 
+def names_folder(path: str) -> bool:
+    """Whether `data.path` is that of a folder (or an image file), not of a data set."""
+    return path != SAMPLE and not path.startswith(TFDS_PREFIX)
+
+
 def read_config(path: epath.PathLike) -> Config:
     """The settings in a YAML file; what it leaves out has its default.
 
@@ -248,6 +254,11 @@ def check(config: Config) -> None:
             raise UserError(f"{key} is {_get(config, key)}, but must be at least 0 and below 1")
     if config.train.seed >= 2**32:
         raise UserError(f"train.seed is {config.train.seed}, but must be below 2**32")
+    if config.train.steps * config.train.batch_size >= 2**31:
+        raise UserError(
+            f"train.steps {config.train.steps} of train.batch_size {config.train.batch_size} are "
+            "2**31 examples or more: use fewer of either"
+        )
     if config.train.batch_size % config.train.accumulation:
         raise UserError(
             f"train.batch_size {config.train.batch_size} does not divide into "

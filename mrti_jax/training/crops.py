@@ -20,7 +20,10 @@ def spread(photo: Photo, number: int) -> list[Photo]:
     size = len(photo.pixels)
     height, width = (side - size for side in photo.whole.shape[:2])
     corners = np.rint(np.linspace((0, 0), (height, width), number)).astype(int)
-    return [_cut(photo, top, left) for top, left in np.unique(corners, axis=0).tolist()]
+    return [
+        dataclasses.replace(photo, sizes=(*photo.sizes[:2], top, left, size, size))
+        for top, left in np.unique(corners, axis=0).tolist()
+    ]
 
 
 def sizes_of(photos: Sequence[Photo], *, flip: bool) -> Int32[np.ndarray, "f m s"]:
@@ -34,11 +37,3 @@ def sizes_of(photos: Sequence[Photo], *, flip: bool) -> Int32[np.ndarray, "f m s
         photo.whole.shape[1] - photo.pixels.shape[1] - photo.sizes[3] for photo in photos
     ]
     return np.stack([sizes, mirrored])
-
-
-def _cut(photo: Photo, top: int, left: int) -> Photo:
-    size = len(photo.pixels)
-    pixels = photo.whole[top : top + size, left : left + size]
-    return dataclasses.replace(
-        photo, pixels=pixels, sizes=(*photo.sizes[:2], top, left, *photo.sizes[4:])
-    )

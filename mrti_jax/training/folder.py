@@ -10,19 +10,24 @@ from typing import TextIO
 from etils import epath
 
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import in_object_store, reason, to_path
+from mrti_jax.files import in_object_store, reason, reporting, to_path
 from mrti_jax.parallel.processes import as_writer, gather, is_writer
 
 LOCK_NAME = ".lock"
 
 
-def check_apart(out: epath.PathLike, photos: epath.PathLike) -> None:
+def check_apart(out: epath.PathLike, photos: epath.PathLike, *, restart: bool) -> None:
     """Raises UserError if the folder for the results is that of the photos or lies in it, where the
-    next run would take the results for photos."""
-    inner, outer = (
+    next run would take the results for photos; and if `restart` would move the photos away."""
+    results, pictures = (
         path if in_object_store(path) else path.resolve() for path in map(to_path, (out, photos))
     )
-    if inner.is_relative_to(outer):
+    if restart and pictures.is_relative_to(results):
+        raise UserError(
+            f"--restart would move the photos '{photos}' away, which are in the folder '{out}' "
+            "(--out): move them out of it, or choose another --out"
+        )
+    if results.is_relative_to(pictures):
         raise UserError(
             f"the results would go to '{out}', in the photos' folder '{photos}': choose another "
             "folder with --out"
@@ -37,13 +42,9 @@ def writable(folder: epath.Path) -> epath.Path:
     probe = folder / ".probe"
 
     def make() -> None:
-        try:
+        with reporting(f"can't write to the folder '{folder}' (--out)", folder):
             folder.mkdir(parents=True, exist_ok=True)
             probe.write_text("")
-        except (OSError, ImportError) as error:
-            raise UserError(
-                f"can't write to the folder '{folder}' (--out): {reason(error)}"
-            ) from error
 
     as_writer(make)
     seen = gather(probe.exists())
@@ -71,18 +72,9 @@ def held(folder: epath.Path) -> Iterator[None]:
         def hold() -> None:
             if in_object_store(folder):
                 return
-            try:
+            with reporting(f"can't write to the folder '{folder}' (--out)", folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 _lock(stack.enter_context((folder / LOCK_NAME).open("a")), folder)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"another run is at work in the folder '{folder}' (--out): wait for it to end, "
-                    "or choose another folder"
-                ) from error
-            except OSError as error:
-                raise UserError(
-                    f"can't write to the folder '{folder}' (--out): {reason(error)}"
-                ) from error
 
         as_writer(hold)
         yield
@@ -91,8 +83,11 @@ def held(folder: epath.Path) -> Iterator[None]:
 def _lock(file: TextIO, folder: epath.Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
+    except BlockingIOError as error:
+        raise UserError(
+            f"another run is at work in the folder '{folder}' (--out): wait for it to end, or "
+            "choose another folder"
+        ) from error
     except OSError as error:
         warn(f"the folder '{folder}' can't be locked ({reason(error)}): start no other run in it")
 
@@ -107,12 +102,10 @@ def move_aside(folder: epath.Path) -> None:
 
 
 def _rename(folder: epath.Path) -> None:
-    if not folder.exists() or all(path.name == LOCK_NAME for path in folder.iterdir()):
-        return
-    names = (folder.parent / f"{folder.name}-{i}" for i in itertools.count(1))
-    aside = next(name for name in names if not name.exists())
-    try:
+    with reporting(f"can't rename the folder '{folder}'", folder):
+        if not folder.exists() or all(path.name == LOCK_NAME for path in folder.iterdir()):
+            return
+        names = (folder.parent / f"{folder.name}-{i}" for i in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
         folder.rename(aside)
-    except OSError as error:
-        raise UserError(f"can't rename the folder '{folder}': {reason(error)}") from error
     warn(f"the run that was in '{folder}' is now in '{aside}'")

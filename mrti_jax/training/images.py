@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mrti_jax.concept.prompt import Word
 from mrti_jax.concept.schemes import read_words
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import is_regular, read_text, reason, to_path
+from mrti_jax.files import is_regular, list_folder, read_text, reason, to_path
 from mrti_jax.parallel.processes import check_same, map_in_parts
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -29,16 +29,21 @@ OTHERS = (".heic", ".heif", ".gif", ".tif", ".tiff", ".avif", ".jxl", ".jfif", "
 class Photo:
     """One training picture.
 
-    `whole`: the picture that `pixels` were cut out of, its short side S. `sizes`, which SDXL is
+    `whole`: the picture that `pixels` are cut out of, its short side S. `sizes`, which SDXL is
     conditioned on: height and width of the original picture, top and left of `pixels` in `whole`,
     height and width of `pixels`. `captions`: its own, `{}` standing for the word; may be empty.
     """
 
     name: str
-    pixels: UInt8[np.ndarray, "s s 3"]
     whole: UInt8[np.ndarray, "h w 3"]
     sizes: tuple[int, int, int, int, int, int]
     captions: tuple[str, ...] = ()
+
+    @property
+    def pixels(self) -> UInt8[np.ndarray, "s s 3"]:
+        """The square to train on."""
+        top, left, height, width = self.sizes[2:]
+        return self.whole[top : top + height, left : left + width]
 
 
 def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = None) -> list[Photo]:
@@ -50,7 +55,7 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
     """
     folder = to_path(path)
     files = find_images(folder)
-    others = [file for file in _inside(folder) if file.suffix.lower() in OTHERS]
+    others = [file for file in list_folder(folder) if file.suffix.lower() in OTHERS]
     if others:
         warn(
             f"{_count(others, 'picture')} in '{folder}' left out, in formats that aren't read: "
@@ -77,7 +82,7 @@ def find_images(folder: epath.Path) -> list[epath.Path]:
         if _is_image(folder):
             return [folder]
         raise UserError(f"'{folder}' is not a folder, and not a PNG, JPEG, WebP or BMP image")
-    paths = _inside(folder)
+    paths = list_folder(folder)
     files = list(filter(_is_image, paths))
     if not files:
         raise UserError(
@@ -140,9 +145,7 @@ def square(name: str, image: Image.Image, size: int) -> Photo:
     if scaled != image.size:
         image = image.resize(scaled, Image.Resampling.LANCZOS)
     left, top = (image.width - size) // 2, (image.height - size) // 2
-    whole = np.array(image)
-    pixels = whole[top : top + size, left : left + size]
-    return Photo(name, pixels, whole, (*original, top, left, size, size))
+    return Photo(name, np.array(image), (*original, top, left, size, size))
 
 
 def from_arrays(
@@ -168,12 +171,6 @@ def from_arrays(
 
 def _is_image(file: epath.Path) -> bool:
     return file.suffix.lower() in EXTENSIONS and is_regular(file)
-
-
-def _inside(folder: epath.Path) -> list[epath.Path]:
-    """What is in a folder and not hidden; nothing if it is not a folder."""
-    files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(file for file in files if not file.name.startswith("."))
 
 
 def _open(content: bytes | Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ from etils import epath
 from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.parallel.mesh import memory_limit
+from mrti_jax.parallel.mesh import common_memory_limit
 from mrti_jax.parallel.processes import check_same, failing_together, is_writer
 from mrti_jax.sampling.size import picture_side
 from mrti_jax.training.config import Config, check
@@ -82,7 +82,7 @@ def learn_many(
     """
     config = config or Config()
     check(config)
-    check_subjects(subjects)
+    check_subjects(subjects, restart=restart)
     config = with_learning_rate(config, sd.text_encoder)
     slots = plan_slots(sd, config, len(subjects))
     if is_writer():
@@ -93,7 +93,7 @@ def learn_many(
         check_pictures(sd, config.train.picture_steps)
     size = picture_side(sd, "data.size", config.data.size)
     runs = [_prepare(sd, subject, config, size, alone=len(subjects) == 1) for subject in subjects]
-    limit = memory_limit(sd.mesh.local_devices[0])
+    limit = common_memory_limit(sd.mesh.local_devices[0])
     remat = needs_remat(sd, config, sd.vae.config.latent_shape(size, size), limit, slots)
     return train(
         make_train_step(sd, config, remat=remat),
@@ -107,8 +107,9 @@ def learn_many(
     )
 
 
-def check_subjects(subjects: Sequence[Subject]) -> None:
-    """Raises UserError for subjects that no model could learn words for."""
+def check_subjects(subjects: Sequence[Subject], *, restart: bool) -> None:
+    """Raises UserError for subjects that no model could learn words for, or whose photos `restart`
+    would move away."""
     if not subjects:
         raise UserError("there is no subject to learn a word for")
     names = [subject.name for subject in subjects]
@@ -117,7 +118,7 @@ def check_subjects(subjects: Sequence[Subject]) -> None:
         raise UserError(f"each concept needs a name of its own, but got {', '.join(names)}")
     for subject in subjects:
         with _naming(subject, alone=len(subjects) == 1):
-            subject.check()
+            subject.check(restart=restart)
 
 
 def plan_slots(sd: StableDiffusion, config: Config, num_concepts: int) -> int:
@@ -128,7 +129,7 @@ def plan_slots(sd: StableDiffusion, config: Config, num_concepts: int) -> int:
     if at_once is None:
         size = picture_side(sd, "data.size", config.data.size)
         latent_shape = sd.vae.config.latent_shape(size, size)
-        limit = memory_limit(sd.mesh.local_devices[0])
+        limit = common_memory_limit(sd.mesh.local_devices[0])
         at_once = fitting_concepts(sd, config, latent_shape, limit)
     return count_slots(num_concepts, at_once, config.train.microbatch_size, sd.mesh.size)
 

@@ -52,7 +52,9 @@ def train(
             stack.enter_context(run)
         loop = _Loop(runs, num_slots, mesh, config, stop, bar)
         try:
-            while loop.admit(restart=restart):
+            if restart:
+                loop.start_over()
+            while loop.admit():
                 loop.update(train_step, frozen)
                 loop.record()
                 loop.save()
@@ -96,11 +98,21 @@ class _Loop:
         self._done = 0  # of all concepts
         self._updates = 0
 
-    def admit(self, *, restart: bool) -> bool:
+    def start_over(self) -> None:
+        """Keeps what is in all the folders under other names, before any concept is trained: a stop
+        later on leaves nothing to be moved."""
+        for run in self._runs:
+            try:
+                run.start_over()
+            except UserError as error:
+                self._waiting.remove(run)
+                self._fail(run, error)
+
+    def admit(self) -> bool:
         """Gives free slots to waiting concepts; returns whether there are any to train."""
         for slot in range(self._num_slots):
             while slot not in self._active and self._waiting:
-                self._begin(slot, self._waiting.popleft(), restart=restart)
+                self._begin(slot, self._waiting.popleft())
         return bool(self._active)
 
     def update(self, train_step: TrainStep, frozen: dict[str, Any]) -> None:
@@ -192,15 +204,15 @@ class _Loop:
                     self._bar.close()  # drawing has a bar of its own
                 doing = f"drawing <{run.name}>" if run.config.train.final_grid else "saving"
                 with self._busy(doing), self._failing_alone(slot):
-                    self.results[run] = run.finish(state, self._stop.check, progress=progress)
+                    self.results[run] = run.finish(state, self._stop.heed, progress=progress)
                 self._active.pop(slot, None)
 
-    def _begin(self, slot: int, run: Run, *, restart: bool) -> None:
+    def _begin(self, slot: int, run: Run) -> None:
         try:
-            state = run.resume(restart=restart)
+            state = run.resume()
             self._count(run.done)
             if run.is_last:
-                self.results[run] = run.finish_again(state, self._stop.check)
+                self.results[run] = run.finish_again(state, self._stop.heed)
                 return
             data = run.data(*self._extent)
             if run.done and not self._bar.disable:
@@ -223,7 +235,7 @@ class _Loop:
     def _draw(self, slot: int) -> None:
         run = self._active[slot]
         with self._busy(f"drawing <{run.name}>"), self._failing_alone(slot):
-            run.draw(self._take(slot), self._stop.check)
+            run.draw(self._take(slot), self._stop.heed)
 
     @contextlib.contextmanager
     def _busy(self, doing: str) -> Iterator[None]:

@@ -6,8 +6,15 @@ from dataclasses import asdict, replace
 from etils import epath
 
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import to_path
-from mrti_jax.training.config import SAMPLE, ConceptOverrides, Config, ListedConcept, resolve
+from mrti_jax.files import list_folder, to_path
+from mrti_jax.training.config import (
+    SAMPLE,
+    ConceptOverrides,
+    Config,
+    ListedConcept,
+    names_folder,
+    resolve,
+)
 from mrti_jax.training.yaml import from_mapping, read_yaml
 
 CONCEPT_FILE = "concept.yaml"
@@ -28,7 +35,7 @@ def resolve_all(config: Config) -> list[Config]:
     if not config.concepts:
         from mrti_jax.training.folder import check_apart  # not before the flags are read
 
-        check_apart(config.out or "runs", config.data.path)
+        check_apart(config.out or "runs", config.data.path, restart=False)
     if config.concept.name:
         raise UserError(
             f"--concept.name {config.concept.name} is one name, but there are {len(found)} "
@@ -55,14 +62,11 @@ def _in_folders(path: str) -> list[tuple[ListedConcept, str]]:
 
     Raises UserError for a folder that holds pictures and folders.
     """
-    if path == SAMPLE or path.startswith("tfds:"):
-        return []
-    root = to_path(path)
-    if not root.is_dir():
+    if not names_folder(path):
         return []
     from mrti_jax.training.images import EXTENSIONS  # not before the flags are read
 
-    inside = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    inside = list_folder(to_path(path))
     folders = [entry for entry in inside if entry.is_dir()]
     pictures = [entry.name for entry in inside if entry.suffix.lower() in EXTENSIONS]
     if folders and pictures:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float32
 
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import append_line, reason, write_whole
+from mrti_jax.files import append, in_object_store, reporting, write_whole
 from mrti_jax.parallel.mesh import place, replicated
 from mrti_jax.training.slots import slots_sharded
 from mrti_jax.training.step import State
@@ -51,6 +51,7 @@ class Metrics:
         self.stuck = False
         self.problem: UserError | None = None
         self._warned = False
+        self._unwritten: list[str] = []
         self._path = path
         self._name = name
         self._start = start
@@ -98,12 +99,21 @@ class Metrics:
             "learning_rate": float(self._schedule(step - 1)),
             "examples_per_second": _number(speed),
         }
-        if self._path is not None and self.problem is None:
-            try:
-                append_line(self._path, json.dumps(line))
-            except UserError as error:
-                self.problem = error
+        if self._path is not None:
+            self._unwritten.append(json.dumps(line) + "\n")
+            if not in_object_store(self._path):  # there it would be written anew for each
+                self.flush()
         self._warn_of_growth(step, rows["norm"])
+
+    def flush(self) -> None:
+        """Writes the lines that are not written yet."""
+        if self._path is None or self.problem is not None or not self._unwritten:
+            return
+        try:
+            append(self._path, "".join(self._unwritten))
+        except UserError as error:
+            self.problem = error
+        self._unwritten = []
 
     def _warn_of_growth(self, step: int, norm: Float32[np.ndarray, "n"]) -> None:
         first = float(np.linalg.norm(self._start, axis=(1, 2)).max())
@@ -183,10 +193,8 @@ def _cut(path: epath.Path, step: int) -> None:
     """Removes the lines beyond `step`, and any partial line that a crash left."""
     if not path.exists():
         return
-    try:
+    with reporting(f"can't read {path} to continue it", path):
         lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise UserError(f"can't read {path} to continue it: {reason(error)}") from error
     kept = []
     for text in lines:
         try:

@@ -2,7 +2,7 @@
 """Labelled sheets of pictures drawn with the concept, during training and at its end."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from etils import epath
@@ -27,6 +27,7 @@ FINAL_NAME = "grid.png"
 SEEDS = (0, 1)
 RESOLUTIONS = ("0.0", "0.5", "0.8")
 MAX_COLUMNS = 10
+MIN_PHOTOS = 4
 OTHER_SAMPLER = "ddim"
 PROMPTS = {"object": "a photo of a {}", "style": "a painting in the style of {}"}
 # The photos' backgrounds are not the concept's: unless the prompt names one, they show through.
@@ -65,11 +66,11 @@ def draw_progress(
     size: int,
     out: epath.Path,
     config: Config,
-    check: Callable[[], None],
+    heed_stop: Callable[[], None],
 ) -> None:
     """Writes the file `progress_path`: the word at some resolutions, always two seeds.
 
-    `check` is called between pictures, in all processes; it may raise.
+    `heed_stop` is called between pictures, in all processes; it may raise.
     """
     prompt = PROMPTS[config.data.learnable_property]
     prompts = [prompt.format(f"<{concept.name}[{value}]>") for value in RESOLUTIONS]
@@ -83,7 +84,7 @@ def draw_progress(
         guidance_scale=config.train.picture_guidance,
         height=size,
         width=size,
-        progress=lambda done, total: check(),
+        progress=lambda done, total: heed_stop(),
     )
     cells = [
         [picture.image for picture in pictures[row :: len(SEEDS)]] for row in range(len(SEEDS))
@@ -101,26 +102,26 @@ def progress_path(out: epath.Path, step: int) -> epath.Path:
 def draw_final(
     sd: StableDiffusion,
     concept: Concept,
-    photos: UInt8[np.ndarray, "m s s 3"],
+    photos: Sequence[UInt8[np.ndarray, "s s 3"]],
     out: epath.Path,
     config: Config,
-    check: Callable[[], None],
+    heed_stop: Callable[[], None],
     *,
     progress: bool,
 ) -> None:
     """Writes `out/grid.png`: the photos, below them the word over the buckets, a row per scheme.
 
-    `check`: as in `draw_progress`.
+    `heed_stop`: as in `draw_progress`.
     """
     prompt = FINAL_PROMPTS[config.data.learnable_property]
     columns = min(concept.num_buckets, MAX_COLUMNS)
     values = [str(k * concept.num_buckets // columns) for k in range(columns)]
-    size = photos.shape[1]
+    size = len(photos[0])
     with drawing_bar(disable=not progress) as show:
 
         def update(done: int, total: int) -> None:
             show(done, total)
-            check()
+            heed_stop()
 
         drawn = sweep(
             sd,
@@ -136,7 +137,7 @@ def draw_final(
             progress=update,
         )
     cells = [
-        list(photos[: max(columns, 4)]),
+        list(photos[: max(columns, MIN_PHOTOS)]),
         *([picture.image for picture in row] for row in drawn.pictures),
     ]
     title = (

@@ -17,7 +17,13 @@ from mrti_jax.errors import UserError, warn
 from mrti_jax.files import to_path
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import place, replicated
-from mrti_jax.parallel.processes import as_writer, failing_together, gather, is_writer
+from mrti_jax.parallel.processes import (
+    as_writer,
+    check_same,
+    failing_together,
+    gather,
+    is_writer,
+)
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import Config, flatten
 from mrti_jax.training.crops import sizes_of, spread
@@ -29,9 +35,15 @@ from mrti_jax.training.latents import check_moments, encode_moments
 from mrti_jax.training.learning_rate import learning_rate_schedule
 from mrti_jax.training.metrics import FILE_NAME as METRICS_NAME
 from mrti_jax.training.metrics import Metrics
-from mrti_jax.training.pictures import FINAL_NAME, draw_final, draw_progress, progress_path
+from mrti_jax.training.pictures import (
+    FINAL_NAME,
+    MAX_COLUMNS,
+    draw_final,
+    draw_progress,
+    progress_path,
+)
 from mrti_jax.training.prompts import tokenize_captions
-from mrti_jax.training.settings import check_same, fingerprint
+from mrti_jax.training.settings import check_resumable, fingerprint
 from mrti_jax.training.step import Data, State, initial_state
 from mrti_jax.training.subject import Subject, read_photos
 from mrti_jax.training.yaml import write_yaml
@@ -55,7 +67,12 @@ class Run:
         data = config.data
         self.config = replace(
             config,
-            model=replace(config.model, path=sd.source.path, **sd.source.options),
+            model=replace(
+                config.model,
+                path=sd.source.path,
+                dtype=sd.dtype.name,  # type: ignore[arg-type]
+                **sd.source.options,
+            ),
             data=replace(
                 data,
                 path=subject.path or "pictures in memory",
@@ -72,7 +89,7 @@ class Run:
         self._start = initial_concept(sd, self.config)
         self._folder = None if subject.out is None else writable(to_path(subject.out))
         photos = read_photos(subject, size, self.config.data)
-        self._shown = np.stack([photo.pixels for photo in photos])
+        self._shown = [photo.pixels for photo in photos[:MAX_COLUMNS]]
         crops = [crop for photo in photos for crop in spread(photo, data.crops)]
         self._prompts = tokenize_captions(
             crops,
@@ -88,6 +105,7 @@ class Run:
             "captions": fingerprint(*self._prompts),
             "initial table": fingerprint(self._start.embeddings),
         }
+        check_same(_to_compare(self._settings), f"the settings or photos of <{self.name}>")
         self._files = contextlib.ExitStack()
         self._checkpoints: Checkpoints | None = None
 
@@ -102,7 +120,17 @@ class Run:
         """Numbers of photos and of captions."""
         return len(self._pixels), len(self._prompts.ids)
 
-    def resume(self, *, restart: bool) -> State:
+    def start_over(self) -> None:
+        """Keeps what is in the folder under another name.
+
+        Raises UserError if it can't be renamed, or another run is at work there.
+        """
+        if self._folder is None:
+            return
+        with held(self._folder):
+            move_aside(self._folder)
+
+    def resume(self) -> State:
         """The state where an earlier run stopped, or the initial one, on every device.
 
         Raises UserError if the folder holds a run with other settings, a damaged one, or a concept
@@ -112,14 +140,11 @@ class Run:
         state = place(state, replicated(self._sd.mesh))
         self.done = self.saved = 0
         if self._folder is not None:
-            if restart:
-                with held(self._folder):
-                    move_aside(self._folder)
             self._files.enter_context(held(self._folder))
             checkpoints = Checkpoints(self._folder, self.config.train.keep)
             self._checkpoints = self._files.enter_context(checkpoints)
             self.done, state = checkpoints.resume(
-                state, functools.partial(check_same, self._settings, self._folder)
+                state, functools.partial(check_resumable, self._settings, self._folder)
             )
             self.saved = self.done
         with failing_together():
@@ -155,11 +180,14 @@ class Run:
         return Data(*place(on_host, replicated(mesh)))
 
     def save(self, state: State) -> None:
-        """Writes a checkpoint, in the background, and the concept file. Raises UserError if these,
-        or the metrics before, can't be written."""
+        """Writes the metrics, a checkpoint, in the background, and the concept file. Raises
+        UserError if they can't be written."""
+        self.metrics.flush()
         concept = self._concept(state)
         if self._checkpoints is not None:
             self._checkpoints.save(self.done, state, concept, self._settings)
+            if not self.saved:  # a concept file without a checkpoint would be taken for another's
+                self._checkpoints.wait()
         self._save_concept(concept)
         self.saved = self.done
         if self.metrics.problem is not None:
@@ -183,34 +211,35 @@ class Run:
         assert self._folder is not None
         return all(gather(progress_path(self._folder, self.done).exists()))
 
-    def draw(self, state: State, check: Callable[[], None]) -> None:
-        """Writes a sheet of pictures drawn with the concept so far; `check`: as in `finish`."""
+    def draw(self, state: State, heed_stop: Callable[[], None]) -> None:
+        """Writes a sheet of pictures drawn with the concept so far; `heed_stop`: as in `finish`."""
         if self._folder is not None:
             concept = self._concept(state)
             draw_progress(
-                self._sd, concept, self.done, self._size, self._folder, self.config, check
+                self._sd, concept, self.done, self._size, self._folder, self.config, heed_stop
             )
 
     def close(self) -> None:
         """Waits until the last checkpoint is on disk, and releases the folder to other runs."""
         self._files.close()
 
-    def finish(self, state: State, check: Callable[[], None], *, progress: bool) -> Concept:
+    def finish(self, state: State, heed_stop: Callable[[], None], *, progress: bool) -> Concept:
         """Does what remains after the last update.
 
-        `check` is called between pictures, in all processes; if it raises, the rest is not drawn.
+        `heed_stop` is called between pictures, in all processes; if it raises, the rest is not
+        drawn.
         """
         if self._checkpoints is not None:
             self._checkpoints.wait()
         concept = self._concept(state)
         warn_of_idle_rows(state, self._start)
         if self._folder is not None and self.config.train.final_grid:
-            self._draw_final(concept, self._folder, check, progress=progress)
+            self._draw_final(concept, self._folder, heed_stop, progress=progress)
         self.close()
         return concept
 
-    def finish_again(self, state: State, check: Callable[[], None]) -> Concept:
-        """Writes what a stop after the last checkpoint left unwritten; `check`: as in `finish`."""
+    def finish_again(self, state: State, heed_stop: Callable[[], None]) -> Concept:
+        """Writes what a stop after the last checkpoint left out; `heed_stop`: as in `finish`."""
         concept = self._concept(state)
         assert self._folder is not None
         self._save_concept(concept)
@@ -218,8 +247,9 @@ class Run:
             f"the run in '{self._folder}' has already done its {self.done} steps: nothing is left "
             "to train (--restart starts over)"
         )
-        if self.config.train.final_grid and not (self._folder / FINAL_NAME).exists():
-            self._draw_final(concept, self._folder, check, progress=False)
+        drawn = all(gather((self._folder / FINAL_NAME).exists()))
+        if self.config.train.final_grid and not drawn:
+            self._draw_final(concept, self._folder, heed_stop, progress=False)
         self.close()
         return concept
 
@@ -232,26 +262,26 @@ class Run:
             self._photo_names,
             self._start.num_train_timesteps,
         )
-        saved = ""
+        self.metrics.flush()
+        saved, again = "", "start over with"
         if self._folder is not None:
+            again = "start over with --restart and"
             try:
                 self._save_concept(self._concept(state))
                 saved = f"; the table before it is saved in {self._folder / FILE_NAME}"
             except UserError as error:
                 saved = f"; the table before it is not saved: {error}"
         return UserError(
-            f"{fault}{saved}: start over with a lower --optimizer.learning-rate, or in float32 "
+            f"{fault}{saved}: {again} a lower --optimizer.learning-rate, or in float32 "
             "(--model.dtype)"
         )
 
     def _check_no_other_concept(self) -> None:
-        """Raises UserError for a concept file in the folder that no run there has written."""
+        """Raises UserError for a concept file in the folder that is not of a run to go on with."""
         folder = self._folder
-        if folder is None:
-            return
-        if (folder / FILE_NAME).exists() and not (folder / CONFIG_NAME).exists():
+        if folder is not None and not self.done and (folder / FILE_NAME).exists():
             raise UserError(
-                f"the folder '{folder}' holds a concept, but not the run that learned it: choose "
+                f"the folder '{folder}' holds a concept, but no checkpoint to go on from: choose "
                 "another --out, or keep the folder under another name with --restart"
             )
 
@@ -260,14 +290,22 @@ class Run:
         return replace(self._start, embeddings=np.array(state["table"]), metadata=metadata)
 
     def _draw_final(
-        self, concept: Concept, folder: epath.Path, check: Callable[[], None], *, progress: bool
+        self, concept: Concept, folder: epath.Path, heed_stop: Callable[[], None], *, progress: bool
     ) -> None:
-        draw_final(self._sd, concept, self._shown, folder, self.config, check, progress=progress)
+        draw_final(
+            self._sd, concept, self._shown, folder, self.config, heed_stop, progress=progress
+        )
 
     def _save_concept(self, concept: Concept) -> None:
         folder = self._folder
         if folder is not None:
             as_writer(lambda: concept.save(folder / FILE_NAME))
+
+
+def _to_compare(settings: dict[str, Any]) -> list[str]:
+    """What must be the same in all processes; each may have a path of its own to the same files."""
+    paths = ("out", "data.path", "data.tfds_dir")
+    return [f"{key} {value}" for key, value in settings.items() if key not in paths]
 
 
 def _fill_up(array: np.ndarray, length: int, axis: int = 0) -> np.ndarray:

@@ -32,7 +32,7 @@ def fingerprint(*arrays: np.ndarray) -> str:
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
 
 
-def check_same(
+def check_resumable(
     settings: dict[str, Any], folder: epath.Path, before: dict[str, Any], done: int
 ) -> None:
     """Raises UserError if `before`, those of the run in the folder, differ where they must not.

@@ -14,10 +14,10 @@ from PIL import Image
 from mrti_jax.concept.prompt import check_name
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import to_path
-from mrti_jax.training.config import SAMPLE, DataConfig
+from mrti_jax.training.config import SAMPLE, TFDS_PREFIX, DataConfig, names_folder
 from mrti_jax.training.folder import check_apart
 from mrti_jax.training.images import Photo, find_images, from_arrays, read_folder
-from mrti_jax.training.tfds_source import PREFIX, read_tfds
+from mrti_jax.training.tfds_source import read_tfds
 
 Images: TypeAlias = epath.PathLike | Sequence[UInt8[np.ndarray, "_ _ 3"] | Image.Image]
 
@@ -42,14 +42,14 @@ class Subject:
         """Where the images are; None if they are in memory."""
         return str(self.images) if isinstance(self.images, str | os.PathLike) else None
 
-    def check(self) -> None:
+    def check(self, *, restart: bool) -> None:
         """Raises UserError for a name that can't be one, a folder without images, and one that
-        holds `out`; reads no image."""
+        holds `out` or that `restart` would move away; reads no image."""
         check_name(self.name)
-        if self.path is not None and self.path != SAMPLE and not self.path.startswith(PREFIX):
+        if self.path is not None and names_folder(self.path):
             find_images(to_path(self.path))
             if self.out is not None:
-                check_apart(self.out, self.path)
+                check_apart(self.out, self.path, restart=restart)
 
 
 def read_photos(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
@@ -89,7 +89,7 @@ def _read(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
     path = subject.path
     if path is None:
         return from_arrays(subject.images, size)
-    if path.startswith(PREFIX):
+    if path.startswith(TFDS_PREFIX):
         return read_tfds(path, size, data_dir=data.tfds_dir)
     if path == SAMPLE:
         path = str(epath.resource_path("mrti_jax") / "assets" / "concept")

@@ -10,9 +10,9 @@ from PIL import Image
 
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import to_path
+from mrti_jax.training.config import TFDS_PREFIX
 from mrti_jax.training.images import Photo, decode
 
-PREFIX = "tfds:"
 # Their moments are kept on the device: at 512 px, 4096 photos are 0.5 GB.
 MAX_IMAGES = 4096
 
@@ -25,7 +25,7 @@ def read_tfds(address: str, size: int, *, data_dir: str | None = None) -> list[P
     array_record format. Raises UserError for a data set or split that is not there, or has no
     image.
     """
-    name, _, split = address.removeprefix(PREFIX).rpartition("/")
+    name, _, split = address.removeprefix(TFDS_PREFIX).rpartition("/")
     if not name or not split:
         raise UserError(f"'{address}' names no split: write tfds:NAME/split, as in tfds:NAME/train")
     builder = _builder(name, data_dir)

@@ -21,6 +21,7 @@ from mrti_jax.parallel.processes import as_writer, failing_together, join
 from mrti_jax.training.images import decode, read_folder
 
 SIZE = 8
+NUM_PHOTOS = 40  # more than processes send each other at a time
 
 
 def main(folder: Path) -> None:
@@ -33,7 +34,8 @@ def main(folder: Path) -> None:
         Image.new("RGB", (SIZE, SIZE)).save(png, "PNG")
         return png.getvalue()
 
-    photos = decode([(name, partial(content, name)) for name in "01234"], SIZE, "memory")
+    names = map(str, range(NUM_PHOTOS))
+    photos = decode([(name, partial(content, name)) for name in names], SIZE, "memory")
     said = []
     for name in ("missing", "others"):
         try:

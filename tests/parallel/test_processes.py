@@ -20,6 +20,7 @@ from mrti_jax.errors import UserError
 from mrti_jax.parallel.processes import join, means_a_lost_process
 
 from . import launch
+from .meeting import NUM_PHOTOS
 
 ENDLESS = 100_000
 MEETING = Path(__file__).with_name("meeting.py")
@@ -243,8 +244,9 @@ def test_what_processes_of_slurm_do_together(tmp_path: Path):
     first, second = (
         json.loads(stdout.splitlines()[-1]) for _, stdout, _ in ended
     )  # Gloo speaks too
-    assert [first.pop("read"), second.pop("read")] == [["0", "2", "4"], ["1", "3"]]
-    assert first == second and first["photos"] == ["0", "1", "2", "3", "4"]
+    names = [str(i) for i in range(NUM_PHOTOS)]
+    assert [first.pop("read"), second.pop("read")] == [names[::2], names[1::2]]
+    assert first == second and first["photos"] == names
     missing, others, writer = first["said"]
     assert missing.startswith("process 1 of 2: there is no folder of images")
     assert re.search(r"differ between process 0 and process 1 \(b\.png, c\.png\)", others)

@@ -136,6 +136,8 @@ def test_chips_that_do_not_exist(chip: str, num_chips: int, told: str):
     [
         ("--batch-size 0", "train.batch_size is 0, but must be at least 1"),
         ("--batch-size 8 --accumulation 3", "does not divide into 3 equal parts"),
+        ("--steps 20", "--steps does not apply to --program train"),
+        ("--program sample --remat none", "--remat does not apply to --program sample"),
         ("--program sample --steps 0", "steps is 0, but must be at least 1"),
         ("--program sample --batch-size 6 --chips 4", "6 pictures do not divide over 4.*use 8"),
     ],

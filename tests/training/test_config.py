@@ -78,6 +78,7 @@ def test_numbers_as_people_write_them(tmp_path: Path):
     [
         ("train", {"steps": 0}, "train.steps is 0"),
         ("train", {"seed": -1}, "train.seed is -1"),
+        ("train", {"steps": 2**29, "batch_size": 4}, r"2\*\*31 examples or more"),
         ("train", {"batch_size": 4, "accumulation": 3}, "equal parts"),
         ("optimizer", {"learning_rate": 0.0}, "above 0"),
         ("optimizer", {"beta2": 1.0}, "at least 0 and below 1"),

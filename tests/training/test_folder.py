@@ -43,7 +43,7 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_killed(tmp_path:
 
 
 @pytest.mark.filterwarnings("ignore:.*had no training example")
-def test_a_concept_without_its_run_is_not_overwritten(
+def test_a_concept_without_its_checkpoints_is_not_overwritten(
     tiny_sd: StableDiffusion,
     pictures: list[np.ndarray],
     make_config: Callable[..., Any],
@@ -52,10 +52,12 @@ def test_a_concept_without_its_run_is_not_overwritten(
     out, config = tmp_path / "out", make_config(train={"steps": 1, "final_grid": False})
     out.mkdir()
     tiny_concept("bob").save(out)
+    (out / "config.yaml").write_text("out: elsewhere")
     words: dict[str, Any] = {"name": "jane", "initializer": "star", "out": out, "config": config}
     with pytest.raises(UserError, match=r"holds a concept.*--out.*--restart"):
         learn(tiny_sd, pictures, **words)
-    assert Concept.load(out).name == "bob" and not (out / "config.yaml").exists()
+    assert Concept.load(out).name == "bob"
+    assert (out / "config.yaml").read_text() == "out: elsewhere"
     with pytest.warns(UserWarning, match="is now in"):
         learn(tiny_sd, pictures, **words, restart=True)
     assert (Concept.load(out).name, Concept.load(tmp_path / "out-1").name) == ("jane", "bob")
@@ -68,6 +70,15 @@ def test_results_in_the_photos_folder_are_refused(
     with pytest.raises(UserError, match=r"in the photos' folder.*--out"):
         learn(tiny_sd, photo_folder, name="rex", initializer="star", out=photo_folder / inside)
     assert not (photo_folder / "rex").exists()
+
+
+def test_photos_that_a_restart_would_move_away_are_refused(
+    photo_folder: Path, tiny_sd: StableDiffusion
+) -> None:
+    out = photo_folder.parent
+    with pytest.raises(UserError, match=r"--restart would move the photos .* away.*--out"):
+        learn(tiny_sd, photo_folder, name="rex", initializer="star", out=out, restart=True)
+    assert photo_folder.exists()
 
 
 @pytest.mark.parametrize("restart", [False, True])

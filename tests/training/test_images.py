@@ -3,6 +3,7 @@
 
 import inspect
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -202,3 +203,13 @@ def test_captions_that_cannot_be_read(tmp_path: Path):
     (tmp_path / "a.txt").mkdir()
     with pytest.raises(UserError, match=r"captions in '.*a\.txt' can't be read"):
         read_folder(tmp_path, 16, caption_word="jane")
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("listdir", "scandir"):  # for Pythons old and new; root may read everything
+        monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(UserError, match=f"can't read the folder '{tmp_path}': Permission denied"):
+        read_folder(tmp_path, 16)

@@ -16,10 +16,11 @@ from PIL import Image
 
 from mrti_jax import train
 from mrti_jax.concept import Concept, initial_vectors
-from mrti_jax.errors import UserError
-from mrti_jax.files import append_line
+from mrti_jax.errors import Preempted, UserError
+from mrti_jax.files import append
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import make_mesh
+from mrti_jax.parallel.preemption import StopRequest
 from mrti_jax.training import Subject, learn, learn_many, load_concept, read_config, run
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import ConceptConfig, Config, DataConfig, TrainConfig
@@ -211,17 +212,37 @@ def test_a_line_of_metrics_that_can_not_be_written_ends_that_one_after_its_check
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    def append(path: Any, line: str) -> None:
+    def but_for_rex(path: Any, text: str) -> None:
         if path.parent.name == "rex":
             raise UserError(f"can't write {path}: the disk is full")
-        append_line(path, line)
+        append(path, text)
 
-    monkeypatch.setattr("mrti_jax.training.metrics.append_line", append)
+    monkeypatch.setattr("mrti_jax.training.metrics.append", but_for_rex)
     with pytest.warns(UserWarning, match=r"<rex>: can't write .*the disk is full"):
         jane, rex, tim = learn_many(tiny_sd, subjects(pictures, tmp_path), config=config)
     assert isinstance(jane, Concept) and isinstance(rex, UserError) and isinstance(tim, Concept)
     assert load_concept(tmp_path / "rex").metadata["steps"] == str(TRAIN["checkpoint_every"])
     assert len(metrics(tmp_path / "tim")) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*had no training example")
+def test_a_restart_that_is_stopped_leaves_nothing_for_the_next_one_to_move(
+    together: Path,
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    config: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    out = tmp_path / "out"
+    shutil.copytree(together, out)
+    monkeypatch.setattr(StopRequest, "reached", lambda self: True)
+    with pytest.warns(UserWarning, match="is now in"), pytest.raises(Preempted, match="after 2 of"):
+        learn_many(tiny_sd, subjects(pictures, out), config=config, restart=True)
+    for name in KINDS:  # the third one still waits
+        assert Concept.load(out / f"{name}-1").metadata["steps"] == str(TRAIN["steps"])
+    assert load_concept(out / "jane").metadata["steps"] == "1"
+    assert not (out / "tim").exists()
 
 
 @pytest.fixture

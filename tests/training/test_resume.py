@@ -7,15 +7,19 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from jax.experimental import multihost_utils
+from tiny import tiny_concept
 
 from mrti_jax import files
 from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training import learn, load_concept
+from mrti_jax.training.checkpoint import Checkpoints
 
 WORDS = {"name": "jane", "initializer": "star"}
 TRAIN = {"steps": 4, "checkpoint_every": 2, "keep": 5}
@@ -171,12 +175,22 @@ def test_figures_that_are_probably_a_mistake_are_told(
     assert "times that of the initializer" in growth and "lower --optimizer" in growth
 
 
+def test_checkpoints_leave_the_agreement_on_a_step_to_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[int] = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    with Checkpoints(epath.Path(tmp_path), keep=1) as checkpoints:
+        checkpoints.save(1, {"table": jnp.zeros(3)}, tiny_concept("jane"), {})
+    assert not asked
+
+
 def test_metrics_in_an_object_store_are_written_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Where nothing can be appended to: no call opens the file for that."""
     monkeypatch.setattr(files, "in_object_store", lambda path: True)
     path = epath.Path(tmp_path / "metrics.jsonl")
-    for line in ("1", "2"):
-        files.append_line(path, line)
+    for line in ("1\n", "2\n"):
+        files.append(path, line)
     assert path.read_text() == "1\n2\n"
