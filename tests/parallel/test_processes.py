@@ -179,7 +179,7 @@ def test_a_batch_that_leaves_devices_idle(batch: int, tiny_folder: Path, tmp_pat
         assert status == 0, stderr
         tables.append(Concept.load(out).embeddings)
     assert f"batch: {batch}, up to 1 per device" in stdout
-    assert f"{8 - batch} of the 8 places" in stderr and "--train.batch-size 8 would" in stderr
+    assert f"{8 - batch} of 8 places" in stderr and "--train.batch-size 8 would" in stderr
     np.testing.assert_allclose(*tables, rtol=0, atol=2e-5)
 
 
