@@ -2,7 +2,7 @@
 """Noise levels spaced as Karras et al. 2022 (arXiv 2206.00364) propose, and their timesteps."""
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 
 RHO = 7.0
 
@@ -14,7 +14,7 @@ def karras_sigmas(largest: float, smallest: float, count: int) -> Float64[np.nda
 
 
 def timesteps_of(
-    sigmas: Float64[np.ndarray, " n"], noise_to_signal: Float64[np.ndarray, " T"]
+    sigmas: Float64[np.ndarray, " n"], noise_to_signal: Float[np.ndarray, " T"]
 ) -> Float64[np.ndarray, " n"]:
     """The (fractional) timesteps with these noise-to-signal ratios, linear in their logarithm."""
     return np.interp(np.log(sigmas), np.log(noise_to_signal), np.arange(len(noise_to_signal)))

@@ -26,12 +26,8 @@ def spaced_timesteps(
     Raises UserError for fewer than 1 or too many steps.
     Warns if the first timestep has little noise, so that pure noise is the wrong start.
     """
+    check_num_steps(num_train_timesteps, num_steps)
     total, count = num_train_timesteps, num_steps
-    if not 1 <= count <= total:
-        raise UserError(
-            f"num_steps is {count}; the model was trained with {total} timesteps, so use 1 to "
-            f"{total} steps"
-        )
     points = count + 1 if end_at_data else count
     if spacing == "leading":
         timesteps = np.arange(points)[::-1] * float(total // points) + steps_offset
@@ -53,3 +49,12 @@ def spaced_timesteps(
             f"{timesteps[0]:g} of {total}, where the model expects hardly any noise: use more steps"
         )
     return timesteps
+
+
+def check_num_steps(num_train_timesteps: int, num_steps: int) -> None:
+    """Raises UserError for fewer than 1 or too many steps."""
+    if not 1 <= num_steps <= num_train_timesteps:
+        raise UserError(
+            f"num_steps is {num_steps}; the model was trained with {num_train_timesteps} "
+            f"timesteps, so use 1 to {num_train_timesteps} steps"
+        )

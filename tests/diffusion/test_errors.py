@@ -55,6 +55,8 @@ def test_schedule(changes, words):
         ("dpmpp_2m", {"algorithm_type": "sde-dpmsolver++"}, "algorithm_type is"),
         ("dpmpp_2m", {"solver_type": "heun"}, "solver_type is 'heun'"),
         ("dpmpp_2m", {"use_lu_lambdas": True}, "use_lu_lambdas is True"),
+        ("dpmpp_2m", {"variance_type": "learned_range"}, "variance_type is 'learned_range'"),
+        ("dpmpp_2m", {"solver_type": ["bh1"]}, r"solver_type is \['bh1'\]"),
     ],
 )
 def test_options_in_the_config(name, changes, words):
@@ -109,10 +111,25 @@ def test_no_signal_and_epsilon():
     make_sampler("euler", config).plan(NoiseSchedule.from_config(config), 10)  # as advised
 
 
-@pytest.mark.parametrize("solver_type", ["bh1", "bh2", "logrho"])
-def test_solvers_of_other_schedulers_are_midpoint(solver_type):
-    config = SD15 | {"solver_type": solver_type}
-    assert make_sampler("dpmpp_2m", config) == make_sampler("dpmpp_2m", SD15)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver_type": "bh1"},
+        {"solver_type": "bh2"},
+        {"solver_type": "logrho", "algorithm_type": "deis"},
+        {"variance_type": "fixed_small"},
+        {"variance_type": "fixed_large_log"},
+    ],
+)
+def test_options_of_other_schedulers_that_mean_the_same(options):
+    assert make_sampler("dpmpp_2m", SD15 | options) == make_sampler("dpmpp_2m", SD15)
+
+
+def test_karras_noise_levels_need_no_spacing():
+    config = SD15 | {"timestep_spacing": "leading"}  # for 1000 steps, all at the first timestep
+    schedule = NoiseSchedule.from_config(config)
+    timesteps = make_sampler("dpmpp_2m_karras", config).plan(schedule, 1000).timesteps
+    assert (timesteps[0], timesteps[-1]) == (999, 0)
 
 
 def test_scheduler_classes():

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedules and whole trajectories against PyTorch diffusers."""
 
+import importlib
+import json
+import sys
 import warnings
 from functools import partial
+from types import ModuleType
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mrti_jax.diffusion import NoiseSchedule, make_sampler, sampler_from_config
+from mrti_jax.errors import UserError
 
 from .reference import SD15, SD21, draw, relative_error, sample, toy_network
 
@@ -40,6 +45,8 @@ def reference_run(config, name, count, noise, fresh, eta, monkeypatch):
     class_name, forced = SCHEDULERS[name]
     scheduler = getattr(diffusers, class_name).from_config(config, **forced)
     scheduler.set_timesteps(count)
+    if config.get("beta_schedule") == "squaredcos_cap_v2" and name == "dpmpp_2m_karras":
+        scheduler.set_begin_index(0)  # the first timestep repeats, and it would begin at the second
     draws = iter(torch.from_numpy(fresh))
     monkeypatch.setattr(
         "diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor",
@@ -119,6 +126,7 @@ def test_trajectory_with_each_spacing(name, spacing, count, monkeypatch):
         ("dpmpp_2m", {"final_sigmas_type": "sigma_min", "lower_order_final": False}),
         ("dpmpp_2m", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}),
         ("dpmpp_2m_karras", {"final_sigmas_type": "sigma_min"}),
+        ("dpmpp_2m_karras", {"beta_schedule": "squaredcos_cap_v2"}),
     ],
 )
 @pytest.mark.parametrize("count", [10, 20])
@@ -190,3 +198,72 @@ def test_name_and_defaults_are_those_of_a_config_written_by_the_reference(tmp_pa
         config = scheduler.load_config(tmp_path)
         assert sampler_from_config(config) == name
         assert make_sampler(name, {}) == make_sampler(name, config)  # the same defaults
+
+
+# As in diffusers' KarrasDiffusionSchedulers: those whose config a pipeline may come with.
+CONFIGS = {
+    "DDIMScheduler": "ddim",
+    "DDPMScheduler": "ddpm",
+    "PNDMScheduler": "pndm",
+    "LMSDiscreteScheduler": "lms_discrete",
+    "EulerDiscreteScheduler": "euler_discrete",
+    "HeunDiscreteScheduler": "heun_discrete",
+    "EulerAncestralDiscreteScheduler": "euler_ancestral_discrete",
+    "DPMSolverMultistepScheduler": "dpmsolver_multistep",
+    "DPMSolverSinglestepScheduler": "dpmsolver_singlestep",
+    "KDPM2DiscreteScheduler": "k_dpm_2_discrete",
+    "KDPM2AncestralDiscreteScheduler": "k_dpm_2_ancestral_discrete",
+    "DEISMultistepScheduler": "deis_multistep",
+    "UniPCMultistepScheduler": "unipc_multistep",
+    "DPMSolverSDEScheduler": "dpmsolver_sde",
+    "EDMEulerScheduler": "edm_euler",
+}
+# What is computed otherwise than here: a warm-up with other steps; noise levels given in numbers.
+REFUSED = {
+    ("pndm", "PNDMScheduler"): "skip_prk_steps is False",
+    ("euler", "EDMEulerScheduler"): "sigma_min is 0.002",
+    ("dpmpp_2m", "EDMEulerScheduler"): "sigma_min is 0.002",
+}
+
+
+def default_config(class_name, monkeypatch):
+    """What a scheduler with all defaults writes into its `scheduler_config.json`."""
+    pytest.importorskip("diffusers")
+    monkeypatch.setitem(sys.modules, "torchsde", ModuleType("torchsde"))  # for steps, not options
+    module = importlib.import_module(f"diffusers.schedulers.scheduling_{CONFIGS[class_name]}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return json.loads(getattr(module, class_name)().to_json_string())
+
+
+def test_all_schedulers_that_pipelines_come_with_are_known():
+    utils = pytest.importorskip("diffusers.schedulers.scheduling_utils")
+    assert [scheduler.name for scheduler in utils.KarrasDiffusionSchedulers] == list(CONFIGS)
+
+
+@pytest.mark.parametrize("class_name", CONFIGS)
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if not name.endswith("_karras")])
+def test_a_default_config_of_another_scheduler(name, class_name, monkeypatch):
+    config = default_config(class_name, monkeypatch)
+    if told := REFUSED.get((name, class_name)):
+        with pytest.raises(UserError, match=told):
+            make_sampler(name, config)
+        return
+    if class_name == "DEISMultistepScheduler":  # the reference refuses to end it at zero
+        config["final_sigmas_type"] = "sigma_min"
+    config["clip_sample"] = False  # as pipelines have it
+    check(config, name, 10, monkeypatch)
+
+
+@pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("num_train_timesteps", [250, 1000])
+def test_karras_timesteps_for_every_number_of_steps(beta_schedule, num_train_timesteps):
+    diffusers = pytest.importorskip("diffusers")
+    config = {"beta_schedule": beta_schedule, "num_train_timesteps": num_train_timesteps}
+    class_name, forced = SCHEDULERS["dpmpp_2m_karras"]
+    scheduler = getattr(diffusers, class_name).from_config(config, **forced)
+    schedule, sampler = NoiseSchedule.from_config(config), make_sampler("dpmpp_2m_karras", config)
+    for count in range(1, 101):
+        scheduler.set_timesteps(count)
+        timesteps = sampler.plan(schedule, count).timesteps
+        np.testing.assert_array_equal(timesteps, scheduler.timesteps.numpy())

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int32
 
+from mrti_jax.diffusion.betas import BetaSchedule
 from mrti_jax.diffusion.karras import karras_sigmas, timesteps_of
 from mrti_jax.diffusion.prediction import x0_and_epsilon
 from mrti_jax.diffusion.samplers.sampler import FinalSigmasType, Sampler
 from mrti_jax.diffusion.schedule import NoiseSchedule
-from mrti_jax.diffusion.timesteps import TimestepSpacing, spaced_timesteps
+from mrti_jax.diffusion.timesteps import TimestepSpacing, check_num_steps, spaced_timesteps
 from mrti_jax.errors import UserError
 
 # With fewer steps than this, `lower_order_final` makes the last one first order.
@@ -32,8 +33,14 @@ class Steps(NamedTuple):
     extrapolation: Any  # 1 / (2 r_i), 0 where the step is first order
 
 
-# Those of UniPC and DEIS, which the reference treats as midpoint too.
-OTHER_SOLVERS = ("bh1", "bh2", "logrho")
+# Options of UniPC, DEIS and DDPM, which the reference's scheduler of this kind reads as its own.
+SAME = {
+    "solver_type": dict.fromkeys(("bh1", "bh2", "logrho"), "midpoint"),
+    "algorithm_type": {"deis": "dpmsolver++"},
+    "variance_type": dict.fromkeys(
+        ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+    ),
+}
 
 
 class DPMppState(NamedTuple):
@@ -48,9 +55,11 @@ class DPMpp2M(Sampler):
     """Algorithm 2, the multistep solver of order 2 for the data prediction, midpoint variant.
 
     The first step is first order; so is the last where it ends at sigma 0, with `euler_at_final`,
-    and with `lower_order_final` where there are fewer than 15 steps. Karras timesteps are rounded.
+    and with `lower_order_final` where there are fewer than 15 steps. As in the reference, Karras
+    timesteps are rounded, or for the `beta_schedule` "squaredcos_cap_v2" cut to whole numbers.
     """
 
+    beta_schedule: BetaSchedule = "linear"
     timestep_spacing: TimestepSpacing = "linspace"
     use_karras_sigmas: bool = False
     final_sigmas_type: FinalSigmasType = "zero"
@@ -77,9 +86,12 @@ class DPMpp2M(Sampler):
 
     @classmethod
     def from_config(cls, scheduler_config: Mapping[str, Any], **options: Any) -> "Sampler":
-        if scheduler_config.get("solver_type") in OTHER_SOLVERS:
-            scheduler_config = {**scheduler_config, "solver_type": "midpoint"}
-        return super().from_config(scheduler_config, **options)
+        own = {
+            key: same[scheduler_config[key]]
+            for key, same in SAME.items()
+            if scheduler_config.get(key) in list(same)  # JSON's lists have no hash
+        }
+        return super().from_config({**scheduler_config, **own}, **options)
 
     def plan(self, schedule: NoiseSchedule, num_steps: int) -> Steps:
         timesteps, ratio = self._timesteps_and_ratios(schedule, num_steps)
@@ -116,18 +128,19 @@ class DPMpp2M(Sampler):
     def _timesteps_and_ratios(
         self, schedule: NoiseSchedule, num_steps: int
     ) -> tuple[Int32[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
-        ratios = schedule.noise_to_signal
-        timesteps = spaced_timesteps(
-            self.timestep_spacing,
-            schedule.num_train_timesteps,
-            num_steps,
-            self.steps_offset,
-            end_at_data=True,
-        ).round()
-        if not self.use_karras_sigmas:
-            return timesteps.astype(np.int32), ratios[timesteps.astype(np.int32)]
-        sigmas = karras_sigmas(ratios[-1], ratios[0], num_steps)
-        return timesteps_of(sigmas, ratios).round().astype(np.int32), sigmas
+        ratios, total = schedule.noise_to_signal, schedule.num_train_timesteps
+        if self.use_karras_sigmas:
+            check_num_steps(total, num_steps)
+            sigmas = karras_sigmas(ratios[-1], ratios[0], num_steps)
+            # Logarithms in fp32, as in the reference: it cuts 998.9999, where 999 would stay.
+            timesteps = timesteps_of(sigmas, ratios.astype(np.float32))
+            cut = self.beta_schedule == "squaredcos_cap_v2"
+            return (timesteps if cut else timesteps.round()).astype(np.int32), sigmas
+        spaced = spaced_timesteps(
+            self.timestep_spacing, total, num_steps, self.steps_offset, end_at_data=True
+        )
+        timesteps = spaced.round().astype(np.int32)
+        return timesteps, ratios[timesteps]
 
     def initialize(self, noise: Float[Array, "*shape"], steps: Steps) -> DPMppState:
         latents = noise.astype(jnp.float32)
