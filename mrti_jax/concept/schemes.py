@@ -2,7 +2,7 @@
 """What a concept word asks for: which row of its table is used in which bucket."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NoReturn
 
 from mrti_jax.concept.buckets import resolution_to_bucket
@@ -15,7 +15,7 @@ _TAG = re.compile(
     "a|b|br|div|em|h[1-6]|hr|i|img|li|ol|p|pre|q|s|span|strong|sub|sup|td|th|tr|tt|u|ul", re.I
 )
 
-_NO_WORD = re.compile(rf"<(?P<name>{NAME})(?![>\[(|])")
+_NO_WORD = re.compile(rf"(?<!\\)(?P<escape>\\*+)<(?P<name>{NAME})(?![>\[(|])")
 # What is neither HTML nor the prompt syntax of other tools, such as <lora:name:1>.
 _SLIP = re.compile(r"\s*+[:=]?\s*+(?:[\[({|][^<>]*|[0-9.]+\s*+[\])}|]?)>")
 
@@ -67,6 +67,7 @@ def read_words(text: str, names: Collection[str]) -> Prompt:
     A tag is one that the prompt closes (`<x>...</x>`), or a common formatting tag (`<b>`). Raises
     UserError for a malformed or unknown word, and a name after `<` that no word's bracket follows;
     also for one similar to a name if a number or another kind of bracket follows (`<jnae:0.8>`).
+    A backslash makes text of these, too.
     """
     parts: list[str | Word] = []
     for part in parse(text).parts:
@@ -81,8 +82,14 @@ def read_words(text: str, names: Collection[str]) -> Prompt:
             parts[-1] += part
         else:
             parts.append(part)
-    _check_brackets(text, names)
-    return Prompt(tuple(parts))
+    for match, hint in _slips(text, names, text):
+        if len(match["escape"]) % 2 == 0:
+            name, end = match["name"], match.end()
+            expected = f"expected '>', '[', '(' or '|' after '<{name}'"
+            malformed(text, end, expected, f"; for text, write \\<{name}{hint}")
+    return Prompt(
+        tuple(_unescaped(part, names, text) if isinstance(part, str) else part for part in parts)
+    )
 
 
 def _is_tag(name: str, text: str) -> bool:
@@ -103,12 +110,21 @@ def _unknown(word: Word, names: Collection[str]) -> NoReturn:
     )
 
 
-def _check_brackets(text: str, names: Collection[str]) -> None:
+def _slips(text: str, names: Collection[str], prompt: str) -> Iterator[tuple[re.Match[str], str]]:
+    """Where a text of the prompt has a concept's name, or one similar, without a word's bracket;
+    and the name that may be meant."""
     for match in _NO_WORD.finditer(text):
-        name, end = match["name"], match.end()
+        name = match["name"]
         known = name in names
-        slip = not known and _SLIP.match(text, end) and not _is_tag(name, text)
+        slip = not known and _SLIP.match(text, match.end()) and not _is_tag(name, prompt)
         hint = nearest(name, names) if slip else ""
         if known or hint:
-            expected = f"expected '>', '[', '(' or '|' after '<{name}'"
-            malformed(text, end, expected, f"; for text, write \\<{name}{hint}")
+            yield match, hint
+
+
+def _unescaped(text: str, names: Collection[str], prompt: str) -> str:
+    """The text without the backslashes that make text of slips."""
+    for match, _ in reversed(list(_slips(text, names, prompt))):
+        start, end = match.span("escape")
+        text = text[:start] + match["escape"][: (end - start) // 2] + text[end:]
+    return text

@@ -87,7 +87,10 @@ def test_a_concepts_name_without_the_bracket_of_a_word(
         read_prompt(text, concepts)
     assert "expected '>', '[', '(' or '|' after '<jane'" in str(error.value)
     assert marked in str(error.value) and "did you mean" not in str(error.value)
-    read_prompt(text.replace("<jane", "< jane"), concepts)  # as the message says
+    assert "for text, write \\<jane" in str(error.value)
+    escaped = text.replace("<jane", "\\<jane")
+    told = read_prompt(escaped, concepts)
+    assert "".join(map(str, told.parts)) == text.replace(r"\\<star>", r"\<star>")
 
 
 @pytest.mark.parametrize(
@@ -98,6 +101,11 @@ def test_a_slip_in_both_name_and_bracket(text: str, make_concept: Callable[..., 
     concepts = by_name([make_concept("jane")])
     with pytest.raises(UserError, match=r"'\|' after '<.*\^.*did you mean 'jane'\?"):
         read_prompt(text, concepts)
+    escaped = text.replace("<", "\\<")
+    assert read_prompt(escaped, concepts).parts == (text,)
+    assert read_prompt(escaped.replace("<", "\\\\<"), concepts).parts == (text.replace("<", "\\<"),)
+    with pytest.raises(UserError, match=r"did you mean 'jane'\?"):
+        read_prompt(escaped.replace("<", "\\<"), concepts)  # a backslash, then the slip
     assert read_prompt(text, {}).parts == (text,)
     assert read_prompt(text, by_name([make_concept("teapot")])).parts == (text,)
 
