@@ -89,6 +89,12 @@ class _Nothing:
     append = extend = add
 
 
+class _Tuple(tuple):
+    """Hashed by identity: a few bytes can nest tuples so that hashing each element takes years."""
+
+    __hash__ = object.__hash__
+
+
 @dataclass(frozen=True)
 class _Storage:
     """The numbers that tensors share: from byte `start` of the file up to, not including, `end`."""
@@ -166,6 +172,16 @@ def _unpickle(path: epath.Path, file: BinaryIO) -> Any:
             raise UserError(f"{path} is damaged: its pickle ends in {kind}") from None
 
 
+def _replaced(load: Callable[[Any], None], kind: type) -> Callable[[Any], None]:
+    """An opcode whose result, on top of the stack, becomes a `kind`."""
+
+    def run(unpickler: Any) -> None:
+        load(unpickler)
+        unpickler.stack[-1] = kind(unpickler.stack[-1])
+
+    return run
+
+
 # The one in Python: that in C makes its memo as long as a file of a few bytes asks for.
 class _Unpickler(pickle._Unpickler):
     """Runs a pickle in which every name is one of the stand-ins below."""
@@ -176,6 +192,13 @@ class _Unpickler(pickle._Unpickler):
         pickle.BUILD[0]: pickle._Unpickler.dispatch[pickle.POP[0]],
         # Reads what is there, without first allocating all that is claimed.
         pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
+        **{
+            code[0]: _replaced(pickle._Unpickler.dispatch[code[0]], _Tuple)
+            for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
+        },
+        # Sets would hash and compare what is in them.
+        pickle.EMPTY_SET[0]: _replaced(pickle._Unpickler.dispatch[pickle.EMPTY_SET[0]], _Nothing),
+        pickle.FROZENSET[0]: _replaced(pickle._Unpickler.dispatch[pickle.LIST[0]], _Nothing),
     }
 
     def __init__(
