@@ -6,8 +6,10 @@ same command resumes where it was stopped.
 """
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +20,7 @@ from transformers import CLIPTokenizer
 from mrti_jax.commands import run_command
 from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.errors import UserError
+from mrti_jax.files import write_whole
 from mrti_jax.mini import tokenizer as tokenizer_stage
 from mrti_jax.mini.autoencoder import encode_pictures, train_vae, unit_scale
 from mrti_jax.mini.decoder import train_decoder
@@ -32,12 +35,15 @@ from mrti_jax.models.export import save_pipeline
 from mrti_jax.models.frozen import Frozen
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.stored.find import local_path
+from mrti_jax.models.stored.model import MINI
+from mrti_jax.models.stored.weights import read_json
 from mrti_jax.models.tokenizer import load_tokenizer
 from mrti_jax.models.unet import UNet2DConditionModel
 from mrti_jax.models.vae import AutoencoderKL
 from mrti_jax.parallel.mesh import make_mesh
 
 VAE_SEED, UNET_SEED = 11, 12
+SETTINGS = "settings.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +52,45 @@ class Build:
 
     Attributes:
         out: the diffusers folder to write.
-        work: checkpoints and encoded pictures; may be deleted afterwards.
+        work: checkpoints and encoded pictures, of this build only; may be deleted afterwards.
         start: the folder of a model built earlier, whose decoder, U-Net, text encoder and map of
             names are trained further while tokenizer and encoder stay as they are; "mini" is the
             embedded one. If not given, everything is trained from scratch.
     """
 
-    out: str = "mini"
-    work: str = "mini_work"
+    out: str = "runs/mini"
+    work: str = "runs/mini_work"
     start: str | None = None
     amounts: Amounts = dataclasses.field(default_factory=Amounts)
+
+
+class Parts(NamedTuple):
+    """What is trained; `names` is the map of names, [f, d]."""
+
+    vae: Frozen[AutoencoderKL]
+    unet: Frozen[UNet2DConditionModel]
+    text: Frozen[CLIPTextModel]
+    names: Float[jax.Array | np.ndarray, "f d"]
+
+
+def claim(work: epath.Path, settings: Build) -> None:
+    """Writes down in the work folder which build it is of.
+
+    Raises UserError if it is another build's, or holds something else.
+    """
+    mine = {"start": settings.start, **dataclasses.asdict(settings.amounts)}
+    path = work / SETTINGS
+    if not path.exists():
+        if work.exists() and (not work.is_dir() or any(work.iterdir())):
+            raise UserError(f"--work {work} holds something else: name a new or empty folder")
+        write_whole(path, json.dumps(mine, indent=1).encode())
+    told = read_json(path)
+    for name, value in mine.items():
+        if told.get(name) != value:
+            raise UserError(
+                f"--work {work} is of a build whose {name} is {told.get(name)!r}, not {value!r}: "
+                "give the same settings to continue it, or name another folder"
+            )
 
 
 def cached(
@@ -81,35 +116,37 @@ def vae_data(amounts: Amounts, work: epath.Path) -> dict[str, np.ndarray]:
     return cached(work / "vae_pictures.npz", drawn)
 
 
-def base_parts(
-    settings: Build, work: epath.Path, scenes: Sequence[Scene], tokenizer: CLIPTokenizer
-) -> tuple[
-    Frozen[AutoencoderKL],
-    Frozen[UNet2DConditionModel],
-    Frozen[CLIPTextModel],
-    Float[jax.Array | np.ndarray, "f d"],
-]:
-    """The autoencoder, and the U-Net, text encoder and map of names that joint training starts
-    from."""
-    amounts = settings.amounts
-    if settings.start is not None:
-        one_device = make_mesh(jax.devices()[:1])
-        start = StableDiffusion.load(settings.start, dtype=np.float32, mesh=one_device)
-        old, new = map(NoiseSchedule.from_config, (start.scheduler_config, SCHEDULER))
-        if not np.array_equal(old.alphas_cumprod, new.alphas_cumprod):
-            raise UserError(f"'{settings.start}' has a different noise schedule from this recipe")
-        return start.vae, start.unet, start.text_models[0], load_map(settings.start)
+def earlier_parts(start: str) -> Parts:
+    """The parts of a model built earlier. Raises UserError if this recipe can't train it on."""
+    one_device = make_mesh(jax.devices()[:1])
+    sd = StableDiffusion.load(start, dtype=np.float32, mesh=one_device)
+    old, new = map(NoiseSchedule.from_config, (sd.scheduler_config, SCHEDULER))
+    if not np.array_equal(old.alphas_cumprod, new.alphas_cumprod):
+        raise UserError(f"'{start}' has a different noise schedule from this recipe")
+    return Parts(sd.vae, sd.unet, sd.text_models[0], load_map(start))
 
+
+def base_parts(
+    amounts: Amounts, work: epath.Path, scenes: Sequence[Scene], tokenizer: CLIPTokenizer
+) -> Parts:
+    """The parts that joint training starts from, trained from scratch, and an untrained U-Net."""
     pictures = vae_data(amounts, work)["pictures"]
     vae = unit_scale(train_vae(pictures, amounts, work), pictures)
     text = train_text_encoder(scenes, tokenizer, amounts, work)
     names = initial_map(text.params["embeddings"]["token_embedding"]["embedding"])
-    return vae, build_unet(), text, names
+    return Parts(vae, build_unet(), text, names)
 
 
 def build(settings: Build) -> None:
     """Trains tokenizer, autoencoder, text encoder and U-Net, and writes the pipeline."""
+    if settings.out == MINI:
+        raise UserError(
+            f"--out {MINI}: that name is the embedded model's, so write ./{MINI} for the folder, "
+            "and to use it"
+        )
     amounts, work = settings.amounts, epath.Path(settings.work).resolve()
+    earlier = None if settings.start is None else earlier_parts(settings.start)
+    claim(work, settings)
     if settings.start is None:
         tokenizer_folder = work / "tokenizer"
         tokenizer_stage.write(tokenizer_folder)
@@ -117,7 +154,7 @@ def build(settings: Build) -> None:
         tokenizer_folder = local_path(settings.start) / "tokenizer"
     tokenizer = load_tokenizer(epath.Path(tokenizer_folder))
     scenes = list(random_scenes(amounts.unet_pictures, UNET_SEED))
-    vae, unet, text, names = base_parts(settings, work, scenes, tokenizer)
+    vae, unet, text, names = earlier or base_parts(amounts, work, scenes, tokenizer)
     if amounts.decoder_steps:
         pictures, masks = (vae_data(amounts, work)[key] for key in ("pictures", "masks"))
         moments = encode_pictures(vae, pictures)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """All stages of the embedded model's build, a step of each."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +30,8 @@ ONE_STEP = Amounts(
     unet_batch=2,
     full_context_steps=0,
 )
+
+NO_STEP = dataclasses.replace(ONE_STEP, decoder_steps=0, unet_steps=0)
 
 
 @pytest.mark.long
@@ -58,6 +62,28 @@ def test_a_model_of_another_noise_schedule_is_not_trained_on(
 ) -> None:
     with pytest.raises(UserError, match=f"'{tiny_folder}' has a different noise schedule"):
         build(Build(str(tmp_path / "out"), str(tmp_path / "work"), str(tiny_folder), ONE_STEP))
+
+
+def test_a_work_folder_is_of_one_build(tmp_path: Path) -> None:
+    settings = Build(str(tmp_path / "out"), str(tmp_path / "work"), "mini", NO_STEP)
+    for _ in range(2):
+        build(settings)
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"amounts": dataclasses.replace(NO_STEP, unet_steps=1)}, "unet_steps is 0, not 1"),
+        ({"start": None}, "start is 'mini', not None"),
+        ({"out": "mini"}, r"the embedded model's, so write \./mini"),
+    ]
+    for change, told in changes:
+        with pytest.raises(UserError, match=told) as caught:
+            build(dataclasses.replace(settings, **change))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_work_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds something else"):
+        build(Build(str(tmp_path / "out"), str(tmp_path), None, ONE_STEP))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def same(a: Params, b: Params) -> bool:
