@@ -2,7 +2,7 @@
 """Does a long training keep its memory and its speed?
 
 On a randomly weighted model of toy size, which `tests/tiny.py` makes. Status 1 if the memory grows
-by 1 % or more after the first tenth.
+by 1 % or more after the first tenth, 2 if the training is too short to tell.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from tiny import PICTURE_SIZE, save_tiny
 
 from benchmarks.report import Report
+from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training import Config, learn
 
@@ -47,6 +49,14 @@ def resident_bytes() -> int:
 
 def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def tenths(name: str, values: Sequence[float]) -> tuple[float, float]:
+    """The medians of the second and the last tenth. Raises UserError if that is less than one."""
+    tenth = len(values) // 10
+    if tenth == 0:
+        raise UserError(f"{name} was read {len(values)} times, but 10 are needed: use more --steps")
+    return float(np.median(values[tenth : 2 * tenth])), float(np.median(values[-tenth:]))
 
 
 def main(flags: Flags) -> int:
@@ -80,12 +90,14 @@ def main(flags: Flags) -> int:
         lines = (out / "metrics.jsonl").read_bytes().splitlines()
         disk = {"metrics.jsonl": sum(map(len, lines)), "all": folder_bytes(out)}
 
-    tenth = len(memory) // 10
-    early, late = np.median(memory[tenth : 2 * tenth]), np.median(memory[-tenth:])
-    growth = late / early - 1
-    tenth = len(lines) // 10
     speed = [json.loads(line)["examples_per_second"] for line in lines]
-    first, last = np.median(speed[tenth : 2 * tenth]), np.median(speed[-tenth:])
+    try:
+        early, late = tenths("the memory's size", memory)
+        first, last = tenths("the speed", speed)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    growth = late / early - 1
     report.table(
         ("", "second tenth", "last tenth"),
         [
