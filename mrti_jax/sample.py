@@ -187,7 +187,7 @@ def _check_prompts(
     table = by_name(concepts)
     rows = sweep_rows(flags.grid, flags.grid_rows, flags.grid_value or ("0",))
     texts = [*prompts, *(prompt for row in rows for prompt in row.prompts), flags.negative_prompt]
-    checked = ("num_steps", "guidance_scale", "guidance_rescale", "sampler", "batch_size")
+    checked = ("num_steps", "guidance_scale", "guidance_rescale", "eta", "sampler", "batch_size")
     check_request(texts, table, **{name: options[name] for name in checked})
     expand_seeds(options["seeds"], options["images_per_prompt"])
     named = {word.name for text in texts for word in read_prompt(text, table).words}

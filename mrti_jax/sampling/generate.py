@@ -107,6 +107,7 @@ def generate(
         num_steps=num_steps,
         guidance_scale=guidance_scale,
         guidance_rescale=guidance_rescale,
+        eta=eta,
         sampler=sampler,
         batch_size=batch_size,
     )

@@ -19,6 +19,7 @@ def check_request(
     num_steps: int,
     guidance_scale: float,
     guidance_rescale: float,
+    eta: float,
     sampler: str | None,
     batch_size: int,
 ) -> None:
@@ -29,6 +30,8 @@ def check_request(
         raise UserError(f"guidance_scale is {guidance_scale}, but must be a finite number")
     if not 0 <= guidance_rescale <= 1:
         raise UserError(f"guidance_rescale is {guidance_rescale}, but must lie between 0 and 1")
+    if not 0 <= eta <= 1:
+        raise UserError(f"eta is {eta}, but must lie between 0 and 1")
     if num_steps < 1:
         raise UserError(f"num_steps is {num_steps}, but must be 1 or more")
     if batch_size < 1:

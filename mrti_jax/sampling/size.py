@@ -7,11 +7,14 @@ from jaxtyping import Int32
 from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 
+MAX_SIZE = 2**31 - 1  # the U-Net's sizes are int32
+
 
 def picture_side(sd: StableDiffusion, name: str, value: int | None) -> int:
     """Pixels along a side of a picture, the model's own if not given.
 
-    Raises UserError, which calls it `name`, unless it is a multiple of the autoencoder's factor.
+    Raises UserError, which calls it `name`, unless it is a multiple of the autoencoder's factor and
+    no larger than any picture.
     """
     factor = sd.vae.config.downscale
     if value is None:
@@ -23,6 +26,8 @@ def picture_side(sd: StableDiffusion, name: str, value: int | None) -> int:
             f"{name} {value} is not a multiple of {factor}, this model's pixels per latent: use "
             f"{near}"
         )
+    if value > MAX_SIZE:
+        raise UserError(f"{name} {value} is larger than any picture: use at most {MAX_SIZE}")
     return value
 
 
@@ -42,4 +47,8 @@ def told_sizes(
         )
     if min(told) < 0:
         raise UserError(f"original_size, crop and target_size can't be negative: {told}")
+    if max(told) > MAX_SIZE:
+        raise UserError(
+            f"original_size, crop and target_size must be at most {MAX_SIZE}, not {max(told)}"
+        )
     return np.asarray(told, np.int32)

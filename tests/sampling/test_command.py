@@ -141,6 +141,8 @@ def test_bad_input_is_one_line(
         ["a <jane>", "--sampler", "eular"],
         ["a <jane>", "--seed", "-1"],
         ["a <jane>", "--guidance-rescale", "2"],
+        ["a <jane>", "--eta", "2"],
+        ["a <jane>", "--eta", "nan"],
         ["a <jane>", "--grid", "a <jane>"],
         ["--grid", "a <jan[{k}]>"],
         ["--grid", "a <jane[{k}]>", "--grid-value", "10"],

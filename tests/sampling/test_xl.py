@@ -57,6 +57,8 @@ def test_sizes_are_traced_and_told(tiny_xl_sd: StableDiffusion, tiny_sd: StableD
         generate(tiny_sd, "a dog", original_size=(16, 16), **FAST)
     with pytest.raises(UserError, match="negative"):
         generate(tiny_xl_sd, "a dog", crop=(0, -1), **FAST)
+    with pytest.raises(UserError, match="at most 2147483647, not 2147483648"):
+        generate(tiny_xl_sd, "a dog", original_size=(2**31, 16), **FAST)
 
 
 def test_a_concept_of_another_text_encoder(
