@@ -20,7 +20,7 @@ from mrti_jax.models.frozen import Frozen, Params
 from mrti_jax.models.parts import TEXT_PARTS, build_part, check_widths, part_dtype, read_configs
 from mrti_jax.models.stored.find import open_model, tokenizer_folder
 from mrti_jax.models.stored.folder import TOKENIZERS
-from mrti_jax.models.stored.model import MINI, ModelSource, PredictionType, StoredModel
+from mrti_jax.models.stored.model import MINI, ModelSource, StoredModel, UNetPrediction
 from mrti_jax.models.text_encoder import TextEncoder, side_by_side
 from mrti_jax.models.tokenizer import load_tokenizer
 from mrti_jax.models.unet import UNet2DConditionModel
@@ -73,7 +73,7 @@ class StableDiffusion:
         revision: str | None = None,
         variant: str | None = None,
         tokenizer: str | None = None,
-        prediction_type: PredictionType | None = None,
+        prediction_type: UNetPrediction | None = None,
         dtype: jax.typing.DTypeLike | None = None,
         mesh: Mesh | None = None,
         attention: Kind | Literal["auto"] = "auto",

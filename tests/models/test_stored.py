@@ -240,3 +240,14 @@ def test_a_file_is_what_it_holds_not_what_it_is_called(tmp_path: Path, name: str
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(UserError, match="is a Git LFS pointer"):
         read_tensor_file(path)
+
+
+@pytest.mark.parametrize("layout", ["folder", "file"])
+def test_what_no_unet_predicts(layout: str, tiny_folder: Path, tmp_path: Path) -> None:
+    path = tiny_folder if layout == "folder" else tmp_path / "model.safetensors"
+    if layout == "file":
+        save_file({"model.diffusion_model.input_blocks.0.0.weight": np.zeros(1)}, path)
+    source = ModelSource(path=str(path))
+    object.__setattr__(source, "prediction_type", "v")  # past the check of types in the tests
+    with pytest.raises(UserError, match=r"prediction_type is 'v', .* one of epsilon, v_prediction"):
+        open_model(source)

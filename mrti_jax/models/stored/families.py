@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mrti_jax.models.stored.model import PredictionType
+from mrti_jax.models.stored.model import UNetPrediction
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Family:
 
     name: str
     text: tuple[str, ...]
-    sample_size: Mapping[PredictionType, int]
+    sample_size: Mapping[UNetPrediction, int]
     scaling_factor: float
     scheduler_config: Mapping[str, Any]
 

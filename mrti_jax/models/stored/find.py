@@ -2,14 +2,21 @@
 """From the name or path that a user gives for a model to its files."""
 
 import dataclasses
+from typing import get_args
 
 from etils import epath
 
-from mrti_jax.errors import UserError
+from mrti_jax.errors import UserError, nearest
 from mrti_jax.files import to_path
 from mrti_jax.models.stored.folder import open_folder
 from mrti_jax.models.stored.hub import fetch_model, fetch_tokenizer, is_hub_id
-from mrti_jax.models.stored.model import MINI, ModelSource, StoredModel, StoredTokenizer
+from mrti_jax.models.stored.model import (
+    MINI,
+    ModelSource,
+    StoredModel,
+    StoredTokenizer,
+    UNetPrediction,
+)
 from mrti_jax.models.stored.single_file import open_file
 
 HUB_PAGES = "https://huggingface.co/"
@@ -21,6 +28,12 @@ def open_model(source: ModelSource) -> StoredModel:
     Raises:
         UserError: there is none, or it is not a Stable Diffusion that is supported here.
     """
+    known = get_args(UNetPrediction)
+    if source.prediction_type not in (None, *known):
+        raise UserError(
+            f"prediction_type is {source.prediction_type!r}, but must be one of "
+            f"{', '.join(known)}{nearest(str(source.prediction_type), known)}"
+        )
     stored = _open(source)
     if source.tokenizer is not None:
         tokenizers = {

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from mrti_jax.models.stored.tensor import Tensors
 
 MINI = "mini"
-PredictionType = Literal["epsilon", "v_prediction"]
+UNetPrediction = Literal["epsilon", "v_prediction"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class SourceOptions:
     tokenizer: str | None = None
     """A folder or Hub id to take the tokenizer from; the model's own if not given, and for a single
     file, which has none, that of openai/clip-vit-large-patch14."""
-    prediction_type: PredictionType | None = None
+    prediction_type: UNetPrediction | None = None
     """What the U-Net predicts; what the model's files say if not given."""
 
     @property

@@ -11,10 +11,10 @@ from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stored import ldm_text, ldm_unet, ldm_vae
 from mrti_jax.models.stored.families import SD1, SD2, SDXL, Family
 from mrti_jax.models.stored.model import (
-    PredictionType,
     StoredModel,
     StoredModule,
     StoredTokenizer,
+    UNetPrediction,
 )
 from mrti_jax.models.stored.names import current_names
 from mrti_jax.models.stored.refuse import LCM, UNCLIP, image_conditioned, what_else
@@ -52,7 +52,7 @@ _EDM = re.compile(r"edm_vpred\.sigma_(max|min)|edm_(mean|std)")
 _SD2_BASE_STEPS = 875_000
 
 
-def open_file(path: epath.Path, prediction_type: PredictionType | None) -> StoredModel:
+def open_file(path: epath.Path, prediction_type: UNetPrediction | None) -> StoredModel:
     """The model in a `.safetensors` or `.ckpt` file in the layout of the original code.
 
     Args:
@@ -216,7 +216,7 @@ def _text_encoders(
 
 def _prediction_type(
     path: epath.Path, family: Family, tensors: Tensors, facts: Mapping[str, Any]
-) -> PredictionType:
+) -> UNetPrediction:
     """What the file says, or what is usual. In version 2 both are, with the same tensors."""
     told = facts.get("modelspec.prediction_type")
     if told in ("v", "v_prediction") or "v_pred" in tensors:
