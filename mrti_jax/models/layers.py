@@ -53,6 +53,7 @@ class Conv(nnx.Conv):
         height, width = ((n + 2 * self.pad - self.size) // self.stride + 1 for n in x.shape[1:3])
         positions = x.shape[0] * height * width
         assert self.bias is not None
+        x = x.astype(self.kernel.get_value().dtype)
         if self.size == self.stride == 1:
             return x @ self.kernel.get_value()[0, 0] + self.bias.get_value()
         if positions > FEW_POSITIONS:

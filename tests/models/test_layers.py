@@ -110,3 +110,12 @@ def test_a_convolution_of_few_positions_is_the_same(
     monkeypatch.setattr(layers, "FEW_POSITIONS", 0)
     for got, expected in zip(product, with_gradients(layer, x), strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "side"), [(1, 4), (3, 4), (3, 20)], ids=["1x1", "few", "many"])
+def test_a_convolution_computes_in_the_dtype_of_its_weights(size: int, side: int):
+    layer = conv(4, 6, size, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (1, side, side, 4))
+    got = layer(x)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(got, layer(x.astype(jnp.bfloat16)))
