@@ -13,25 +13,27 @@ from transformers import CLIPTokenizer
 from mrti_jax.concept import (
     Concept,
     by_name,
-    encode,
     encode_prompts,
     placeholder_ids,
     slot_boundaries,
     splice,
 )
+from mrti_jax.concept.encode import EncodedPrompts
 from mrti_jax.errors import UserError
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen
-from mrti_jax.models.text_encoder import TextEncoder, TextStates
+from mrti_jax.models.text_encoder import TextEncoder
 
 Encode = Callable[..., np.ndarray]
 
 
 @pytest.fixture
-def states(tokenizer: CLIPTokenizer, text_encoder: Frozen[TextEncoder]) -> Encode:
-    def run(texts: list[str], concepts: list[Concept], **options: object) -> np.ndarray:
+def encode(
+    tokenizer: CLIPTokenizer, text_encoder: Frozen[TextEncoder]
+) -> Callable[..., EncodedPrompts]:
+    def run(texts: list[str], concepts: list[Concept], **options: object) -> EncodedPrompts:
         boundaries = slot_boundaries(concepts, 1000)
-        encoded = encode_prompts(
+        return encode_prompts(
             texts,
             by_name(concepts),
             [tokenizer],
@@ -39,24 +41,18 @@ def states(tokenizer: CLIPTokenizer, text_encoder: Frozen[TextEncoder]) -> Encod
             boundaries,
             **options,  # type: ignore[arg-type]
         )
-        assert encoded.distinct.pooled is None
-        return encoded.of(np.arange(len(texts))).hidden
 
     return run
 
 
 @pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many sequences each call of `encode_prompts` gave to the text encoder."""
-    counts: list[int] = []
-    encode_all = encode._encode_all
+def states(encode: Callable[..., EncodedPrompts]) -> Encode:
+    def run(texts: list[str], concepts: list[Concept], **options: object) -> np.ndarray:
+        encoded = encode(texts, concepts, **options)
+        assert encoded.distinct.pooled is None
+        return encoded.of(np.arange(len(texts))).hidden
 
-    def count(sequences: list, text_encoder: Frozen) -> TextStates:
-        counts.append(len(sequences))
-        return encode_all(sequences, text_encoder)
-
-    monkeypatch.setattr(encode, "_encode_all", count)
-    return counts
+    return run
 
 
 def test_equals_the_encoder_with_the_word_in_its_place(
@@ -95,16 +91,18 @@ def test_identities_to_the_bit(states: Encode, make_concept: Callable[..., Conce
 
 
 def test_each_distinct_sequence_is_encoded_once(
-    states: Encode, encoded: list[int], make_concept: Callable[..., Concept]
+    encode: Callable[..., EncodedPrompts], make_concept: Callable[..., Concept]
 ) -> None:
     jane, star = make_concept("jane"), make_concept("star", 3)
-    states(["a dog", "", "a dog"], [jane])
-    states(["a <jane>", "", "a <jane[0]>", "a <jane[7]>"], [jane])
-    states(["a <jane(7)>", "a <jane|7|>"], [jane])
-    states(["a <jane|2|> and <star>"], [jane, star])
-    states(["a <jane(5)>", "a"], [jane], nothing="drop")
-    # 2 texts; 10 rows and ""; rows 7, 8, 9 and nothing; 3 rows of star; rows 5 to 9 and nothing.
-    assert encoded == [2, 11, 4, 3, 6]
+
+    def count(texts: list[str], concepts: list[Concept], **options: object) -> int:
+        return len(encode(texts, concepts, **options).distinct.hidden)
+
+    assert count(["a dog", "", "a dog"], [jane]) == 2
+    assert count(["a <jane>", "", "a <jane[0]>", "a <jane[7]>"], [jane]) == 11  # rows, and ""
+    assert count(["a <jane(7)>", "a <jane|7|>"], [jane]) == 4  # rows 7, 8, 9 and nothing
+    assert count(["a <jane|2|> and <star>"], [jane, star]) == 3  # rows of star
+    assert count(["a <jane(5)>", "a"], [jane], nothing="drop") == 6  # rows 5 to 9 and nothing
 
 
 def test_a_second_prompt_compiles_nothing(

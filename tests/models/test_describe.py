@@ -56,7 +56,6 @@ def test_a_whole_model(capsys: pytest.CaptureFixture[str], tiny_v_folder: Path) 
 
 
 @pytest.mark.parametrize("flags", [(), ("--help",)], ids=["report", "help"])
-@pytest.mark.usefixtures("no_gradient")
 def test_a_reader_that_has_read_enough_is_no_error(
     tiny_folder: Path, flags: tuple[str, ...]
 ) -> None:
