@@ -77,22 +77,6 @@ def check_folder(folder: epath.PathLike) -> None:
         raise UserError(f"{path} is a file: name a folder for the pictures")
 
 
-def read_parameters(path: epath.PathLike) -> dict[str, Any]:
-    """What `save_picture` wrote into a PNG file. Raises UserError if there is no such thing."""
-    try:
-        with to_path(path).open("rb") as file, Image.open(file, formats=["PNG"]) as image:
-            text = image.info.get(CHUNK)
-    except Exception as error:  # decoders raise all kinds of errors for damaged files
-        raise UserError(f"{path} can't be read as a PNG file: {reason(error)}") from error
-    try:
-        parameters = json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        parameters = None
-    if not isinstance(parameters, dict):
-        raise UserError(f"{path} doesn't say how it was drawn: it has no '{CHUNK}' text chunk")
-    return parameters
-
-
 def a1111_text(parameters: dict[str, Any]) -> str:
     """The parameters as A1111's web UI words them."""
     negative = parameters["negative_prompt"]

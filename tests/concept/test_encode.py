@@ -50,7 +50,7 @@ def states(encode: Callable[..., EncodedPrompts]) -> Encode:
     def run(texts: list[str], concepts: list[Concept], **options: object) -> np.ndarray:
         encoded = encode(texts, concepts, **options)
         assert encoded.distinct.pooled is None
-        return encoded.of(np.arange(len(texts))).hidden
+        return np.asarray(encoded.of(np.arange(len(texts))).hidden)
 
     return run
 

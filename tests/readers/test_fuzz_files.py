@@ -20,6 +20,7 @@ from etils import epath
 from fuzz import EXTREMES, cases, damaged, result
 from hypothesis import strategies as st
 from PIL import Image
+from png_text import read_parameters
 from tiny import tiny_concept
 
 from mrti_jax.concept import Concept
@@ -27,7 +28,7 @@ from mrti_jax.models.parts import PARTS, read_part_config
 from mrti_jax.models.stored.safetensors_file import read_safetensors
 from mrti_jax.models.stored.weights import read_json
 from mrti_jax.sampling import Picture
-from mrti_jax.sampling.png import read_parameters, save_picture
+from mrti_jax.sampling.png import save_picture
 from mrti_jax.training import Config, load_concept, read_config
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import check
@@ -56,7 +57,6 @@ def png(*chunks: bytes, width: int = 16, height: int = 16, data: bytes = b"") ->
 
 IMAGES = [image("PNG"), image("PNG", "P"), image("JPEG"), image("WEBP"), image("BMP")]
 ZEROS = zlib.compress(bytes(50_000_000), 9)  # 50 kB
-PICTURE = png(chunk(b"tEXt", b"mrti_jax\0" + json.dumps({"prompt": "a", "seed": 1}).encode()))
 TENSORS = safetensors.numpy.save(
     {"a.weight": np.ones((4, 3), np.float32), "b": np.zeros(2, np.float16)}, {"format": "pt"}
 )
@@ -101,20 +101,6 @@ def test_images(place: Path, content: bytes) -> None:
     file.write_bytes(content)
     photos = result(lambda: read_folder(file, 16))
     assert photos is None or photos[0].pixels.shape == (16, 16, 3)
-
-
-@cases(damaged(PICTURE) | st.binary(max_size=60), quick=100, full=10_000)
-def test_text_chunks_of_png_files(place: Path, content: bytes) -> None:
-    file = place / "picture.png"
-    file.write_bytes(content)
-    assert isinstance(result(lambda: read_parameters(file)), dict | None)
-
-
-@cases(st.binary(max_size=300), st.sampled_from([b"tEXt", b"zTXt", b"iTXt"]), quick=50, full=4_000)
-def test_text_chunks_that_others_wrote(place: Path, content: bytes, kind: bytes) -> None:
-    file = place / "picture.png"
-    file.write_bytes(png(chunk(kind, b"mrti_jax\0" + content)))
-    assert isinstance(result(lambda: read_parameters(file)), dict | None)
 
 
 @pytest.fixture(scope="module")
@@ -252,19 +238,17 @@ def test_no_file_outside_the_output_folder(place: Path, name: str) -> None:
     [
         png(width=60_000, height=60_000, data=ZEROS),
         png(width=2**31 - 1, height=2**31 - 1, data=ZEROS),
-        png(chunk(b"zTXt", b"mrti_jax\0\0" + ZEROS)),
-        png(chunk(b"iTXt", b"mrti_jax\0\1\0\0\0" + ZEROS)),
+        png(chunk(b"zTXt", b"comment\0\0" + ZEROS)),
+        png(chunk(b"iTXt", b"comment\0\1\0\0\0" + ZEROS)),
         png(chunk(b"iCCP", b"icc\0\0" + ZEROS)),
-        png(chunk(b"tEXt", b"mrti_jax\0" + b"[" * 100_000)),
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n(x) (w) file\n",
     ],
-    ids=["60000x60000", "2**31", "zTXt", "iTXt", "iCCP", "nested JSON", "PostScript"],
+    ids=["60000x60000", "2**31", "zTXt", "iTXt", "iCCP", "PostScript"],
 )
 def test_bombs_in_images(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "bomb.png"
     file.write_bytes(content)
     result(lambda: read_folder(file, 16))
-    assert result(lambda: read_parameters(file)) is None
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from png_text import read_parameters
 from tiny import tiny_concept
 
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sample import main
-from mrti_jax.sampling.png import read_parameters
 
 Capture = pytest.CaptureFixture[str]
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from png_text import read_parameters
 
 from mrti_jax.errors import UserError
 from mrti_jax.sampling import Picture
-from mrti_jax.sampling.png import read_parameters, save_new, save_picture, slug
+from mrti_jax.sampling.png import save_picture, slug
 
 PARAMETERS: dict[str, Any] = {
     "prompt": "a photo of <jane[0.8]>\nin \u00fcber \u2603 blue",
@@ -74,14 +75,3 @@ def test_a_file_in_the_folders_place(picture: Picture, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a file"):
         save_picture(picture, tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "mine"
-
-
-def test_files_that_do_not_say_how_they_were_drawn(picture: Picture, tmp_path: Path) -> None:
-    plain = save_new(Image.fromarray(picture.image), tmp_path, "plain")
-    with pytest.raises(UserError, match="doesn't say how it was drawn"):
-        read_parameters(plain)
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(UserError, match="can't be read as a PNG file"):
-        read_parameters(tmp_path / "text.png")
-    with pytest.raises(UserError, match="can't be read as a PNG file"):
-        read_parameters(tmp_path / "missing.png")
