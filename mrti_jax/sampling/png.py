@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from mrti_jax.concept import parse
 from mrti_jax.errors import UserError
-from mrti_jax.files import reason, to_path, write_whole
+from mrti_jax.files import in_object_store, reason, to_path, write_whole
 from mrti_jax.sampling.generate import Picture
 
 CHUNK = "mrti_jax"
@@ -46,7 +46,8 @@ def save_picture(picture: Picture, folder: epath.PathLike) -> epath.Path:
 def save_new(
     image: Image.Image, folder: epath.PathLike, stem: str, info: PngInfo | None = None
 ) -> epath.Path:
-    """Writes `folder/<stem>.png`, or `<stem>-2.png`, ...: no file is ever overwritten.
+    """Writes `folder/<stem>.png`, or `<stem>-2.png`, ...: no file is ever overwritten, not even
+    that of another process which draws into the folder.
 
     Raises UserError if the folder can't be made or written to.
     """
@@ -56,11 +57,26 @@ def save_new(
     names = itertools.chain([f"{stem}.png"], (f"{stem}-{i}.png" for i in itertools.count(2)))
     try:
         target.mkdir(parents=True, exist_ok=True)
-        path = next(target / name for name in names if not (target / name).exists())
+        path = next(target / name for name in names if _reserved(target / name))
     except OSError as error:
         raise UserError(f"can't write to the folder {target}: {reason(error)}") from error
-    write_whole(path, content)
+    try:
+        write_whole(path, content)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return path
+
+
+def _reserved(path: epath.Path) -> bool:
+    """Creates the file, empty, unless it exists; returns whether it did."""
+    if in_object_store(path):  # nothing there is created exclusively
+        return not path.exists()
+    try:
+        with open(path, "xb"):
+            return True
+    except FileExistsError:
+        return False
 
 
 def png_bytes(image: Image.Image, info: PngInfo | None = None) -> bytes:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """PNG files: what they carry, their names, and what is never done to the folder."""
 
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,28 @@ def test_nothing_is_overwritten(picture: Picture, tmp_path: Path) -> None:
     paths = [save_picture(picture, tmp_path) for _ in range(3)]
     stem = "a-photo-of-jane-0.8-in-ber-blue-seed7"
     assert [path.name for path in paths] == [f"{stem}.png", f"{stem}-2.png", f"{stem}-3.png"]
+
+
+def test_nothing_is_overwritten_by_several_at_once(picture: Picture, tmp_path: Path) -> None:
+    drawn = [Picture(np.full_like(picture.image, i), PARAMETERS) for i in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda one: save_picture(one, tmp_path), drawn))
+    assert sorted(paths) == sorted(tmp_path.iterdir()) and len(set(paths)) == len(drawn)
+    for path, one in zip(paths, drawn, strict=True):
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(np.asarray(image), one.image)
+
+
+def test_no_file_is_left_where_the_disk_is_full(
+    picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        save_picture(picture, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
