@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.sampling.loop import to_pixels
 
 
 def round_trip(
@@ -18,8 +19,7 @@ def round_trip(
     def reconstruct(params: dict, pixels: jax.Array) -> jax.Array:
         vae = sd.vae.bind(params)
         mean, _ = jnp.split(vae.encode(pixels), 2, axis=-1)
-        decoded = vae.decode(mean).astype(jnp.float32)
-        return jnp.round(255 * jnp.clip(decoded / 2 + 0.5, 0, 1)).astype(jnp.uint8)
+        return to_pixels(vae.decode(mean))
 
     parts = [images[i : i + 50] for i in range(0, len(images), 50)]
     return np.concatenate(

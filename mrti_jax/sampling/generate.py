@@ -128,9 +128,9 @@ def generate(
     steps = solver.plan(schedule, num_steps)
 
     boundaries = slot_boundaries(table.values(), schedule.num_train_timesteps)
-    texts = list(dict.fromkeys([*prompts, *(negatives if guided else [])]))
+    texts = dict.fromkeys([*prompts, *(negatives if guided else [])])
     encoded = encode_prompts(
-        texts,
+        list(texts),
         table,
         sd.tokenizers,
         sd.text_encoder,
@@ -142,19 +142,16 @@ def generate(
         encoded = encoded.with_zeros()
     warn_of_skipped_buckets(texts, table, schedule, solver, num_steps, official_semi)
     slots = np.asarray(bucket_from_boundaries(np.asarray(steps.timesteps), boundaries))
+    columns = {text: i for i, text in enumerate(texts)}
+    # Which of the encoded prompts the network is called with for each prompt.
+    passes = [[columns[prompt]] for prompt in prompts]
+    if guided:
+        if sd.zeros_for_empty_prompt:
+            columns[""] = -1
+        away = (columns[negative] for negative in negatives)
+        passes = [[first, *own] for first, own in zip(away, passes, strict=True)]
 
-    def passes(index: int) -> list[int]:
-        """Which of the encoded prompts the network is called with for the prompt of this index."""
-        own = texts.index(prompts[index])
-        if not guided:
-            return [own]
-        zeros = sd.zeros_for_empty_prompt and not negatives[index]
-        return [-1 if zeros else texts.index(negatives[index]), own]
-
-    shared = {
-        "model": sd.source.path,
-        **{key: value for key, value in sd.source.options.items() if value is not None},
-        "dtype": sd.dtype.name,
+    shared = _about(sd) | {
         "sampler": sampler,
         "num_steps": num_steps,
         "guidance_scale": guidance_scale,
@@ -185,11 +182,10 @@ def generate(
     for start in range(0, len(jobs), size):
         batch = jobs[start : start + size]
         filled = batch + batch[-1:] * (size - len(batch))
-        chosen = np.asarray([passes(index) for index, _ in filled])
         images = draw(
             program,
             sd,
-            encoded.of(chosen),
+            encoded.of(np.asarray([passes[index] for index, _ in filled])),
             sizes,
             steps,
             slots,
@@ -225,6 +221,12 @@ def fingerprints(texts: Iterable[str], concepts: Mapping[str, Concept]) -> dict[
         ).hexdigest()[:16]
         for name in names
     }
+
+
+def _about(sd: StableDiffusion) -> dict[str, Any]:
+    """What a picture's parameters tell of the model."""
+    options = {key: value for key, value in sd.source.options.items() if value is not None}
+    return {"model": sd.source.path, **options, "dtype": sd.dtype.name}
 
 
 def _per_prompt(negative_prompt: str | Sequence[str], count: int) -> list[str]:

@@ -169,8 +169,7 @@ def decode(
     vae = nnx.merge(program.vae, nnx.State(params))
 
     def pixels(latents: Float[Array, "b h w c"]) -> UInt8[Array, "b H W 3"]:
-        values = vae.decode(latents / program.scaling_factor).astype(jnp.float32)
-        return jnp.round(255 * jnp.clip(values / 2 + 0.5, 0, 1)).astype(jnp.uint8)
+        return to_pixels(vae.decode(latents / program.scaling_factor))
 
     if not program.vae_slicing:
         return pixels(latents)
@@ -181,6 +180,11 @@ def decode(
     )
     images = jax.lax.map(pixels, turns).swapaxes(0, 1)
     return images.reshape(-1, *images.shape[2:])
+
+
+def to_pixels(decoded: Float[Array, "*b H W 3"]) -> UInt8[Array, "*b H W 3"]:
+    """What the autoencoder decodes, about -1 to 1, as a picture."""
+    return jnp.round(255 * jnp.clip(decoded.astype(jnp.float32) / 2 + 0.5, 0, 1)).astype(jnp.uint8)
 
 
 def _normal(
