@@ -12,7 +12,7 @@ from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_com
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import read_text, reason, to_path
 from mrti_jax.flags import named
-from mrti_jax.models.stored.model import SourceOptions
+from mrti_jax.models.stored.model import MINI, SourceOptions
 
 if TYPE_CHECKING:  # at run time, imported once the flags are read: --help needs no jax
     from mrti_jax.concept import Concept
@@ -41,7 +41,7 @@ class Flags:
     """
     concept: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A concept file, training folder or checkpoint folder; for several, repeat the flag."""
-    model: str = "mini"
+    model: str = MINI
     """A diffusers folder, a single .safetensors or .ckpt file, a Hub id (owner/model), or 'mini',
     the embedded model."""
     sampler: str | None = None
@@ -196,7 +196,7 @@ def _check_prompts(
 
 
 def _options(flags: Flags) -> dict[str, Any]:
-    is_mini = flags.model == "mini"
+    is_mini = flags.model == MINI
     steps, guidance = flags.steps, flags.guidance
     return {
         "seeds": flags.seed or (0,),

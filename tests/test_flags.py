@@ -7,8 +7,11 @@ import re
 import pytest
 
 from mrti_jax import sample, train
+from mrti_jax.diffusion import SAMPLERS
 from mrti_jax.errors import UserError
 from mrti_jax.flags import read_flags
+from mrti_jax.mini import concepts
+from mrti_jax.sampling.png import A1111_SAMPLERS
 
 LONG = "/a/folder/with/a/name/that/is/longer/than/a/line/of/a/terminal/and/has/no/place/to/break/it"
 
@@ -50,3 +53,21 @@ def test_a_terminal_without_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_right() -> None:
     flags = read_flags(sample.Flags, ["a dog", "--seed", "1", "--seed", "2"], prog="sample")
     assert (flags.prompts, flags.seed) == (("a dog",), (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"), [(sample.Flags, SAMPLERS), (concepts.Flags, concepts.CONCEPTS)]
+)
+def test_the_names_in_the_help(
+    flags: type, names: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written out by hand there, as a flag's help can only be a literal."""
+    with pytest.raises(SystemExit):
+        read_flags(flags, ["--help"])
+    told = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    *first, last = names
+    assert f"{', '.join(first)} or {last}" in told
+
+
+def test_every_sampler_has_its_name_for_other_tools() -> None:
+    assert A1111_SAMPLERS.keys() == SAMPLERS.keys()

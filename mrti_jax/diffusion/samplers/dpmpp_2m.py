@@ -34,7 +34,7 @@ class Steps(NamedTuple):
 
 
 # Options of UniPC, DEIS and DDPM, which the reference's scheduler of this kind reads as its own.
-SAME = {
+SAME: Mapping[str, Mapping[str, str | None]] = {
     "solver_type": dict.fromkeys(("bh1", "bh2", "logrho"), "midpoint"),
     "algorithm_type": {"deis": "dpmsolver++"},
     "variance_type": dict.fromkeys(
