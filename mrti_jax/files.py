@@ -55,12 +55,17 @@ def list_folder(folder: epath.Path) -> list[epath.Path]:
         return sorted(path for path in inside if not path.name.startswith("."))
 
 
-def read_text(path: epath.Path) -> str:
+def read_text(path: epath.Path, what: str) -> str:
     """The text of a UTF-8 file, without the byte order mark that Windows editors add.
 
-    Raises OSError and UnicodeDecodeError.
+    Raises UserError, which begins with `what`, if it can't be read or is in another encoding.
     """
-    return path.read_bytes().decode("utf-8-sig")
+    with reporting(what, path):
+        content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what}: {reason(error)}") from None
 
 
 def to_path(path: epath.PathLike) -> epath.Path:
@@ -102,6 +107,8 @@ def reporting(what: str, path: epath.PathLike) -> Iterator[None]:
     """Turns what using the path may raise into a UserError that begins with `what`."""
     try:
         yield
+    except UserError:
+        raise
     except failures(path) as error:
         raise UserError(f"{what}: {reason(error)}") from error
 

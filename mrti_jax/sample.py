@@ -10,7 +10,7 @@ import tyro
 
 from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import read_text, reason, to_path
+from mrti_jax.files import read_text, to_path
 from mrti_jax.flags import named
 from mrti_jax.models.stored.model import MINI, SourceOptions
 
@@ -238,10 +238,7 @@ def _load_concept(path: str) -> "Concept":
 def _read_prompts(path: str | None) -> list[str]:
     if path is None:
         return []
-    try:
-        text = read_text(to_path(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the prompts file {path} can't be read: {reason(error)}") from error
+    text = read_text(to_path(path), f"the prompts file {path} can't be read")
     lines = [line.strip() for line in text.splitlines()]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:

@@ -14,6 +14,7 @@ from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_com
 from mrti_jax.errors import UserError
 from mrti_jax.files import to_path
 from mrti_jax.flags import named, read_flags
+from mrti_jax.models.stored.model import MINI
 from mrti_jax.training.config import Config, ListedConcept, check, read_config
 from mrti_jax.training.many import resolve_all
 
@@ -127,7 +128,7 @@ def _tell(run: Config) -> None:
     print(f"learned <{name}>: {folder / 'concept.safetensors'}")
     if run.train.final_grid:
         print(f"at all resolutions: {folder / 'grid.png'}")
-    model = {} if run.model.path == "mini" else {"model": run.model.path}
+    model = {} if run.model.path == MINI else {"model": run.model.path}
     flags = {"concept": out} | model | run.model.options
     given = [
         f"--{key.replace('_', '-')} {shlex.quote(str(value))}"

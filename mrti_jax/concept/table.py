@@ -19,7 +19,7 @@ from jaxtyping import Float32, Int32
 
 from mrti_jax.concept.prompt import check_name
 from mrti_jax.errors import UserError
-from mrti_jax.files import is_regular, reason, to_path, write_whole
+from mrti_jax.files import is_regular, reporting, to_path, write_whole
 from mrti_jax.models.stored.safetensors_file import read_safetensors
 from mrti_jax.models.text_encoder import XL_PARTS, Parts
 
@@ -104,12 +104,10 @@ class Concept:
             "name": self.name,
             "num_train_timesteps": str(self.num_train_timesteps),
         }
-        try:
+        with reporting(f"can't write the concept file {target}", target):
             if target.is_dir():
                 target /= FILE_NAME
-            write_whole(target, _ordered(safetensors.numpy.save(self.tensors, metadata)))
-        except (OSError, ImportError) as error:
-            raise UserError(f"can't write the concept file {target}: {reason(error)}") from error
+        write_whole(target, _ordered(safetensors.numpy.save(self.tensors, metadata)))
 
     @classmethod
     def load(cls, path: epath.PathLike) -> "Concept":
@@ -118,7 +116,7 @@ class Concept:
         Raises UserError for a file that is missing, damaged or not a concept file.
         """
         source = to_path(path)
-        try:
+        with reporting(f"can't read the concept file {source}", source):
             if source.is_dir():
                 source /= FILE_NAME
                 if not source.exists():
@@ -127,8 +125,6 @@ class Concept:
                 raise UserError(f"there is no concept file {path}")
             if not is_regular(source):
                 raise UserError(f"the concept file {source} is not a file")
-        except (OSError, ImportError) as error:
-            raise UserError(f"can't read the concept file {source}: {reason(error)}") from error
         stored, metadata = read_safetensors(source)  # no numbers are read yet
         _check_contents(source, stored, metadata)
         tensors = {name: tensor.read() for name, tensor in stored.items()}

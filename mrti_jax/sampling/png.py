@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from mrti_jax.concept import parse
 from mrti_jax.errors import UserError
-from mrti_jax.files import in_object_store, reason, to_path, write_whole
+from mrti_jax.files import in_object_store, reporting, to_path, write_whole
 from mrti_jax.sampling.generate import Picture
 
 CHUNK = "mrti_jax"
@@ -55,11 +55,9 @@ def save_new(
     target = to_path(folder)
     check_folder(target)
     names = itertools.chain([f"{stem}.png"], (f"{stem}-{i}.png" for i in itertools.count(2)))
-    try:
+    with reporting(f"can't write to the folder {target}", target):
         target.mkdir(parents=True, exist_ok=True)
         path = next(target / name for name in names if _reserved(target / name))
-    except OSError as error:
-        raise UserError(f"can't write to the folder {target}: {reason(error)}") from error
     try:
         write_whole(path, content)
     except BaseException:

@@ -199,10 +199,8 @@ def _captions(file: epath.Path, word: str) -> tuple[str, ...]:
     beside = file.with_suffix(".txt")
     if not beside.exists():
         return ()
-    try:
-        lines = [line.strip() for line in read_text(beside).splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the captions in '{beside}' can't be read: {reason(error)}") from None
+    text = read_text(beside, f"the captions in '{beside}' can't be read")
+    lines = [line.strip() for line in text.splitlines()]
     captions = [_caption(line, word, beside) for line in lines if line]
     without = [caption for caption in captions if "{}" not in caption]
     if without:

@@ -11,7 +11,7 @@ import yaml
 from etils import epath
 
 from mrti_jax.errors import UserError, nearest
-from mrti_jax.files import is_regular, read_text, reason, write_whole
+from mrti_jax.files import is_regular, read_text, reason, reporting, write_whole
 
 T = TypeVar("T")
 MAX_BYTES = 1_000_000
@@ -37,16 +37,15 @@ class _Loader(yaml.SafeLoader):
 
 def read_yaml(path: epath.Path) -> Mapping[Any, Any]:
     """The mapping that a YAML file holds. Raises UserError for anything else."""
-    try:
+    what = f"can't read the configuration file {path}"
+    with reporting(what, path):
         if not path.exists():
             raise UserError(f"there is no configuration file {path}")
         if path.is_dir():
             raise UserError(f"{path} is a folder: for photos in it use --data.path {path}")
         if not is_regular(path) or path.stat().length > MAX_BYTES:
             raise UserError(f"{path} is not a configuration file: a device, or far too large")
-        text = read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"can't read the configuration file {path}: {reason(error)}") from None
+        text = read_text(path, what)
     try:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 99th of May

@@ -85,3 +85,5 @@ def test_what_a_store_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(Bucket, "isdir", refuse)
         with pytest.raises(UserError, match=r"can't read the folder 'gs://mine/photos'.*403"):
             list_folder(epath.Path("gs://mine/photos"))
+        with pytest.raises(UserError, match=r"can't read the concept file gs://mine/jane.*403"):
+            Concept.load("gs://mine/jane")

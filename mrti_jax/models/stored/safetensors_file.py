@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from mrti_jax.errors import UserError
-from mrti_jax.files import reason
+from mrti_jax.files import reporting
 from mrti_jax.models.stored.tensor import DTYPES, StoredTensor, contiguous_strides
 
 # The format's own limit.
@@ -20,13 +20,10 @@ def read_safetensors(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[st
     Raises:
         UserError: the file is missing, truncated or damaged.
     """
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
-            end = file.seek(0, 2)
-    except (OSError, ImportError) as error:
-        raise UserError(f"{path} can't be read: {reason(error)}") from None
+    with reporting(f"{path} can't be read", path), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
+        end = file.seek(0, 2)
     if 8 <= end < 8 + length <= _MAX_HEADER_BYTES:
         raise _truncated(path, end, 8 + length)
     try:

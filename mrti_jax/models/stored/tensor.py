@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from mrti_jax.errors import UserError
-from mrti_jax.files import reason
+from mrti_jax.files import reporting
 
 # By the name in safetensors files.
 DTYPES: Mapping[str, np.dtype] = {
@@ -108,17 +108,14 @@ class StoredTensor:
         index += (slice(None),) * (len(self.shape) - len(index))
         lengths = [len(range(*part.indices(n))) for part, n in zip(index, self.shape, strict=True)]
         result = np.empty(lengths, self.dtype if dtype is None else dtype)
-        try:
-            with self.path.open("rb") as file:
-                if not self.shape:
-                    result[()] = self._read(file)
-                    return result
-                first = index[0].indices(self.shape[0])[0]
-                for start, stop in self._pieces(lengths[0]):
-                    piece = self.rows(first + start, first + stop)._read(file)
-                    result[start:stop] = piece[(slice(None), *index[1:])]
-        except (OSError, ImportError) as error:
-            raise UserError(f"{self.path} can't be read: {reason(error)}") from None
+        with reporting(f"{self.path} can't be read", self.path), self.path.open("rb") as file:
+            if not self.shape:
+                result[()] = self._read(file)
+                return result
+            first = index[0].indices(self.shape[0])[0]
+            for start, stop in self._pieces(lengths[0]):
+                piece = self.rows(first + start, first + stop)._read(file)
+                result[start:stop] = piece[(slice(None), *index[1:])]
         return result
 
     def _pieces(self, num_rows: int) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,7 @@ from typing import Any
 from etils import epath
 
 from mrti_jax.errors import UserError
-from mrti_jax.files import is_regular, reason
+from mrti_jax.files import is_regular, reporting
 from mrti_jax.models.stored.safetensors_file import read_safetensors
 from mrti_jax.models.stored.tensor import StoredTensor
 from mrti_jax.models.stored.torch_file import read_torch_file
@@ -22,13 +22,11 @@ def read_tensor_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[st
     Raises:
         UserError: the file is missing, damaged or not to be trusted.
     """
-    try:
+    with reporting(f"{path} can't be read", path):
         if path.exists() and not path.is_dir() and not is_regular(path):
             raise UserError(f"{path} is a pipe or a device: give a file, which can be read twice")
         with path.open("rb") as file:
             head = file.read(len(_GIT_LFS))
-    except (OSError, ImportError) as error:
-        raise UserError(f"{path} can't be read: {reason(error)}") from None
     if head == _GIT_LFS:
         raise UserError(
             f"{path} is a Git LFS pointer, not the file: fetch it with `git lfs pull` in its "

@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 
 from mrti_jax.errors import UserError
-from mrti_jax.files import reason
+from mrti_jax.files import failures, reason
 from mrti_jax.models.stored.tensor import DTYPES, StoredTensor
 
 _STORAGES = {
@@ -125,7 +125,7 @@ def read_torch_file(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[str
         ) from None
     except UserError:
         raise
-    except (OSError, ImportError) as error:
+    except failures(path) as error:
         raise UserError(f"{path} can't be read: {reason(error)}") from None
     except Exception as error:  # zipfile raises anything for a damaged directory
         raise UserError(f"{path} is damaged: {reason(error)}; download or copy it again") from None

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from mrti_jax.errors import UserError
-from mrti_jax.files import reason
+from mrti_jax.files import reporting
 from mrti_jax.models.stored.tensor import StoredTensor
 from mrti_jax.models.stored.tensor_file import read_tensor_file
 
@@ -29,12 +29,12 @@ _NAME = re.compile(
 
 def read_json(path: epath.Path) -> dict[str, Any]:
     """The JSON object in a file; UserError where there is none."""
+    with reporting(f"{path} can't be read", path):
+        if not path.exists():
+            raise UserError(f"{path} is missing: is this a diffusers folder?")
+        content = path.read_bytes()
     try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: is this a diffusers folder?") from None
-    except (OSError, ImportError) as error:
-        raise UserError(f"{path} can't be read: {reason(error)}") from None
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
