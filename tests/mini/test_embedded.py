@@ -90,6 +90,7 @@ def test_the_noisy_buckets_settle_colours(mini: StableDiffusion) -> None:
     assert right[8] >= 6 and right[9] >= 4
 
 
+@pytest.mark.slow
 def test_the_same_seed_draws_the_same_picture(mini: StableDiffusion) -> None:
     first, second, other = (
         generate(mini, "a star", seeds=seed, num_steps=4, batch_size=2)[0].image

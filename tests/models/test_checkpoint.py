@@ -26,6 +26,7 @@ TEXT = "text_encoder/model.safetensors"
 WEIGHT = "mid_block.resnets.0.conv1.weight"
 
 
+@pytest.mark.slow
 def test_the_order_of_filters_in_memory_changes_nothing(
     tiny_folder: Path, tiny_sd: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ):

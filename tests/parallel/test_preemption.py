@@ -81,6 +81,7 @@ def test_a_signal_in_the_last_pictures_leaves_them_to_the_next_start(
     assert (tmp_path / "grid.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*had no training example")
 def test_pictures_that_a_signal_cut_off_are_drawn_by_the_next_start(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -46,6 +46,7 @@ def test_the_same_call_gives_the_same_bits(tiny_sd: StableDiffusion) -> None:
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_beside_a_picture_does_not_matter(tiny_sd: StableDiffusion) -> None:
     """Bit for bit on the CPU, at any batch size and with any neighbours."""
     seeds = [9, 2, 4, 11, 0, 6, 1, 5, 3]
@@ -56,6 +57,7 @@ def test_what_is_drawn_beside_a_picture_does_not_matter(tiny_sd: StableDiffusion
         np.testing.assert_array_equal(together[: len(seeds)], alone)
 
 
+@pytest.mark.slow
 def test_several_pictures_on_a_device(
     tiny_sd: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ def draw(sd: StableDiffusion, word: str, **options: object) -> np.ndarray:
     return generate(sd, f"a photo of {word} in red", [JANE], **FAST, **options)[0].image
 
 
+@pytest.mark.slow
 def test_identities_to_the_bit(tiny_xl_sd: StableDiffusion) -> None:
     bare = draw(tiny_xl_sd, "<jane>")
     for word in ("<jane[0]>", "<jane(0)>"):

@@ -73,6 +73,7 @@ def test_the_loss_falls_on_one_photo(
     assert last < first - 0.02  # the mean of 160 examples is good to about 0.008
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_bit(
     tiny_sd: StableDiffusion,
     pictures: list[np.ndarray],
@@ -142,6 +143,7 @@ def test_sheets_of_pictures(
     assert [p.name for p in (tmp_path / "pictures").iterdir()] == ["step_000002.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*steps skip bucket")
 def test_a_model_without_a_sampler_of_ours_is_trained_and_drawn_with_another(
     tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable, tmp_path: Path

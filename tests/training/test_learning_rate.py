@@ -47,6 +47,7 @@ def test_one_that_is_given_stays(tiny_sd: StableDiffusion):
     assert with_learning_rate(config, tiny_sd.text_encoder) == config
 
 
+@pytest.mark.slow
 def test_the_run_tells_which_it_took(
     tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable, tmp_path: Path
 ):

@@ -105,6 +105,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
         learn(tiny_sd, pictures, **WORDS, out=out, config=config_of(make_config))
 
 
+@pytest.mark.slow
 def test_restart_keeps_the_run_before(
     run: Path,
     tiny_sd: StableDiffusion,

@@ -82,6 +82,7 @@ def test_accumulation_and_devices_change_nothing_but_rounding(
     assert whole["examples"].sum() == 24
 
 
+@pytest.mark.slow
 def test_rows_without_examples_stand_still(
     tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable
 ):
