@@ -43,7 +43,7 @@ def train(work: Work) -> Callable[[], tuple[float, float]]:
     sizes = sizes_of(photos, flip=False)
     data = fill(Data(moments, sizes, *prompts, np.uint32(0)), 1, sd.mesh)  # type: ignore[arg-type]
     height, width, channels = moments.shape[2:]
-    limit = memory_limit(sd.mesh.local_devices[0])
+    limit = memory_limit(sd.mesh)
     remat = needs_remat(sd, config, (height, width, channels // 2), limit)
     step = make_train_step(sd, config, remat=remat)
     vectors = initial_vectors("red", 1, sd.tokenizers, sd.text_encoder)

@@ -20,7 +20,6 @@ EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, r
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # as for a program killed by SIGPIPE
 MIN_COMPILE_SECONDS = 0.5
-_TO_CONTINUE = "run the same command again, without --restart, to continue"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +70,11 @@ def run_command(
         except UserError as error:
             return _fail(str(error), EXIT_USER_ERROR)
         except Preempted as stopped:  # all processes at once
-            print(f"{stopped}; {_TO_CONTINUE}", file=sys.stderr)
+            print(stopped, file=sys.stderr)
             return EXIT_PREEMPTED
         except KeyboardInterrupt as interrupted:
             if interrupted.args:
-                print(f"{interrupted}; {_TO_CONTINUE}", file=sys.stderr)
+                print(interrupted, file=sys.stderr)
                 return EXIT_INTERRUPTED
             return _fail("interrupted", EXIT_INTERRUPTED)
         except BrokenPipeError:
@@ -89,7 +88,7 @@ def run_command(
 
             if means_a_lost_process(error):
                 lost = f"a process of this run was lost, so this one ends too: {error}"
-                return _fail(f"{lost}; {_TO_CONTINUE}", EXIT_PREEMPTED)
+                return _fail(f"{lost}; run the same command again", EXIT_PREEMPTED)
             traceback.print_exc()
             return _fail("unexpected: see the traceback above", 1)
     return 0

@@ -10,7 +10,7 @@ import tyro
 
 from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_compilation_cache
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import read_text, to_path
+from mrti_jax.files import read_text, reporting, to_path
 from mrti_jax.flags import named
 from mrti_jax.models.stored.model import MINI, SourceOptions
 
@@ -227,7 +227,9 @@ def _load_concept(path: str) -> "Concept":
     from mrti_jax.concept.table import FILE_NAME
 
     folder = to_path(path)
-    if folder.is_dir() and not (folder / FILE_NAME).exists():
+    with reporting(f"can't read the concept '{path}'", folder):
+        only_checkpoints = folder.is_dir() and not (folder / FILE_NAME).exists()
+    if only_checkpoints:
         # Here, so that drawing with a concept file needs nothing that training needs.
         from mrti_jax.training.checkpoint import load_concept
 

@@ -148,6 +148,7 @@ def test_setup_installs_what_tpus_need_on_all_workers() -> None:
         ("gke.sh", {}, [], "error: CLUSTER is not set: say which cluster: export CLUSTER="),
         ("gke.sh", NAMES, ["--dry-run", "--out", "runs/rex"], "--out must be gs://"),
         ("gke.sh", NAMES, ["--dry-run", "--out=gs://b/c", "--restart"], "choose another --out"),
+        ("slurm.sh", {}, ["--restart", "--out=runs/rex"], "choose another --out"),
     ],
 )
 def test_what_is_missing_is_said(
@@ -171,11 +172,10 @@ def test_a_slurm_job_that_was_stopped_is_queued_again(
         executable(tmp_path / command, body)
     path = f"{tmp_path}:{os.environ['PATH']}"
     job = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
-    done = script("slurm.sh", "configs/sd15.yaml", "--restart", PATH=path, **job)
+    done = script("slurm.sh", "configs/sd15.yaml", PATH=path, **job)
     assert done.returncode == status
     started = (tmp_path / "srun.txt").read_text()
-    anew = "" if restarts else " --restart"
-    assert started == f".venv/bin/python -m mrti_jax.train configs/sd15.yaml{anew}\n"
+    assert started == ".venv/bin/python -m mrti_jax.train configs/sd15.yaml\n"
     told = tmp_path / "scontrol.txt"
     assert told.exists() == requeued and (not requeued or told.read_text() == "requeue 7\n")
 

@@ -14,15 +14,12 @@
 set -euo pipefail
 MAX_RESTARTS=20
 
-arguments=()
-for argument in "$@"; do
-    # A job that was queued again goes on with what it had begun.
-    if [[ $argument != --restart ]] || ((${SLURM_RESTART_COUNT:-0} == 0)); then
-        arguments+=("$argument")
-    fi
-done
+if [[ " $* " == *" --restart "* ]]; then
+    echo "error: --restart would begin anew each time the job is queued again: choose another --out" >&2
+    exit 2
+fi
 status=0
-srun .venv/bin/python -m mrti_jax.train "${arguments[@]}" || status=$?
+srun .venv/bin/python -m mrti_jax.train "$@" || status=$?
 # 75: told to stop (here 180 s before the end of the job's time), and saved, or a process was lost.
 # Above 128: ended by a signal, as by SIGTERM before the training began.
 if ((status == 75 || status > 128)) && ((${SLURM_RESTART_COUNT:-0} < MAX_RESTARTS)); then

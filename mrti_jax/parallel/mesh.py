@@ -79,20 +79,19 @@ def choose_fsdp(weight_bytes: int, num_devices: int, memory_bytes: int | None) -
 def fitting_mesh(weight_bytes: int) -> Mesh:
     """A mesh over all devices of all processes, `fsdp` just large enough for the weights."""
     check_accelerator()
-    memory = common_memory_limit(jax.local_devices()[0])
-    return make_mesh(fsdp=choose_fsdp(weight_bytes, jax.device_count(), memory))
+    mesh = make_mesh()
+    return make_mesh(fsdp=choose_fsdp(weight_bytes, mesh.size, memory_limit(mesh)))
 
 
-def memory_limit(device: jax.Device) -> int | None:
-    """Bytes of memory that programs may use on a device; None if it doesn't say."""
-    return (device.memory_stats() or {}).get("bytes_limit")
+def memory_limit(mesh: Mesh) -> int | None:
+    """Bytes of memory that programs may use on each device; None if they don't say.
 
-
-def common_memory_limit(device: jax.Device) -> int | None:
-    """The least `memory_limit` of all processes' devices, so that they decide alike; all must call
-    it."""
-    limits = [limit for limit in gather(memory_limit(device)) if limit is not None]
-    return min(limits, default=None)
+    If the mesh is of all processes, it is the least of theirs, so that they decide alike, and all
+    must call it.
+    """
+    own = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+    limits = gather(own) if mesh.is_multi_process else [own]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def bytes_on_each(tree: Any) -> int:

@@ -173,7 +173,7 @@ def generate(
 
     jobs = [(index, seed) for index in range(len(prompts)) for seed in all_seeds]
     size = _batch_length(len(jobs), pictures_at_once(sd.mesh, batch_size), sd.mesh.size)
-    limit = memory_limit(sd.mesh.local_devices[0])
+    limit = memory_limit(sd.mesh)
     sliced = needs_slicing(sd, vae_slicing, height, width, size, limit)
     program = make_program(sd, solver, height, width, vae_slicing=sliced)
     pictures: list[Picture] = []

@@ -61,7 +61,8 @@ def save_new(
     try:
         write_whole(path, content)
     except BaseException:
-        path.unlink(missing_ok=True)
+        if not in_object_store(path):  # there, nothing was reserved
+            path.unlink(missing_ok=True)
         raise
     return path
 
@@ -87,7 +88,9 @@ def png_bytes(image: Image.Image, info: PngInfo | None = None) -> bytes:
 def check_folder(folder: epath.PathLike) -> None:
     """Raises UserError if there is a file where the folder to write to should be."""
     path = to_path(folder)
-    if path.exists() and not path.is_dir():
+    with reporting(f"can't write to the folder {path}", path):
+        is_file = path.exists() and not path.is_dir()
+    if is_file:
         raise UserError(f"{path} is a file: name a folder for the pictures")
 
 

@@ -22,11 +22,13 @@ from orbax.checkpoint.options import MultiprocessingOptions
 
 from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import failures, in_object_store, reason, to_path
+from mrti_jax.files import failures, in_object_store, reason, reporting, to_path
 from mrti_jax.parallel.mesh import fetch
 from mrti_jax.parallel.processes import as_writer, failing_together, gather, means_a_lost_process
 
 FOLDER = "checkpoints"
+# How tensorstore's errors begin where a store, and not what it holds, is the trouble.
+_OUT_OF_REACH = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
 _ITEMS = ("state", "concept", "meta")
 
 T = TypeVar("T")
@@ -48,8 +50,13 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, multiprocessing_options=own_barriers
         )
+        as_writer(self._make)  # before Orbax's own, for which the other processes would wait
         with _writing(self.folder):
             self._manager = _Manager(self.folder, options=options, item_names=_ITEMS)
+
+    def _make(self) -> None:
+        with _writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -127,8 +134,10 @@ def load_concept(out: epath.PathLike) -> Concept:
     Warns of newer ones that are damaged. Raises UserError if none is intact.
     """
     folder = _absolute(to_path(out))
-    folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
-    if not folder.is_dir() or not any(path.name.isdigit() for path in folder.iterdir()):
+    with reporting(f"can't read the checkpoints in '{out}'", folder):
+        folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+        found = folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    if not found:
         raise UserError(f"'{out}' holds no checkpoint: is it a training folder?")
     options = ocp.CheckpointManagerOptions(read_only=True)
     with ocp.CheckpointManager(folder, options=options, item_names=_ITEMS) as manager:
@@ -168,10 +177,10 @@ def _newest_whole(
                 content = read(step)
             except UserError:
                 raise
-            except PermissionError as error:
-                raise UserError(f"can't read the checkpoint {where}: {reason(error)}") from error
             except Exception as error:  # readers raise all kinds of errors for damaged files
                 problem = reason(error)
+                if isinstance(error, PermissionError) or problem.startswith(_OUT_OF_REACH):
+                    raise UserError(f"can't read the checkpoint {where}: {problem}") from error
         problem = next(filter(None, gather(problem)), "")  # processes use the same one
         if content is not None and not problem:
             if damaged:
@@ -213,9 +222,9 @@ def _verify(found: str, written: str) -> None:
 def _move_aside(checkpoint: epath.Path) -> None:
     """Hides a checkpoint from Orbax, which reads the folders whose names are numbers."""
     aside = checkpoint.parent / f"damaged-{checkpoint.name}"
-    if aside.exists():
-        aside.rmtree()
     with _writing(checkpoint.parent):
+        if aside.exists():
+            aside.rmtree()
         checkpoint.rename(aside)
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mrti_jax.concept.prompt import Word
 from mrti_jax.concept.schemes import read_words
 from mrti_jax.errors import UserError, warn
-from mrti_jax.files import is_regular, list_folder, read_text, reason, to_path
+from mrti_jax.files import is_regular, list_folder, read_text, reason, reporting, to_path
 from mrti_jax.parallel.processes import check_same, map_in_parts
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -29,7 +29,7 @@ OTHERS = (".heic", ".heif", ".gif", ".tif", ".tiff", ".avif", ".jxl", ".jfif", "
 class Photo:
     """One training picture.
 
-    `whole`: the picture that `pixels` are cut out of, its short side S. `sizes`, which SDXL is
+    `whole`: the picture that `pixels` are cut out of, as wide or as high. `sizes`, which SDXL is
     conditioned on: height and width of the original picture, top and left of `pixels` in `whole`,
     height and width of `pixels`. `captions`: its own, `{}` standing for the word; may be empty.
     """
@@ -76,14 +76,15 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
 def find_images(folder: epath.Path) -> list[epath.Path]:
     """The image files in a folder, or the one that `folder` is, sorted by name; hidden ones are
     ignored. Raises UserError if there are none."""
-    if not folder.exists():
-        raise UserError(f"there is no folder of images '{folder}'")
-    if not folder.is_dir():
-        if _is_image(folder):
-            return [folder]
-        raise UserError(f"'{folder}' is not a folder, and not a PNG, JPEG, WebP or BMP image")
-    paths = list_folder(folder)
-    files = list(filter(_is_image, paths))
+    with reporting(f"can't read the folder of images '{folder}'", folder):
+        if not folder.exists():
+            raise UserError(f"there is no folder of images '{folder}'")
+        if not folder.is_dir():
+            if _is_image(folder):
+                return [folder]
+            raise UserError(f"'{folder}' is not a folder, and not a PNG, JPEG, WebP or BMP image")
+        paths = list_folder(folder)
+        files = list(filter(_is_image, paths))
     if not files:
         raise UserError(
             f"the folder '{folder}' holds no images (PNG, JPEG, WebP, BMP): {_describe(paths)}"

@@ -4,12 +4,13 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 
+import jax.numpy as jnp
 from etils import epath
 
 from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.parallel.mesh import common_memory_limit
+from mrti_jax.parallel.mesh import memory_limit
 from mrti_jax.parallel.processes import check_same, failing_together, is_writer
 from mrti_jax.sampling.size import picture_side
 from mrti_jax.training.config import Config, check
@@ -83,6 +84,8 @@ def learn_many(
     config = config or Config()
     check(config)
     check_subjects(subjects, restart=restart)
+    if sd.dtype == jnp.float16:
+        raise UserError("the model is in float16, where gradients overflow: load it in bfloat16")
     config = with_learning_rate(config, sd.text_encoder)
     slots = plan_slots(sd, config, len(subjects))
     if is_writer():
@@ -93,7 +96,7 @@ def learn_many(
         check_pictures(sd, config.train.picture_steps)
     size = picture_side(sd, "data.size", config.data.size)
     runs = [_prepare(sd, subject, config, size, alone=len(subjects) == 1) for subject in subjects]
-    limit = common_memory_limit(sd.mesh.local_devices[0])
+    limit = memory_limit(sd.mesh)
     remat = needs_remat(sd, config, sd.vae.config.latent_shape(size, size), limit, slots)
     return train(
         make_train_step(sd, config, remat=remat),
@@ -129,7 +132,7 @@ def plan_slots(sd: StableDiffusion, config: Config, num_concepts: int) -> int:
     if at_once is None:
         size = picture_side(sd, "data.size", config.data.size)
         latent_shape = sd.vae.config.latent_shape(size, size)
-        limit = common_memory_limit(sd.mesh.local_devices[0])
+        limit = memory_limit(sd.mesh)
         at_once = fitting_concepts(sd, config, latent_shape, limit)
     return count_slots(num_concepts, at_once, config.train.microbatch_size, sd.mesh.size)
 

@@ -172,7 +172,10 @@ class _Loop:
             if isinstance(result, UserError) and len(self._runs) == 1:
                 raise result  # not all that was done is saved
         total = len(self._runs) * self._config.steps
-        self._stop.leave(f"stopped after {self._done} of {total} steps")
+        self._stop.leave(
+            f"stopped after {self._done} of {total} steps; run the same command again, without "
+            "--restart, to continue"
+        )
 
     def _save(self, saving: Sequence[int]) -> None:
         # A state stays as it was before an update that is not finite. Checking it at every step

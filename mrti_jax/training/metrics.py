@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`metrics.jsonl`: one line of numbers every few updates, without gaps or duplicates on resume."""
+"""`metrics.jsonl`: one line of numbers every few updates, each once even after a resume."""
 
 import functools
 import json

@@ -304,7 +304,7 @@ class Run:
 
 def _to_compare(settings: dict[str, Any]) -> list[str]:
     """What must be the same in all processes; each may have a path of its own to the same files."""
-    paths = ("out", "data.path", "data.tfds_dir")
+    paths = ("out", "data.path", "data.tfds_dir", "model.path", "model.tokenizer")
     return [f"{key} {value}" for key, value in settings.items() if key not in paths]
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import to_path
+from mrti_jax.parallel.processes import check_same
 from mrti_jax.training.config import TFDS_PREFIX
 from mrti_jax.training.images import Photo, decode
 
@@ -51,6 +52,7 @@ def read_tfds(address: str, size: int, *, data_dir: str | None = None) -> list[P
             f"'{address}' has {len(source)} images, but at most {MAX_IMAGES} fit: use a slice, "
             f"such as {address.split('[')[0]}[:100]"
         )
+    check_same([f"{len(source)} examples"], f"the images of '{address}'")
     files = [(f"example {i}", partial(_content, source, i, key)) for i in range(len(source))]
     return decode(files, size, f"'{address}'")
 

@@ -3,6 +3,7 @@
 
 import itertools
 import os
+import re
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -13,16 +14,28 @@ import numpy as np
 import pytest
 from bucket import Bucket, buckets
 from etils import epath
+from PIL import Image
 
+from mrti_jax import sample, train
 from mrti_jax.concept import Concept
 from mrti_jax.errors import Preempted, UserError
-from mrti_jax.files import append, list_folder, write_whole
+from mrti_jax.files import append, write_whole
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.preemption import StopRequest
+from mrti_jax.sampling.png import png_bytes, save_new
 from mrti_jax.training import learn, load_concept, read_config
-from mrti_jax.training.folder import writable
+from mrti_jax.training.folder import move_aside, writable
 
+OWN = ["--concept.name", "rex", "--concept.initializer", "heart"]
 WORDS = {"name": "jane", "initializer": "star"}
+
+
+class HttpError(Exception):
+    """Like that of gcsfs, which is no OSError."""
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    raise HttpError("forbidden, 403")
 
 
 def test_a_run_in_a_bucket(
@@ -64,14 +77,20 @@ def test_a_run_in_a_bucket(
         # At the stop, to cut it for going on, at the end: not for each of the lines.
         assert written.count("metrics.jsonl") == 3
 
+        with pytest.warns(UserWarning, match=r"is now in 'gs://mine/runs/jane-1'"):
+            move_aside(out)
+        assert not out.exists() and (out.with_name("jane-1") / "concept.safetensors").exists()
 
-def test_what_a_store_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch):
-    class HttpError(Exception):
-        """Like that of gcsfs, which is no OSError."""
 
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise HttpError("forbidden, 403")
+def test_pictures_in_a_bucket_are_numbered(monkeypatch: pytest.MonkeyPatch):
+    picture = Image.new("RGB", (8, 8))
+    with buckets(monkeypatch):
+        for name in ("a.png", "a-2.png"):
+            assert save_new(picture, "gs://mine/pictures", "a").name == name
+            assert (epath.Path("gs://mine/pictures") / name).read_bytes() == png_bytes(picture)
 
+
+def test_what_a_store_refuses_to_write_is_one_line(monkeypatch: pytest.MonkeyPatch):
     with buckets(monkeypatch):
         monkeypatch.setattr(Bucket, "_open", refuse)
         file = epath.Path("gs://mine/runs/metrics.jsonl")
@@ -82,8 +101,29 @@ def test_what_a_store_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch):
         ):
             with pytest.raises(UserError, match=r"can't write .*gs://mine/runs.*forbidden, 403"):
                 write()
-        monkeypatch.setattr(Bucket, "isdir", refuse)
-        with pytest.raises(UserError, match=r"can't read the folder 'gs://mine/photos'.*403"):
-            list_folder(epath.Path("gs://mine/photos"))
-        with pytest.raises(UserError, match=r"can't read the concept file gs://mine/jane.*403"):
-            Concept.load("gs://mine/jane")
+        with pytest.raises(UserError, match=r"can't write gs://mine/pictures/a.png.*403"):
+            save_new(Image.new("RGB", (8, 8)), "gs://mine/pictures", "a")
+
+
+@pytest.mark.parametrize(
+    ("main", "argv"),
+    [
+        (train.main, ["--data.path", "gs://mine/a", *OWN]),
+        (train.main, ["--model.path", "gs://mine/a"]),
+        (train.main, ["--out", "gs://mine/a"]),
+        (sample.main, ["a star", "--model", "gs://mine/a"]),
+        (sample.main, ["a star", "--concept", "gs://mine/a"]),
+        (sample.main, ["a star", "--out", "gs://mine/a"]),
+    ],
+)
+def test_a_bucket_that_can_not_be_read_is_one_line(
+    main: Callable,
+    argv: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    with buckets(monkeypatch):
+        for name in ("isdir", "exists", "ls", "info", "_open", "makedirs"):
+            monkeypatch.setattr(Bucket, name, refuse)
+        assert main(argv) == 2
+    assert re.fullmatch(r"error: .*gs://mine/a.*: forbidden, 403\n", capsys.readouterr().err)

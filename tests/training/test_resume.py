@@ -14,7 +14,6 @@ from etils import epath
 from jax.experimental import multihost_utils
 from tiny import tiny_concept
 
-from mrti_jax import files
 from mrti_jax.concept import Concept
 from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
@@ -184,14 +183,3 @@ def test_checkpoints_leave_the_agreement_on_a_step_to_the_loop(
     with Checkpoints(epath.Path(tmp_path), keep=1) as checkpoints:
         checkpoints.save(1, {"table": jnp.zeros(3)}, tiny_concept("jane"), {})
     assert not asked
-
-
-def test_metrics_in_an_object_store_are_written_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Where nothing can be appended to: no call opens the file for that."""
-    monkeypatch.setattr(files, "in_object_store", lambda path: True)
-    path = epath.Path(tmp_path / "metrics.jsonl")
-    for line in ("1\n", "2\n"):
-        files.append(path, line)
-    assert path.read_text() == "1\n2\n"

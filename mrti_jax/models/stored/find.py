@@ -7,7 +7,7 @@ from typing import get_args
 from etils import epath
 
 from mrti_jax.errors import UserError, nearest
-from mrti_jax.files import to_path
+from mrti_jax.files import reporting, to_path
 from mrti_jax.models.stored.folder import open_folder
 from mrti_jax.models.stored.hub import fetch_model, fetch_tokenizer, is_hub_id
 from mrti_jax.models.stored.model import (
@@ -61,9 +61,11 @@ def _open(source: ModelSource) -> StoredModel:
         return open_folder(
             fetch_model(source.path, source.revision, source.variant), source.variant
         )
-    if path.is_dir():
+    with reporting(f"model '{source.path}' can't be read", path):
+        is_folder, exists = path.is_dir(), path.exists()
+    if is_folder:
         return open_folder(path, source.variant)
-    if not path.exists():
+    if not exists:
         raise UserError(
             f"model '{source.path}' does not exist: give a diffusers folder, a .safetensors or "
             ".ckpt file, a Hub id (owner/model) or 'mini', the embedded one"

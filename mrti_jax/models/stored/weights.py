@@ -44,7 +44,8 @@ def read_json(path: epath.Path) -> dict[str, Any]:
 
 def file_names(folder: epath.Path) -> set[str]:
     """The names of what is in a folder; none if there is no folder."""
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    with reporting(f"the folder '{folder}' can't be read", folder):
+        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def variant_of_parts(
