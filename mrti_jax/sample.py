@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `python -m mrti_jax.sample`: draws prompts, with concepts at any resolution."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -231,6 +232,7 @@ def _load_concept(path: str) -> "Concept":
         only_checkpoints = folder.is_dir() and not (folder / FILE_NAME).exists()
     if only_checkpoints:
         # Here, so that drawing with a concept file needs nothing that training needs.
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is meant to be
         from mrti_jax.training.checkpoint import load_concept
 
         return load_concept(folder)

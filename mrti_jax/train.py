@@ -114,8 +114,12 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
         for run, result in zip(runs, results, strict=True):
             if not isinstance(result, UserError):
                 _tell(run)
+    if len(failures) == 1:
+        raise UserError(failures[0])
     if failures:
-        raise UserError("; ".join(failures))
+        raise UserError(
+            f"{len(failures)} of {len(runs)} concepts were not learned, see the warnings above"
+        )
 
 
 def _tell(run: Config) -> None:

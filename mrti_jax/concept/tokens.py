@@ -161,7 +161,7 @@ def placeholder_ids(
         if isinstance(parts[layout.cut_part], int) or layout.cut_part < len(parts) - 1:
             raise UserError(
                 f"the caption {shorten(template)!r} is longer than {tokenizer.model_max_length} "
-                "tokens and its {} does not fit: shorten it"
+                "tokens and its {} does not fit: shorten it, or use fewer vectors"
             )
         cut = texts[-1][layout.cut_offset :]
         warn(

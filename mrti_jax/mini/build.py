@@ -25,7 +25,7 @@ from mrti_jax.mini import tokenizer as tokenizer_stage
 from mrti_jax.mini.autoencoder import encode_pictures, train_vae, unit_scale
 from mrti_jax.mini.decoder import train_decoder
 from mrti_jax.mini.denoiser import build_unet, latent_masks, train_unet
-from mrti_jax.mini.names import initial_map, load_map, save_map
+from mrti_jax.mini.names import FILE, initial_map, load_map, save_map
 from mrti_jax.mini.pictures import draw, random_scenes
 from mrti_jax.mini.recipe import SCHEDULER, Amounts
 from mrti_jax.mini.text import train_text_encoder
@@ -93,6 +93,22 @@ def claim(work: epath.Path, settings: Build) -> None:
             )
 
 
+def check(settings: Build) -> None:
+    """Raises UserError for what no build could be done with, or would be written over."""
+    if settings.out == MINI:
+        raise UserError(
+            f"--out {MINI}: that name is the embedded model's, so write ./{MINI} for the folder, "
+            "and to use it"
+        )
+    for name, value in dataclasses.asdict(settings.amounts).items():
+        least = 0 if name.endswith("_steps") else 1
+        if value < least:
+            raise UserError(f"amounts.{name} is {value}, but must be at least {least}")
+    out = epath.Path(settings.out)
+    if out.exists() and not (out / FILE).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} holds something else: name a new or empty folder")
+
+
 def cached(
     path: epath.Path, make: Callable[[], dict[str, Float[np.ndarray, "..."]]]
 ) -> dict[str, np.ndarray]:
@@ -139,11 +155,7 @@ def base_parts(
 
 def build(settings: Build) -> None:
     """Trains tokenizer, autoencoder, text encoder and U-Net, and writes the pipeline."""
-    if settings.out == MINI:
-        raise UserError(
-            f"--out {MINI}: that name is the embedded model's, so write ./{MINI} for the folder, "
-            "and to use it"
-        )
+    check(settings)
     amounts, work = settings.amounts, epath.Path(settings.work).resolve()
     earlier = None if settings.start is None else earlier_parts(settings.start)
     claim(work, settings)

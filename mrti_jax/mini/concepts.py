@@ -23,7 +23,7 @@ from PIL import Image
 
 from mrti_jax.commands import run_command
 from mrti_jax.errors import UserError, nearest
-from mrti_jax.files import to_path, write_whole
+from mrti_jax.files import list_folder, to_path, write_whole
 from mrti_jax.flags import named
 from mrti_jax.mini.world.caption import with_article
 from mrti_jax.mini.world.combos import RESERVED, Combo
@@ -98,12 +98,17 @@ def best_caption(appearance: Appearance) -> str:
 
 def save_photos(appearance: Appearance, folder: epath.PathLike, seed: int = SAMPLE_SEED) -> None:
     """Writes four photos of the concept as PNG files of 256 x 256 px. Raises UserError if they
-    can't be written."""
-    target = to_path(folder)
+    can't be written, or if the folder holds anything else: that would be learned with them."""
+    target, files = to_path(folder), {}
     for index, scene in enumerate(photos(appearance, rng=np.random.default_rng(seed)), 1):
-        content = io.BytesIO()
-        Image.fromarray(render(scene, PHOTO_SIZE)).save(content, "PNG", optimize=True)
-        write_whole(target / f"{appearance.name}{index}.png", content.getvalue())
+        png = io.BytesIO()
+        Image.fromarray(render(scene, PHOTO_SIZE)).save(png, "PNG", optimize=True)
+        files[f"{appearance.name}{index}.png"] = png.getvalue()
+    for path in list_folder(target):
+        if path.name not in files or path.read_bytes() != files[path.name]:
+            raise UserError(f"'{folder}' holds something else, {path.name}: name a new folder")
+    for name, content in files.items():
+        write_whole(target / name, content)
 
 
 @dataclass(frozen=True)

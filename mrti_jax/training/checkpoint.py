@@ -138,7 +138,9 @@ def load_concept(out: epath.PathLike) -> Concept:
         folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
         found = folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
     if not found:
-        raise UserError(f"'{out}' holds no checkpoint: is it a training folder?")
+        raise UserError(
+            f"'{out}' holds no checkpoints: give a training folder, or its checkpoints/"
+        )
     options = ocp.CheckpointManagerOptions(read_only=True)
     with ocp.CheckpointManager(folder, options=options, item_names=_ITEMS) as manager:
 

@@ -252,6 +252,11 @@ def check(config: Config) -> None:
     for key in ("optimizer.beta1", "optimizer.beta2"):
         if not 0 <= _get(config, key) < 1:
             raise UserError(f"{key} is {_get(config, key)}, but must be at least 0 and below 1")
+    if (
+        config.train.weighting == "uniform"
+        and config.train.min_snr_gamma != TrainConfig.min_snr_gamma
+    ):
+        raise UserError("train.min_snr_gamma has no effect without train.weighting min_snr")
     if config.train.seed >= 2**32:
         raise UserError(f"train.seed is {config.train.seed}, but must be below 2**32")
     if config.train.steps * config.train.batch_size >= 2**31:

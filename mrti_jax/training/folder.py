@@ -42,6 +42,8 @@ def writable(folder: epath.Path) -> epath.Path:
     probe = folder / ".probe"
 
     def make() -> None:
+        if not in_object_store(folder) and folder.exists() and not folder.is_dir():
+            raise UserError(f"'{folder}' is a file: name a folder with --out")
         with reporting(f"can't write to the folder '{folder}' (--out)", folder):
             folder.mkdir(parents=True, exist_ok=True)
             probe.write_text("")

@@ -266,7 +266,8 @@ class _Loop:
         run.__exit__(type(error), error, error.__traceback__)
         if len(self._runs) > 1:
             error = UserError(f"<{run.name}>: {error}")
-            warn(f"{error}; the other concepts continue")
+            others = len(self.results) + 1 < len(self._runs)
+            warn(f"{error}; the other concepts continue" if others else str(error))
         self.results[run] = error
 
     def _take(self, slot: int) -> State:

@@ -91,6 +91,8 @@ class Run:
         photos = read_photos(subject, size, self.config.data)
         self._shown = [photo.pixels for photo in photos[:MAX_COLUMNS]]
         crops = [crop for photo in photos for crop in spread(photo, data.crops)]
+        if data.crops > 1 and len(crops) == len(photos):
+            warn(f"the photos of <{self.name}> are square: --data.crops {data.crops} has no effect")
         self._prompts = tokenize_captions(
             crops,
             self.config.data.learnable_property,

@@ -79,11 +79,20 @@ def test_a_work_folder_is_of_one_build(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_work_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["work", "out"])
+def test_a_folder_with_something_else_is_left_alone(other: str, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds something else"):
-        build(Build(str(tmp_path / "out"), str(tmp_path), None, ONE_STEP))
+    folders = {"work": str(tmp_path / "a"), "out": str(tmp_path / "b"), other: str(tmp_path)}
+    with pytest.raises(UserError, match=f"--{other} .* holds something else"):
+        build(Build(**folders, amounts=ONE_STEP))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_less_than_nothing_is_refused(tmp_path: Path) -> None:
+    amounts = dataclasses.replace(ONE_STEP, vae_pictures=-1)
+    with pytest.raises(UserError, match="vae_pictures is -1, but must be at least 1"):
+        build(Build(str(tmp_path / "out"), str(tmp_path / "work"), amounts=amounts))
+    assert not list(tmp_path.iterdir())
 
 
 def same(a: Params, b: Params) -> bool:

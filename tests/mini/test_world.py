@@ -169,6 +169,12 @@ def test_a_concepts_photos_by_the_command(
     assert f"--data.path {tmp_path / 'new'} --concept.name dax --concept.initializer" in out
     assert main([str(tmp_path), "dex"]) == 2
     assert "no built-in concept 'dex'" in capsys.readouterr().err
+    assert main([str(tmp_path / "new"), "dax"]) == 0  # the same ones again
+    (tmp_path / "new" / "dax4.png").write_text("mine")
+    for name in ("dax", "hugo"):
+        assert main([str(tmp_path / "new"), name]) == 2
+        assert "holds something else, dax" in capsys.readouterr().err
+    assert (tmp_path / "new" / "dax4.png").read_text() == "mine"
     (tmp_path / "file").write_text("mine")
     assert main([str(tmp_path / "file")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -84,7 +84,9 @@ def test_a_process_that_dies_ends_the_other_with_a_reason(
     assert time.monotonic() - since < 120  # a minute if nothing else is running
     if other[0] == 75:
         assert re.search(
-            r"^error: a process of this run was lost.*run the same command again", other[2], re.MULTILINE
+            r"^error: a process of this run was lost.*same command again",
+            other[2],
+            re.MULTILINE,
         )
     else:  # JAX's own watch was faster: it aborts
         assert other[0] == -signal.SIGABRT and "another task died" in other[2]

@@ -72,6 +72,14 @@ def test_results_in_the_photos_folder_are_refused(
     assert not (photo_folder / "rex").exists()
 
 
+def test_a_file_is_no_folder_for_results(photo_folder: Path, tiny_sd: StableDiffusion) -> None:
+    out = photo_folder.parent / "a.yaml"
+    out.write_text("mine")
+    with pytest.raises(UserError, match=r"a\.yaml' is a file: name a folder with --out"):
+        learn(tiny_sd, photo_folder, name="rex", initializer="star", out=out)
+    out.unlink()
+
+
 def test_photos_that_a_restart_would_move_away_are_refused(
     photo_folder: Path, tiny_sd: StableDiffusion
 ) -> None:

@@ -296,6 +296,11 @@ def test_the_command(together: Path, tiny_folder: Path, folders: Path, tmp_path:
     assert "learned <jane>" in told.out and "learned <rex>" not in told.out
     assert "error: <rex>: the folder" in told.err and "photos (" in told.err
 
+    assert train.main(command(tiny_folder, folders, out, **{"train.seed": 1})) == 2
+    told = capsys.readouterr()
+    assert "error: 3 of 3 concepts were not learned" in told.err
+    assert told.err.count("train.seed (0 -> 1)") == 3
+
 
 def listed(folders: Path) -> str:
     """The same concepts, in a list; one of them from another folder, and not named after it."""
