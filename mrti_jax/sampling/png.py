@@ -47,7 +47,8 @@ def save_new(
     image: Image.Image, folder: epath.PathLike, stem: str, info: PngInfo | None = None
 ) -> epath.Path:
     """Writes `folder/<stem>.png`, or `<stem>-2.png`, ...: no file is ever overwritten, not even
-    that of another process which draws into the folder.
+    that of another process which draws into the folder, unless both write to an object store at the
+    same time: names there can't be reserved.
 
     Raises UserError if the folder can't be made or written to.
     """

@@ -185,7 +185,7 @@ class Config:
     """Folder for the results; `runs/<name>` if not given."""
 
 
-def names_folder(path: str) -> bool:
+def is_folder_path(path: str) -> bool:
     """Whether `data.path` is that of a folder (or an image file), not of a data set."""
     return path != SAMPLE and not path.startswith(TFDS_PREFIX)
 

@@ -29,9 +29,10 @@ OTHERS = (".heic", ".heif", ".gif", ".tif", ".tiff", ".avif", ".jxl", ".jfif", "
 class Photo:
     """One training picture.
 
-    `whole`: the picture that `pixels` are cut out of, as wide or as high. `sizes`, which SDXL is
-    conditioned on: height and width of the original picture, top and left of `pixels` in `whole`,
-    height and width of `pixels`. `captions`: its own, `{}` standing for the word; may be empty.
+    `whole`: the scaled picture that `pixels` are cut out of, of the same width or height. `sizes`,
+    which SDXL is conditioned on: height and width of the original picture, top and left of `pixels`
+    in `whole`, height and width of `pixels`. `captions`: its own, `{}` standing for the word; may be
+    empty.
     """
 
     name: str

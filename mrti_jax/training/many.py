@@ -12,7 +12,7 @@ from mrti_jax.training.config import (
     ConceptOverrides,
     Config,
     ListedConcept,
-    names_folder,
+    is_folder_path,
     resolve,
 )
 from mrti_jax.training.yaml import from_mapping, read_yaml
@@ -62,7 +62,7 @@ def _in_folders(path: str) -> list[tuple[ListedConcept, str]]:
 
     Raises UserError for a folder that holds pictures and folders.
     """
-    if not names_folder(path):
+    if not is_folder_path(path):
         return []
     from mrti_jax.training.images import EXTENSIONS  # not before the flags are read
 

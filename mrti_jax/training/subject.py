@@ -14,7 +14,7 @@ from PIL import Image
 from mrti_jax.concept.prompt import check_name
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import to_path
-from mrti_jax.training.config import SAMPLE, TFDS_PREFIX, DataConfig, names_folder
+from mrti_jax.training.config import SAMPLE, TFDS_PREFIX, DataConfig, is_folder_path
 from mrti_jax.training.folder import check_apart
 from mrti_jax.training.images import Photo, find_images, from_arrays, read_folder
 from mrti_jax.training.tfds_source import read_tfds
@@ -46,7 +46,7 @@ class Subject:
         """Raises UserError for a name that can't be one, a folder without images, and one that
         holds `out` or that `restart` would move away; reads no image."""
         check_name(self.name)
-        if self.path is not None and names_folder(self.path):
+        if self.path is not None and is_folder_path(self.path):
             find_images(to_path(self.path))
             if self.out is not None:
                 check_apart(self.out, self.path, restart=restart)

@@ -34,7 +34,7 @@ class Steps(NamedTuple):
 
 
 # Options of UniPC, DEIS and DDPM, which the reference's scheduler of this kind reads as its own.
-SAME: Mapping[str, Mapping[str, str | None]] = {
+READ_AS: Mapping[str, Mapping[str, str | None]] = {
     "solver_type": dict.fromkeys(("bh1", "bh2", "logrho"), "midpoint"),
     "algorithm_type": {"deis": "dpmsolver++"},
     "variance_type": dict.fromkeys(
@@ -88,7 +88,7 @@ class DPMpp2M(Sampler):
     def from_config(cls, scheduler_config: Mapping[str, Any], **options: Any) -> "Sampler":
         own = {
             key: same[scheduler_config[key]]
-            for key, same in SAME.items()
+            for key, same in READ_AS.items()
             if scheduler_config.get(key) in list(same)  # JSON's lists have no hash
         }
         return super().from_config({**scheduler_config, **own}, **options)
