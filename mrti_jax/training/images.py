@@ -31,8 +31,8 @@ class Photo:
 
     `whole`: the scaled picture that `pixels` are cut out of, of the same width or height. `sizes`,
     which SDXL is conditioned on: height and width of the original picture, top and left of `pixels`
-    in `whole`, height and width of `pixels`. `captions`: its own, `{}` standing for the word; may be
-    empty.
+    in `whole`, height and width of `pixels`. `captions`: its own, `{}` standing for the word; may
+    be empty.
     """
 
     name: str
