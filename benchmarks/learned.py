@@ -39,7 +39,7 @@ class Learning:
     learning_rate: float | None = None
     """Peak learning rate; by the model's embeddings if not given."""
     shared: bool = OptimizerConfig.shared
-    """Whether the rows of a table share a base."""
+    """Whether an example moves the rows for less noise as well."""
     cache: str = FOLDER
     """Folder for what was learned; a concept found there is not learned again."""
 

@@ -67,7 +67,7 @@ def main(flags: Flags) -> None:
     appearances = chosen(flags.concepts + 1)
     report.line(
         f"{flags.concepts} concepts, {flags.seeds} noises each; tables of {flags.buckets} rows"
-        f"{' with a shared base' if flags.learning.shared else ''}, "
+        f"{' shared towards less noise' if flags.learning.shared else ''}, "
         f"{flags.learning.updates} updates of {flags.learning.batch_size} examples; "
         f"{flags.drawing.sampling_steps} sampling steps, guidance {flags.drawing.guidance:g}, "
         f"nothing = {flags.nothing}"

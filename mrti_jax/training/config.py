@@ -115,11 +115,11 @@ class OptimizerConfig:
     """Added to the root of the mean squared gradient."""
     dense: bool = False
     """Update every row at every step, as PyTorch's AdamW does: rows without an example then move by
-    their old momentum and shrink by weight decay. Without it, only the shared base moves them."""
+    their old momentum and shrink by weight decay. Without it, they stand still."""
     shared: bool = True
-    """Learn a base that all rows share and an offset of each from it: every example then moves all
-    rows, and a row whose timesteps say little about the word stays near the base. Rows then differ
-    less. Without it, an example moves only the row of its bucket, as in the paper."""
+    """An example moves the row of its bucket and all rows of buckets with less noise: they learn
+    from fewer examples, and rows for much noise stay free of detail. Without it, an example moves
+    only the row of its bucket, as in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,7 @@ def test_min_snr_weighs_each_example_by_its_time(
     plain, weighted = (
         make_config(
             train={"steps": 1, "weighting": weighting, "min_snr_gamma": 0.5},
-            optimizer={"weight_decay": 0.1},
+            optimizer={"weight_decay": 0.1, "shared": False},
         )
         for weighting in ("uniform", "min_snr")
     )
@@ -125,7 +125,7 @@ def test_min_snr_weighs_each_example_by_its_time(
     weights = np.zeros((10, 1, 1), np.float32)
     weights[rows, 0, 0] = schedule.min_snr_weight(timestep, 0.5)
     without, found = (run(tiny_sd, config, pictures) for config in (plain, weighted))
-    moments = [state["optimizer"]["rows"].mu for state in (without, found)]
+    moments = [state["optimizer"].mu for state in (without, found)]
     # float32, relative to the largest of each row
     scale = np.abs(moments[1]).max(axis=(1, 2), keepdims=True) + 1e-30
     np.testing.assert_allclose(moments[1] / scale, weights * moments[0] / scale, rtol=0, atol=1e-5)
