@@ -4,12 +4,12 @@
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, UInt8
 
+from mrti_jax.mini.autoencoder import sample_latents
 from mrti_jax.mini.fit import fit
 from mrti_jax.mini.pictures import to_unit
 from mrti_jax.mini.recipe import Amounts
@@ -46,7 +46,7 @@ def train_decoder(
 
     def loss(params: Params, batch: Batch, key: Array, step: Array) -> Array:
         mean, log_variance = jnp.split(batch.moments.astype(jnp.float32), 2, axis=-1)
-        latents = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
+        latents = sample_latents(mean, log_variance, key)
         error = (vae.bind(encoder | params).decode(latents) - batch.pictures) ** 2
         return jnp.sum(batch.weights * error.mean(-1)) / jnp.sum(batch.weights)
 

@@ -27,10 +27,8 @@ NAMED_CAPTIONS = 0.5
 # Share of names replaced by a zero vector, which says nothing about the object, as where a learned
 # word has no row.
 EMPTY_NAMES = 0.2
-# Of all diffusion time. With less noise the picture itself shows what a name says.
-LEAST_NAMED_TIME = 0.6
 # The part of diffusion time in which layout and texture are decided.
-MIDDLE = (0.3, 0.94)
+MIDDLE = (0.15, 0.94)
 # Most of a picture is background; without this the objects' shapes are learned last.
 OBJECT_WEIGHT = 4.0
 # How much likelier a textured object is chosen than a plain one: plain ones are learned early.
@@ -79,8 +77,7 @@ def train_unet(
 
     Squared error of v (Salimans & Ho 2022, appendix D), weighted more inside the object.
 
-    Timesteps are stratified over the batch, half of them in the MIDDLE; if a name describes the
-    object, all are from LEAST_NAMED_TIME on.
+    Timesteps are stratified over the batch, half of them in the MIDDLE.
     """
     noise_schedule = NoiseSchedule.from_config(SCHEDULER)
     total = noise_schedule.num_train_timesteps
@@ -98,8 +95,6 @@ def train_unet(
         middle = jnp.arange(count) % 2 == 0
         times = jnp.where(middle, MIDDLE[0] + (MIDDLE[1] - MIDDLE[0]) * strata, strata)
         ids = jnp.asarray(batch.ids)
-        named = (ids == name_id).any(1) & batch.appearances.any(1)
-        times = jnp.where(named, LEAST_NAMED_TIME + (1.0 - LEAST_NAMED_TIME) * strata, times)
         timesteps = jnp.minimum(total * times, total - 1).astype(jnp.int32)
         noise = jax.random.normal(noise_key, latents.shape)
         noisy = noise_schedule.add_noise(latents, noise, timesteps)
