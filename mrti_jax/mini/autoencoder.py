@@ -21,8 +21,8 @@ KL_WEIGHT = 3e-3
 # then hides the details of a drawing long before it hides outlines and colours.
 LAYOUT_VARIANCE, DETAIL_VARIANCE = 80.0, 1 / 64
 DECAY = 16.0
-# Standard deviation of the noise added to latents, so that the decoder draws no grain from those of
-# the U-Net, which are never exact.
+# Standard deviation of the noise added to latents, so that the decoder draws less grain from those
+# of the U-Net, which are never exact.
 LATENT_ERROR = 0.05
 # Progress depends on steps rather than pixels, so most steps see a quarter of each picture.
 CROP = PICTURE_SIZE // 2
@@ -34,7 +34,8 @@ def build_vae(seed: int = 0) -> Frozen[AutoencoderKL]:
 
 
 def prior_variance(height: int, width: int) -> Float[np.ndarray, "h w"]:
-    """The prior's variance of each frequency of the latents, in the order of `dctn`."""
+    """The prior's variance of each frequency of the latents (before `scaling_factor`), as `dctn`
+    orders them."""
     rows, columns = np.arange(height)[:, None] / height, np.arange(width)[None] / width
     layout = LAYOUT_VARIANCE * np.exp(-DECAY * np.hypot(rows, columns))
     return np.maximum(layout, DETAIL_VARIANCE)

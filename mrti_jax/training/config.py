@@ -117,8 +117,8 @@ class OptimizerConfig:
     """Update every row at every step, as PyTorch's AdamW does: rows without an example then move by
     their old momentum and shrink by weight decay. Without it, they stand still."""
     shared: bool = True
-    """An example moves the row of its bucket and all rows of buckets with less noise: they learn
-    from fewer examples, and rows for much noise stay free of detail. Without it, an example moves
+    """An example moves the row of its bucket and all rows of buckets with less noise: each learns
+    from more examples, and rows for much noise stay freer of detail. Without it, an example moves
     only the row of its bucket, as in the paper."""
 
 

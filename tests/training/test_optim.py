@@ -64,9 +64,9 @@ def test_a_shared_row_is_one_that_is_alone_with_its_and_all_noisier_buckets():
         gradients = (GRADIENTS * trained[:, :, None, None])[:, row:].sum(1)
         any_trained = trained[:, row:].any(1)
         assert 0 < any_trained.sum() < 12
-        start, seen = jnp.asarray(START[row]), [START[row]]
         adam = optax.adamw(4e-2, weight_decay=0.1)
-        value, state = start, adam.init(start)
+        value, seen = jnp.asarray(START[row]), [START[row]]
+        state = adam.init(value)
         for step in range(12):
             if any_trained[step]:
                 update, state = adam.update(jnp.asarray(gradients[step]), state, value)
