@@ -180,7 +180,7 @@ def _check_prompts(
     flags: Flags, prompts: list[str], concepts: "list[Concept]", options: dict[str, Any]
 ) -> None:
     """Raises UserError for what can't be drawn, before a model is fetched and loaded for it; warns
-    of concepts that no prompt names."""
+    of concepts that no prompt names, and of flags that no word heeds."""
     from mrti_jax.concept import by_name, read_prompt
     from mrti_jax.sampling.request import check_request, expand_seeds
     from mrti_jax.sampling.sweep import sweep_rows
@@ -191,9 +191,13 @@ def _check_prompts(
     checked = ("num_steps", "guidance_scale", "guidance_rescale", "eta", "sampler", "batch_size")
     check_request(texts, table, **{name: options[name] for name in checked})
     expand_seeds(options["seeds"], options["images_per_prompt"])
-    named = {word.name for text in texts for word in read_prompt(text, table).words}
-    for name in sorted(table.keys() - named):
+    words = [word for text in texts for word in read_prompt(text, table).words]
+    for name in sorted(table.keys() - {word.name for word in words}):
         warn(f"concept '{name}' is loaded, but no prompt names it: write <{name}> to draw it")
+    if not any(word.scheme == "semi" for word in words):
+        ignored = {"--nothing": flags.nothing != "zero", "--official-semi": flags.official_semi}
+        for flag in (flag for flag, given in ignored.items() if given):
+            warn(f"{flag} has no effect: no prompt has a word in round brackets, as in <star(3)>")
 
 
 def _options(flags: Flags) -> dict[str, Any]:

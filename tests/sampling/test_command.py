@@ -165,6 +165,16 @@ def test_a_concept_that_no_prompt_names_is_told(
     assert "no prompt names it: write <jane>" in line
 
 
+@pytest.mark.parametrize(("word", "told"), [("<jane[3]>", 2), ("<jane(3)>", 0)])
+def test_flags_that_no_word_heeds_are_told(
+    word: str, told: int, model: str, jane: str, tmp_path: Path, capsys: Capture
+) -> None:
+    given = flags(model, tmp_path / "out", "--concept", jane, "--nothing", "drop")
+    assert main([f"a photo of a {word}", *given, "--official-semi"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("has no effect: no prompt has a word in round brackets" in s for s in lines) == told
+
+
 def test_pictures_are_kept_when_it_is_interrupted(
     model: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

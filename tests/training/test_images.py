@@ -148,6 +148,13 @@ def test_captions_stand_beside_their_image(tmp_path: Path):
     assert second.captions == ()
 
 
+def test_captions_without_their_image_are_named(tmp_path: Path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "b.txt").write_text("<jane> on a beach\n")
+    with pytest.warns(UserWarning, match=r"1 text in .* left out, without an image: b\.txt"):
+        read_folder(tmp_path, 16, caption_word="jane")
+
+
 def test_pictures_in_memory():
     array = np.zeros((16, 24, 3), np.uint8)
     stream = io.BytesIO()
