@@ -36,11 +36,7 @@ from mrti_jax.training.yaml import from_mapping, read_yaml
 class Flags:
     concepts: int = 6
     """How many of the world's concepts."""
-    recipes: tuple[str, ...] = (
-        "configs/paper.yaml",
-        "configs/mini.yaml",
-        "configs/mini.yaml@train.steps=200",
-    )
+    recipes: tuple[str, ...] = ("configs/paper.yaml", "configs/mini.yaml")
     """Files of settings, of which those of the word, the optimizer and the training count;
     FILE@SECTION.KEY=VALUE changes one of them."""
     every: int = 400

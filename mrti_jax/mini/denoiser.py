@@ -28,7 +28,7 @@ NAMED_CAPTIONS = 0.5
 # word has no row.
 EMPTY_NAMES = 0.2
 # The part of diffusion time in which layout and texture are decided.
-MIDDLE = (0.15, 0.94)
+MIDDLE = (0.15, 0.86)
 # Most of a picture is background; without this the objects' shapes are learned last.
 OBJECT_WEIGHT = 4.0
 # How much likelier a textured object is chosen than a plain one: plain ones are learned early.

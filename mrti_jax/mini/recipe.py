@@ -77,7 +77,7 @@ class Amounts:
     text_steps: int = 1_000
     text_batch: int = 128
     unet_pictures: int = 80_000
-    unet_steps: int = 58_600
+    unet_steps: int = 60_700
     unet_batch: int = 32
     full_context_steps: int = 250
     context_length: int = 28

@@ -4,7 +4,7 @@
 Latents of 16 x 16 hold a sixteenth of what those of 64 x 64 do, so the same noise hides more of a
 picture (Hoogeboom et al. 2023, arXiv 2301.11093, section 2.1): with the plain schedule the last two
 of ten buckets would say nothing about a concept. At time u in [0, 1] this one has the noise that
-Stable Diffusion has at w(u) = 5/7 u + 2/7 u^24: less noise, except at the ends.
+Stable Diffusion has at w(u) = 5/7 u + 2/7 u^5: less noise, except at the ends.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.models.stored.families import SCHEDULE as STABLE_DIFFUSION
 
 _BEND = 2 / 7
-_POWER = 24
+_POWER = 5
 
 
 def trained_betas() -> list[float]:

@@ -99,8 +99,8 @@ class OptimizerConfig:
 
     learning_rate: float | None = None
     """The peak: about how far each element moves in an update, whatever the batch size. If not
-    given, 0.075 times the root mean square of the model's token embeddings, divided by num_vectors:
-    7.6e-3 for the embedded model, 1e-3 for Stable Diffusion 1.x, half of the paper's rate."""
+    given, 0.3 times the root mean square of the model's token embeddings, divided by num_vectors:
+    3.1e-2 for the embedded model, 4e-3 for Stable Diffusion 1.x, twice the paper's rate."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """What follows the warm-up; cosine and linear fall to 0 at the last step."""
     warmup_steps: int = 10
@@ -116,9 +116,9 @@ class OptimizerConfig:
     dense: bool = False
     """Update every row at every step, as PyTorch's AdamW does: rows without an example then move by
     their old momentum and shrink by weight decay. Without it, they stand still."""
-    shared: bool = True
+    shared: bool = False
     """An example moves the row of its bucket and all rows of buckets with less noise: each learns
-    from more examples, and rows for much noise stay freer of detail. Without it, an example moves
+    from more examples, for tables of so many rows that each gets few. Without it, an example moves
     only the row of its bucket, as in the paper."""
 
 
@@ -126,7 +126,7 @@ class OptimizerConfig:
 class TrainConfig:
     """How long and how to train."""
 
-    steps: int = 400
+    steps: int = 700
     """Updates of the table. With a constant schedule a run can be continued with more."""
     batch_size: int = 8
     """Examples of one update, over all devices. Every example trains one row."""

@@ -31,10 +31,10 @@ def test_is_small() -> None:
 
 
 def test_the_learning_rate_that_it_gets(mini: StableDiffusion) -> None:
-    for num_vectors, expected in ((1, 7.6e-3), (3, 2.5e-3)):
+    for num_vectors, expected in ((1, 3.1e-2), (3, 1.0e-2)):
         config = Config(concept=ConceptConfig(num_vectors=num_vectors))
         rate = with_learning_rate(config, mini.text_encoder).optimizer.learning_rate
-        assert rate == expected  # half of the paper's 2e-3 for embeddings of 0.1, not 0.014
+        assert rate == expected  # twice the paper's 2e-3 for embeddings of 0.1, not 0.014
 
 
 @pytest.mark.slow
@@ -75,7 +75,7 @@ def test_the_noisy_buckets_settle_colours(mini: StableDiffusion) -> None:
         background = "white" if "white" not in appearance.combo else "black"
         prompts.append(f"a photo of a <{appearance.name}({{k}})> on a {background} background")
     right = {}
-    for k in (8, 9):
+    for k in (7, 8):
         drawn = generate(
             mini,
             [prompt.format(k=k) for prompt in prompts],
@@ -87,7 +87,7 @@ def test_the_noisy_buckets_settle_colours(mini: StableDiffusion) -> None:
         pairs = zip(appearances, drawn, strict=True)
         right[k] = sum(read(p.image).colour in (a.combo.colour, a.combo.second) for a, p in pairs)
     # Two of ten colours by chance: 1.4 of 7.
-    assert right[8] >= 6 and right[9] >= 4
+    assert right[7] >= 6 and right[8] >= 4
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def run(config: OptimizerConfig, trained: np.ndarray, gradients: np.ndarray = GR
 
 
 def constant(**values) -> OptimizerConfig:
-    settings = {"schedule": "constant", "warmup_steps": 0, "weight_decay": 0.1, "shared": False}
+    settings = {"schedule": "constant", "warmup_steps": 0, "weight_decay": 0.1}
     settings |= values
     return OptimizerConfig(**{"learning_rate": 4e-2} | settings)
 
