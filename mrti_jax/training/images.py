@@ -69,9 +69,7 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
     stems = {file.stem for file in files}
     texts = [file for file in list_folder(folder) if file.suffix == ".txt"]
     if loose := [file.name for file in texts if file.stem not in stems]:
-        warn(
-            f"{_count(loose, 'text file')} in '{folder}' not used, without an image: {_list(loose)}"
-        )
+        warn(f"{_count(loose, 'text')} in '{folder}' left out, without an image: {_list(loose)}")
     return [
         replace(photo, captions=_captions(file, caption_word))
         for photo in photos
