@@ -20,7 +20,7 @@ from mrti_jax.parallel.mesh import fetch
 from mrti_jax.training.config import Config, OptimizerConfig
 
 # Of the embeddings' root mean square, divided by the word's vectors, which move it together. With
-# Stable Diffusion 1.x it gives twice the paper's 2e-3 for one vector, at first: the paper's stays.
+# Stable Diffusion 1.x it gives twice the paper's 2e-3 for one vector, as a peak and not throughout.
 _SHARE = 0.3
 
 

@@ -145,11 +145,7 @@ def test_fifty_updates_equal_a_plain_pytorch_loop(
         pictures = [np.repeat(pictures[0], 3, axis=1), pictures[1][:, :7], pictures[2][:12]]
     config = make_config(
         train={"steps": 50, "batch_size": 2, "timesteps": "uniform"},
-        optimizer={
-            "dense": True,
-            "weight_decay": 1e-2,
-            "learning_rate": 2e-3,
-        },
+        optimizer={"dense": True, "weight_decay": 1e-2, "learning_rate": 2e-3},
         concept={"num_vectors": 2},
     )
     ours = run(sd, config, pictures)["table"]
