@@ -176,9 +176,8 @@ def _in_words(recipe: Config) -> str:
     return (
         f"{train.steps} updates of {train.batch_size} examples, learning rate "
         f"{optimizer.learning_rate:g} {optimizer.schedule}, {train.timesteps} times, "
-        f"{train.weighting} weighting, {'dense' if optimizer.dense else 'rows apart'}"
-        f"{', shared towards less noise' if optimizer.shared else ''}, "
-        f"weight decay {optimizer.weight_decay:g}, "
+        f"{train.weighting} weighting, {'dense, ' if optimizer.dense else ''}"
+        f"sharing {optimizer.sharing:g}, weight decay {optimizer.weight_decay:g}, "
         f"{recipe.concept.num_vectors} vector{'s' if recipe.concept.num_vectors > 1 else ''}"
     )
 

@@ -38,8 +38,8 @@ class Learning:
     """Examples of one update."""
     learning_rate: float | None = None
     """Peak learning rate; by the model's embeddings if not given."""
-    shared: bool = OptimizerConfig.shared
-    """Whether an example moves the rows for less noise as well."""
+    sharing: float = OptimizerConfig.sharing
+    """How much an example moves the rows for less noise as well."""
     cache: str = FOLDER
     """Folder for what was learned; a concept found there is not learned again."""
 
@@ -107,7 +107,7 @@ def learning_config(
     """The settings for a table of `num_buckets` rows, with their learning rate."""
     config = Config(
         concept=ConceptConfig(num_buckets=num_buckets, num_vectors=num_vectors),
-        optimizer=OptimizerConfig(learning_rate=learning.learning_rate, shared=learning.shared),
+        optimizer=OptimizerConfig(learning_rate=learning.learning_rate, sharing=learning.sharing),
         train=TrainConfig(steps=learning.updates, batch_size=learning.batch_size),
     )
     return with_learning_rate(config, sd.text_encoder)

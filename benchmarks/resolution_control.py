@@ -66,8 +66,8 @@ def main(flags: Flags) -> None:
     sd = StableDiffusion.load(flags.model)
     appearances = chosen(flags.concepts + 1)
     report.line(
-        f"{flags.concepts} concepts, {flags.seeds} noises each; tables of {flags.buckets} rows"
-        f"{' shared towards less noise' if flags.learning.shared else ''}, "
+        f"{flags.concepts} concepts, {flags.seeds} noises each; tables of {flags.buckets} rows, "
+        f"sharing {flags.learning.sharing:g}, "
         f"{flags.learning.updates} updates of {flags.learning.batch_size} examples; "
         f"{flags.drawing.sampling_steps} sampling steps, guidance {flags.drawing.guidance:g}, "
         f"nothing = {flags.nothing}"

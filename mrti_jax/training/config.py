@@ -116,10 +116,11 @@ class OptimizerConfig:
     dense: bool = False
     """Update every row at every step, as PyTorch's AdamW does: rows without an example then move by
     their old momentum and shrink by weight decay. Without it, they stand still."""
-    shared: bool = False
-    """An example moves the row of its bucket and all rows of buckets with less noise: each learns
-    from more examples, for tables of so many rows that each gets few. Without it, an example moves
-    only the row of its bucket, as in the paper."""
+    sharing: float = 0.5
+    """An example moves the row of its bucket, and those of buckets with less noise by as much
+    less: this much for each tenth of diffusion time between them. So each row learns from more
+    examples, and the detail that only the others see stays out of the coarse rows. 0: only the row
+    of its bucket, as in the paper; 1: all of them alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +253,8 @@ def check(config: Config) -> None:
     for key in ("optimizer.beta1", "optimizer.beta2"):
         if not 0 <= _get(config, key) < 1:
             raise UserError(f"{key} is {_get(config, key)}, but must be at least 0 and below 1")
+    if not 0 <= config.optimizer.sharing <= 1:
+        raise UserError(f"optimizer.sharing is {config.optimizer.sharing}, but must be 0 to 1")
     if (
         config.train.weighting == "uniform"
         and config.train.min_snr_gamma != TrainConfig.min_snr_gamma

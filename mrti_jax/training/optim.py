@@ -9,6 +9,7 @@ divided by far too small a root mean square.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -35,13 +36,14 @@ def update_table(
     """One update. Rows where `trained` is false keep value and state, bit for bit, unless the
     config is `dense`, which is PyTorch's AdamW on the whole table.
 
-    `shared`: row n moves by the gradients of bucket n and of all noisier ones. Then what the noisy
-    buckets tell of a concept reaches all rows, and the detail that only the others see stays out of
-    the coarse rows.
+    Row n moves by the sum of the gradients of bucket n and of all noisier ones m, times
+    `sharing`^(10 (m - n) / N). Then what the noisy buckets tell of a concept reaches the other
+    rows, and the detail that only those see stays out of the coarse rows.
     """
-    if config.shared:
-        gradient = jax.lax.cumsum(gradient, reverse=True)
-        trained = jax.lax.cummax(trained.astype(jnp.int32), reverse=True) > 0
+    if config.sharing:
+        weights = _sharing_weights(config.sharing, len(table))
+        gradient = jnp.tensordot(weights, gradient, axes=1, precision=jax.lax.Precision.HIGHEST)
+        trained = weights @ trained > 0
     if config.dense:
         trained = jnp.ones_like(trained)
 
@@ -52,6 +54,12 @@ def update_table(
     rate = learning_rate_schedule(config, steps)(step)
     new_table = table - rate * (directions + config.weight_decay * table)
     return keep(new_table, table), jax.tree.map(keep, moved, state)
+
+
+def _sharing_weights(sharing: float, num_rows: int) -> Float[np.ndarray, "n n"]:
+    """How much row n (first axis) moves by the gradient of bucket m."""
+    row, bucket = np.indices((num_rows, num_rows))
+    return np.triu(sharing ** (10 * np.abs(bucket - row) / num_rows)).astype(np.float32)
 
 
 def _adam(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -82,6 +82,7 @@ def test_numbers_as_people_write_them(tmp_path: Path):
         ("train", {"batch_size": 4, "accumulation": 3}, "equal parts"),
         ("optimizer", {"learning_rate": 0.0}, "above 0"),
         ("optimizer", {"beta2": 1.0}, "at least 0 and below 1"),
+        ("optimizer", {"sharing": 1.5}, "sharing is 1.5, but must be 0 to 1"),
         ("train", {"min_snr_gamma": 0.0}, "min_snr_gamma is 0.0"),
         ("train", {"min_snr_gamma": 3.0}, "no effect without train.weighting min_snr"),
         ("concept", {"num_buckets": 0}, "num_buckets is 0"),

@@ -122,7 +122,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
 def test_a_row_without_an_example_is_a_loud_warning(
     tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable
 ):
-    config = make_config(train={"steps": 1})
+    config = make_config(train={"steps": 1}, optimizer={"sharing": 0.0})
     with pytest.warns(UserWarning, match=r"^rows .* had no training example") as caught:
         concept = learn(tiny_sd, pictures, **WORDS, config=config)
     start = start_vectors(tiny_sd)

@@ -27,7 +27,7 @@ def run(config: OptimizerConfig, trained: np.ndarray, gradients: np.ndarray = GR
 
 
 def constant(**values) -> OptimizerConfig:
-    settings = {"schedule": "constant", "warmup_steps": 0, "weight_decay": 0.1}
+    settings = {"schedule": "constant", "warmup_steps": 0, "weight_decay": 0.1, "sharing": 0.0}
     settings |= values
     return OptimizerConfig(**{"learning_rate": 4e-2} | settings)
 
@@ -57,11 +57,14 @@ def test_dense_rows_go_on_moving_by_momentum_and_decay():
     assert (tables[5:, 1] != tables[4:-1, 1]).any(axis=(1, 2)).all()
 
 
-def test_a_shared_row_is_one_that_is_alone_with_its_and_all_noisier_buckets():
+@pytest.mark.parametrize("sharing", [0.2, 1.0])
+def test_a_row_learns_from_noisier_buckets_by_their_distance_in_time(sharing: float):
     trained = RNG.random((12, 3)) < 0.4
-    tables = run(constant(shared=True), trained)
+    tables = run(constant(sharing=sharing), trained)
     for row in range(3):
-        gradients = (GRADIENTS * trained[:, :, None, None])[:, row:].sum(1)
+        # Three buckets: each is a third of diffusion time, ten thirds of a tenth.
+        weights = [sharing ** (10 / 3 * away) for away in range(3 - row)]
+        gradients = np.einsum("m,sm,smvd->svd", weights, trained[:, row:], GRADIENTS[:, row:])
         any_trained = trained[:, row:].any(1)
         assert 0 < any_trained.sum() < 12
         adam = optax.adamw(4e-2, weight_decay=0.1)
@@ -79,7 +82,7 @@ def test_a_shared_row_is_one_that_is_alone_with_its_and_all_noisier_buckets():
 def test_the_noisiest_row_learns_nothing_from_other_buckets():
     trained = np.ones((12, 3), bool)
     trained[:, 2] = False
-    tables = run(constant(shared=True), trained)
+    tables = run(constant(sharing=1.0), trained)
     assert (tables[:, 2] == START[2]).all() and (tables[-1, :2] != START[:2]).all()
 
 

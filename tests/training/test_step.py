@@ -86,7 +86,7 @@ def test_accumulation_and_devices_change_nothing_but_rounding(
 def test_rows_without_examples_stand_still(
     tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable
 ):
-    config = make_config(train={"steps": 1}, optimizer={"weight_decay": 0.1})
+    config = make_config(train={"steps": 1}, optimizer={"weight_decay": 0.1, "sharing": 0.0})
     state = run(tiny_sd, config, pictures)
     idle = state["examples"] == 0
     start = start_table(tiny_sd, config)
@@ -102,7 +102,7 @@ def test_min_snr_weighs_each_example_by_its_time(
     plain, weighted = (
         make_config(
             train={"steps": 1, "weighting": weighting, "min_snr_gamma": 0.5},
-            optimizer={"weight_decay": 0.1},
+            optimizer={"weight_decay": 0.1, "sharing": 0.0},
         )
         for weighting in ("uniform", "min_snr")
     )
@@ -145,7 +145,7 @@ def test_fifty_updates_equal_a_plain_pytorch_loop(
         pictures = [np.repeat(pictures[0], 3, axis=1), pictures[1][:, :7], pictures[2][:12]]
     config = make_config(
         train={"steps": 50, "batch_size": 2, "timesteps": "uniform"},
-        optimizer={"dense": True, "weight_decay": 1e-2, "learning_rate": 2e-3},
+        optimizer={"dense": True, "sharing": 0.0, "weight_decay": 1e-2, "learning_rate": 2e-3},
         concept={"num_vectors": 2},
     )
     ours = run(sd, config, pictures)["table"]
