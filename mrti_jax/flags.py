@@ -54,6 +54,12 @@ def _without_box(text: str, arguments: Sequence[str]) -> str:
         if len(argument) > _LONG:  # the box may have broken it
             broken = " ?".join(map(re.escape, argument))
             problem = argument.join(re.split(broken, problem))
+    # Of a flag that may be left out, tyro tells what each of its types, None included, objects to.
+    problem = re.sub(
+        r"no type matching \{None\}\|\{?(.+?)\}? could be instantiated from (\[.+?\])\. Got .*",
+        r"\2 is not \1",
+        problem,
+    )
     meant: list[str] = []
     for part in parts[1:]:
         if re.match(r"\s*(Perhaps you meant|Arguments similar to)", part):

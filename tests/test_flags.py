@@ -30,7 +30,8 @@ LONG = "/a/folder/with/a/name/that/is/longer/than/a/line/of/a/terminal/and/has/n
         (train.Flags, "--train.steps x", "--train.steps: invalid literal for int.*'x'"),
         (train.Flags, "--data.learnable-property cat", "invalid choice 'cat'.*'object', 'style'"),
         (sample.Flags, "a --guidance", "missing value for argument '--guidance'"),
-        (sample.Flags, "a --original-size 3", "--original-size: .* argument count 2"),
+        (sample.Flags, "a --steps abc", r"--steps: \['abc'\] is not INT \(--help"),
+        (sample.Flags, "a --original-size 3", r"--original-size: \['3'\] is not INT INT \("),
     ],
 )
 @pytest.mark.parametrize("columns", ["40", "100"])
