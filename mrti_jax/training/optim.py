@@ -56,10 +56,10 @@ def update_table(
     return keep(new_table, table), jax.tree.map(keep, moved, state)
 
 
-def _sharing_weights(sharing: float, num_rows: int) -> Float[np.ndarray, "n n"]:
+def _sharing_weights(sharing: float, num_rows: int) -> Float[Array, "n n"]:
     """How much row n (first axis) moves by the gradient of bucket m."""
     row, bucket = np.indices((num_rows, num_rows))
-    return np.triu(sharing ** (10 * np.abs(bucket - row) / num_rows)).astype(np.float32)
+    return jnp.asarray(np.triu(sharing ** (10 * np.abs(bucket - row) / num_rows)), jnp.float32)
 
 
 def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
