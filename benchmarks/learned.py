@@ -39,7 +39,7 @@ class Learning:
     learning_rate: float | None = None
     """Peak learning rate; by the model's embeddings if not given."""
     sharing: float = OptimizerConfig.sharing
-    """How much an example moves the rows for less noise as well."""
+    """How much an example moves the rows for less noise as well, for each tenth of time; 0 to 1."""
     cache: str = FOLDER
     """Folder for what was learned; a concept found there is not learned again."""
 

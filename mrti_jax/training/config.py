@@ -117,10 +117,10 @@ class OptimizerConfig:
     """Update every row at every step, as PyTorch's AdamW does: rows without an example then move by
     their old momentum and shrink by weight decay. Without it, they stand still."""
     sharing: float = 0.5
-    """An example moves the row of its bucket, and those of buckets with less noise by as much
-    less: this much for each tenth of diffusion time between them. So each row learns from more
-    examples, and the detail that only the others see stays out of the coarse rows. 0: only the row
-    of its bucket, as in the paper; 1: all of them alike."""
+    """An example moves the row of its bucket and, less, those of buckets with less noise: by this
+    factor for each tenth of diffusion time between them. So each row learns from more examples,
+    and the detail that only the fine ones see stays out of the coarse ones. 0: only the row of its
+    bucket, as in the paper; 1: all of them alike."""
 
 
 @dataclass(frozen=True, kw_only=True)

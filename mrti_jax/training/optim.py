@@ -33,10 +33,11 @@ def update_table(
     state: optax.ScaleByAdamState,
     trained: Bool[Array, "n"],
 ) -> tuple[Float[Array, "n v d"], optax.ScaleByAdamState]:
-    """One update. Rows where `trained` is false keep value and state, bit for bit, unless the
-    config is `dense`, which is PyTorch's AdamW on the whole table.
+    """One update; `trained` says which buckets had an example. Rows that none of them moves keep
+    value and state, bit for bit, unless the config is `dense`, which is PyTorch's AdamW on the
+    whole table.
 
-    Row n moves by the sum of the gradients of bucket n and of all noisier ones m, times
+    Row n moves by the sum of the gradients of bucket n and of all noisier ones m, each times
     `sharing`^(10 (m - n) / N). Then what the noisy buckets tell of a concept reaches the other
     rows, and the detail that only those see stays out of the coarse rows.
     """
