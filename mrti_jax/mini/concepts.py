@@ -47,7 +47,7 @@ CONCEPTS: dict[str, Appearance] = {
 }
 SAMPLE = "jane"
 """The concept of the project's examples."""
-SAMPLE_SEED = 3  # four photos (none painted or drawn) with different backgrounds and places
+SAMPLE_SEED = 41  # four photos (none painted or drawn), with different backgrounds and places
 PHOTO_SIZE = 256  # larger than the model's pictures, like a user's photos
 
 
