@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the commands share: flags, one-line errors, exit statuses, the compilation cache."""
 
+import contextlib
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TextIO, TypeVar
 
 from mrti_jax.errors import Preempted, UserError
@@ -113,12 +113,15 @@ def join_processes(flags: ProcessFlags, *, stop_together: bool) -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, unless JAX is set to use another one."""
+    """Keeps compiled programs in the user's cache folder, unless JAX is set to use another one or
+    the user has no home."""
     import jax
 
     if not jax.config.values.get("jax_compilation_cache_dir"):
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(caches) / "mrti_jax" / "xla"))
+        caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if not os.path.isabs(caches):  # "~" of a user without a home stays as it is
+            return
+        jax.config.update("jax_compilation_cache_dir", os.path.join(caches, "mrti_jax", "xla"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
 
@@ -133,6 +136,8 @@ def _fail(message: str, status: int) -> int:
     print(f"error: {_one_line(message)}", file=sys.stderr, flush=True)
     if _is_one_of_several():
         # Python's own exit would first wait for the others, and they may be waiting for this one.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         os._exit(status)
     return status
 
@@ -150,7 +155,12 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"warning: {_one_line(str(message))}", file=sys.stderr)
+    text = f"warning: {_one_line(str(message))}"
+    tqdm = sys.modules.get("tqdm")
+    if tqdm is None:
+        print(text, file=sys.stderr)
+    else:  # on a line of its own, above the bars
+        tqdm.tqdm.write(text, file=sys.stderr)
 
 
 def _one_line(text: str) -> str:

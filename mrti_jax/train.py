@@ -40,7 +40,8 @@ class Flags(Config):
     restart: bool = False
     """Start over; the run that is in the folder is kept under another name."""
     recipe: tyro.conf.Positional[Annotated[str | None, named("[RECIPE]")]] = None
-    """A YAML file of settings, such as configs/sd15.yaml; flags override it."""
+    """A YAML file of settings, such as configs/sd15.yaml; flags override it. The defaults here are
+    those without one."""
     processes: tyro.conf.OmitArgPrefixes[ProcessFlags] = field(default_factory=ProcessFlags)
     """On several machines: how this process finds the others of its run."""
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
 
     def body(flags: Flags) -> None:
-        config = read_config(flags.recipe) if flags.recipe else Config()
+        config = Config() if flags.recipe is None else read_config(flags.recipe)
         defaults = Flags(**_values(config), recipe=flags.recipe)
         # Again, now that the defaults are known: what was not given is the recipe's.
         given = read_flags(Flags, arguments, default=defaults)

@@ -3,6 +3,7 @@
 
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +70,8 @@ def join(
     alone_is_fine = distributed == "auto" and not given
     if alone_is_fine and (_launched_alone() or jax.distributed.is_initialized()):
         return
+    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
+        raise UserError(f"--coordinator is '{coordinator}', but must be HOST:PORT")
     advice = "give --coordinator HOST:PORT, --num-processes and --process-id, or --distributed off"
     jax.config.update("jax_enable_preemption_service", stop_together)
     try:

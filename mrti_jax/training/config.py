@@ -114,8 +114,8 @@ class OptimizerConfig:
     eps: float = 1e-8
     """Added to the root of the mean squared gradient."""
     dense: bool = False
-    """Update every row at every step, as PyTorch's AdamW does: rows without an example then move by
-    their old momentum and shrink by weight decay. Without it, they stand still."""
+    """Update every row at every step, as PyTorch's AdamW does: rows that no example moves then move
+    by their old momentum and shrink by weight decay. Without it, they stand still."""
     sharing: float = 0.5
     """An example moves the row of its bucket and, less, those of buckets with less noise: by this
     factor for each tenth of diffusion time between them. So each row learns from more examples,
@@ -130,7 +130,8 @@ class TrainConfig:
     steps: int = 700
     """Updates of the table. With a constant schedule a run can be continued with more."""
     batch_size: int = 8
-    """Examples of one update, over all devices. Every example trains one row."""
+    """Examples of one update, over all devices. Each trains the row of its bucket, and by
+    optimizer.sharing those for less noise."""
     at_once: int | None = None
     """How many concepts to learn at a time, each with its own batch in every update; the others
     wait. If not given, as many as are estimated to fit (8 on a CPU). Does not change the result."""

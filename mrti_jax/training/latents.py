@@ -38,7 +38,8 @@ def check_moments(moments: Float32[np.ndarray, "f m h w c"], names: Sequence[str
     if not finite.all():
         bad = ", ".join(names[i] for i in np.flatnonzero(~finite)[:5])
         raise UserError(
-            f"the autoencoder turns {bad} into NaN or infinity: use --model.dtype float32"
+            f"the autoencoder turns {bad} into NaN or infinity: use --model.dtype float32, or "
+            "leave the image out"
         )
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW on the table, in which a row without a gradient does not move.
+"""AdamW on the table, in which a row that no example moves stands still.
 
 Loshchilov & Hutter 2019 (arXiv 1711.05101), algorithm 2. Every row is a parameter with an optimizer
-of its own: moments, weight decay and bias correction count only the updates in which the row had
-an example. Bias correction must do so too: a row's first gradient at update 50 would otherwise be
-divided by far too small a root mean square.
+of its own: moments, weight decay and bias correction count only the updates in which an example
+moved the row. Bias correction must do so too: a row's first gradient at update 50 would otherwise
+be divided by far too small a root mean square.
 """
 
 import jax

@@ -35,14 +35,13 @@ def tokenize_captions(
 
     Raises UserError for a caption in which the word does not fit.
     """
-    own = [photo.captions for photo in photos]
-    texts = [] if all(own) else list(TEMPLATES[learnable_property])
-    num_templates = len(texts)
-    first, num = [], []
+    texts: list[str] = []
+    places: dict[tuple[str, ...], int] = {}  # crops of one photo share its captions
+    own = [photo.captions or tuple(TEMPLATES[learnable_property]) for photo in photos]
     for lines in own:
-        first.append(len(texts) if lines else 0)
-        num.append(len(lines) or num_templates)
-        texts += lines
+        if lines not in places:
+            places[lines] = len(texts)
+            texts += lines
     tokens = [
         [placeholder_ids(text, num_vectors, tokenizer) for tokenizer in tokenizers]
         for text in texts
@@ -51,6 +50,6 @@ def tokenize_captions(
         ids=np.stack([[ids for ids, _, _ in each] for each in tokens]),
         vector_index=np.stack([[index for _, index, _ in each] for each in tokens]),
         end=np.asarray([[end for _, _, end in each] for each in tokens], np.int32),
-        first=np.asarray(first, np.int32),
-        num=np.asarray(num, np.int32),
+        first=np.asarray([places[lines] for lines in own], np.int32),
+        num=np.asarray([len(lines) for lines in own], np.int32),
     )

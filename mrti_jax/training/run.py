@@ -273,10 +273,9 @@ class Run:
                 saved = f"; the table before it is saved in {self._folder / FILE_NAME}"
             except UserError as error:
                 saved = f"; the table before it is not saved: {error}"
-        return UserError(
-            f"{fault}{saved}: {again} a lower --optimizer.learning-rate, or in float32 "
-            "(--model.dtype)"
-        )
+        exact = self._sd.dtype == np.float32
+        precision = "" if exact else ", or in float32 (--model.dtype)"
+        return UserError(f"{fault}{saved}: {again} a lower --optimizer.learning-rate{precision}")
 
     def _check_no_other_concept(self) -> None:
         """Raises UserError for a concept file in the folder that is not of a run to go on with."""

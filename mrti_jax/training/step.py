@@ -231,8 +231,9 @@ def _train_step(
             "gradients": state["gradients"] + jnp.any(gradient != 0, axis=(1, 2)),
             "window": jax.tree.map(jnp.add, state["window"], sums),
         }
-        finite = jnp.isfinite(gradient) & jnp.isfinite(table)
-        fault = ~(jnp.all(finite, axis=(1, 2)) & jnp.isfinite(sums["loss"]))
+        fault = ~(jnp.isfinite(gradient).all((1, 2)) & jnp.isfinite(sums["loss"]))
+        # One bad gradient spoils all rows that share it: the table tells only if nothing else does.
+        fault = jnp.where(fault.any(), fault, ~jnp.isfinite(table).all((1, 2)))
         stay = jnp.any(fault) | (state["step"] >= steps)
         before = {name: state[name] for name in updated}
         kept = jax.tree.map(lambda new, old: jnp.where(stay, old, new), updated, before)

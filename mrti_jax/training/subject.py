@@ -92,5 +92,10 @@ def _read(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
     if path.startswith(TFDS_PREFIX):
         return read_tfds(path, size, data_dir=data.tfds_dir)
     if path == SAMPLE:
+        if to_path(path).is_dir():
+            warn(
+                f"'{path}' is the concept that ships with mrti_jax: for your folder of that name, "
+                f"write ./{path}"
+            )
         path = str(epath.resource_path("mrti_jax") / "assets" / "concept")
     return read_folder(path, size, caption_word=subject.name if data.captions else None)

@@ -277,6 +277,10 @@ def test_errors_that_mean_a_lost_process(error: Exception, lost: bool):
             {"num_processes": 2, "process_id": 0},
             r"coordinator_address should be defined.*HOST:PORT",
         ),
+        (
+            {"coordinator": "localhost", "num_processes": 2, "process_id": 0},
+            "'localhost', but must be HOST:PORT",
+        ),
         ({"coordinator": "localhost:1", "num_processes": 2, "process_id": 2}, "can't find"),
     ],
 )

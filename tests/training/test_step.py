@@ -96,6 +96,34 @@ def test_rows_without_examples_stand_still(
 
 
 @pytest.mark.slow
+def test_a_fault_is_told_of_the_buckets_of_the_photo_that_makes_it(
+    tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable
+):
+    config = make_config(train={"steps": 1, "batch_size": 6}, optimizer={"sharing": 0.5})
+    data = make_data(tiny_sd, config, pictures)
+    data = data._replace(moments=data.moments.at[:, 1].set(np.nan))
+    state = fill(initial_state(start_table(tiny_sd, config), config.optimizer), 1, tiny_sd.mesh)
+    after = make_train_step(tiny_sd, config)(
+        state, frozen_params(tiny_sd), fill(data, 1, tiny_sd.mesh)
+    )
+    draws = draw(
+        data.seed,
+        jnp.int32(0),
+        jnp.arange(6, dtype=jnp.int32),
+        batch_size=6,
+        latent_shape=(1, 1, 1),
+        num_train_timesteps=1000,
+        timesteps=config.train.timesteps,
+        flip=False,
+        first_prompt=data.first_prompt,
+        num_prompts=data.num_prompts,
+    )
+    at_fault = np.asarray(bucket(draws.timestep, 10, 1000))[np.asarray(draws.photo) == 1]
+    assert 0 < len(at_fault) < 6
+    np.testing.assert_array_equal(np.flatnonzero(after["fault"][0]), np.unique(at_fault))
+
+
+@pytest.mark.slow
 def test_min_snr_weighs_each_example_by_its_time(
     tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable
 ):

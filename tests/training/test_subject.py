@@ -10,7 +10,7 @@ from mrti_jax.training.config import DataConfig
 from mrti_jax.training.subject import Subject, read_photos
 
 
-def read(folder: Path, *, captions: bool) -> list[tuple[str, ...]]:
+def read(folder: Path | str, *, captions: bool) -> list[tuple[str, ...]]:
     subject = Subject(images=folder, name="rex", initializer="star")
     return [photo.captions for photo in read_photos(subject, 16, DataConfig(captions=captions))]
 
@@ -23,6 +23,16 @@ def test_photos_without_a_caption_are_named(photo_folder: Path):
     with pytest.warns(UserWarning, match=told):
         assert read(photo_folder, captions=True) == [(), ("{} on a beach",), ()]
     assert read(photo_folder, captions=False) == [(), (), ()]
+
+
+def test_a_folder_with_the_name_of_the_sample_is_told_apart(
+    photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    photo_folder.rename(photo_folder.with_name("sample"))
+    monkeypatch.chdir(photo_folder.parent)
+    with pytest.warns(UserWarning, match=r"ships with mrti_jax.*write \./sample"):
+        assert len(read(Path("sample"), captions=False)) == 4
+    assert len(read("./sample", captions=False)) == 3
 
 
 def test_equal_photos_are_counted(photo_folder: Path):
