@@ -17,10 +17,16 @@ MAX_COSINE_BETA = 0.999
 def betas_from_config(scheduler_config: Mapping[str, Any]) -> Float32[np.ndarray, " T"]:
     """The betas in fp32; missing keys have the reference's defaults.
 
-    Raises UserError for an unknown beta_schedule, and for betas that are not of length
-    num_train_timesteps or not between 0 and 1.
+    Raises UserError for a scheduler without betas, an unknown beta_schedule, and betas that are
+    not of length num_train_timesteps or not between 0 and 1.
     """
     config = scheduler_config
+    class_name = str(config.get("_class_name"))
+    if "sigma_data" in config or class_name.startswith(("EDM", "FlowMatch")):
+        raise UserError(
+            f"scheduler config: {class_name} has noise levels of another kind, which are not "
+            "supported"
+        )
     name = config.get("beta_schedule", "linear")
     count = config.get("num_train_timesteps", 1000)
     start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)

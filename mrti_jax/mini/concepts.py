@@ -105,7 +105,7 @@ def save_photos(appearance: Appearance, folder: epath.PathLike, seed: int = SAMP
         Image.fromarray(render(scene, PHOTO_SIZE)).save(png, "PNG", optimize=True)
         files[f"{appearance.name}{index}.png"] = png.getvalue()
     for path in list_folder(target):
-        if path.name not in files or path.read_bytes() != files[path.name]:
+        if path.is_dir() or path.read_bytes() != files.get(path.name):
             raise UserError(f"'{folder}' holds something else, {path.name}: name a new folder")
     for name, content in files.items():
         write_whole(target / name, content)

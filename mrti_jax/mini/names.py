@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Int
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
-from mrti_jax.files import write_whole
+from mrti_jax.files import reporting, write_whole
 from mrti_jax.mini.world import Scene
 from mrti_jax.mini.world.palette import COLOURS
 from mrti_jax.mini.world.shapes import SHAPES
@@ -80,4 +80,7 @@ def save_map(names: Float[Array | np.ndarray, "f d"], folder: epath.PathLike) ->
 
 def load_map(model: str) -> Float[np.ndarray, "f d"]:
     """The map of the model in a folder, or of the embedded one ("mini"), float32."""
-    return load_file(local_path(model) / FILE)["names"].astype(np.float32)
+    path = epath.Path(local_path(model)) / FILE
+    with reporting(f"the map of names {path} can't be read", path):
+        content = path.read_bytes()
+    return load(content)["names"].astype(np.float32)

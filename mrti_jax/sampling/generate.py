@@ -203,12 +203,14 @@ def generate(
 
 
 def pictures_at_once(mesh: Mesh, batch_size: int) -> int:
-    """The most pictures drawn at once: `batch_size`, but on CPUs one per device.
+    """The most pictures drawn at once: `batch_size`, shared evenly by the devices, at least one
+    each; on CPUs just one each.
 
     XLA's order of summation depends on the batch's length, so there, where a longer one gains
     little, all are drawn in one shape: each is the same bit for bit whatever is drawn with it.
     """
-    return mesh.size if mesh.devices.flat[0].platform == "cpu" else batch_size
+    on_cpus = mesh.devices.flat[0].platform == "cpu"
+    return mesh.size * (1 if on_cpus else max(1, batch_size // mesh.size))
 
 
 def fingerprints(texts: Iterable[str], concepts: Mapping[str, Concept]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 
 import functools
 import unicodedata
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Literal
 
@@ -107,7 +108,13 @@ def _wrap(text: str, font: Font, width: float) -> list[str]:
             lines.append(line)
         line = word
         while font.getlength(line) > width and len(line) > 1:
-            fits = max(1, sum(font.getlength(line[:i]) <= width for i in range(1, len(line) + 1)))
+            fits = _fitting(line, font, width)
             lines.append(line[:fits])
             line = line[fits:]
     return lines + [line] * bool(line)
+
+
+def _fitting(text: str, font: Font, width: float) -> int:
+    """How many characters from the start fit the width, at least one."""
+    lengths = range(1, len(text) + 1)
+    return max(1, bisect_right(lengths, width, key=lambda n: font.getlength(text[:n])))

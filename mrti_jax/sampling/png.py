@@ -8,6 +8,7 @@ object with everything needed to draw the picture again.
 import io
 import itertools
 import json
+import os
 import re
 from pathlib import PurePosixPath
 from typing import Any
@@ -87,12 +88,18 @@ def png_bytes(image: Image.Image, info: PngInfo | None = None) -> bytes:
 
 
 def check_folder(folder: epath.PathLike) -> None:
-    """Raises UserError if there is a file where the folder to write to should be."""
+    """Raises UserError if the folder, or what it would be made in, is a file or can't be written
+    to."""
     path = to_path(folder)
+    if in_object_store(path):
+        return
     with reporting(f"can't write to the folder {path}", path):
-        is_file = path.exists() and not path.is_dir()
-    if is_file:
-        raise UserError(f"{path} is a file: name a folder for the pictures")
+        found = next(place for place in (path, *path.parents) if place.exists())
+        is_folder = found.is_dir()
+    if not is_folder:
+        raise UserError(f"{found} is a file: name a folder for the pictures")
+    if not os.access(found, os.W_OK):
+        raise UserError(f"can't write to the folder {path}: {found} is write-protected")
 
 
 def a1111_text(parameters: dict[str, Any]) -> str:

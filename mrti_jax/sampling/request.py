@@ -25,6 +25,8 @@ def check_request(
 ) -> None:
     """Raises UserError for prompts and options of `generate` that no model can use."""
     for text in texts:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(f"the prompt {text!a} is not UTF-8")
         read_prompt(text, concepts)
     if not math.isfinite(guidance_scale):
         raise UserError(f"guidance_scale is {guidance_scale}, but must be a finite number")

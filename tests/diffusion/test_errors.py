@@ -20,6 +20,8 @@ from .reference import SD15, SD21
             {"prediction_type": "flow_prediction"},
             "prediction_type is 'flow_prediction', but must be one of",
         ),
+        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler has noise levels of another"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatch.*of another kind"),
         ({"num_train_timesteps": 0}, "num_train_timesteps is 0"),
         ({"trained_betas": [0.1, 0.2]}, r"trained_betas has shape \[2\]"),
         ({"trained_betas": ["a"]}, "trained_betas is not a list of numbers"),

@@ -164,6 +164,18 @@ def test_leftovers_are_unused(capsys: pytest.CaptureFixture[str], copy: Path) ->
     )
 
 
+@pytest.mark.usefixtures("no_gradient")
+def test_leftovers_of_training_are_unused(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
+    for file, left in {
+        "text_encoder/model.safetensors": "vision_model.post_layernorm.bias",
+        "vae/diffusion_pytorch_model.safetensors": "model_ema.decay",
+    }.items():
+        save_file(load_file(copy / file) | {left: np.ones(3)}, copy / file)
+    assert "unused: text_encoder: vision_model.post_layernorm.bias, vae: model_ema.decay" in told(
+        capsys, str(copy)
+    )
+
+
 def test_refused_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     save_file({"lora_unet_x.lora_up.weight": np.ones((3, 4))}, tmp_path / "a.safetensors")
     assert main([str(tmp_path / "a.safetensors")]) == 2

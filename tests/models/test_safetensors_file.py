@@ -42,6 +42,7 @@ def test_damaged_safetensors(tmp_path: Path) -> None:
         (with_a(data_offsets=[48, 0]), "not a safetensors file"),
         (with_a(shape=[3, 5]), "not a safetensors file"),
         (with_a(shape=[-3, -4]), "not a safetensors file"),
+        (with_a(dtype="U32"), "holds tensors of dtype U32"),
         (with_a(shape=[12.7]), "not a safetensors file"),
         (with_a(shape=["12"]), "not a safetensors file"),
         (with_a(shape="", data_offsets=[0, 4]), "not a safetensors file"),

@@ -109,6 +109,7 @@ def test_a_prompt_without_its_quotes(model: str, tmp_path: Path, capsys: Capture
         (["a <jane["], "malformed concept word"),
         (["a <jane>", "--size", "17"], "multiple of 2"),
         (["a dog", "--sampler", "eular"], "did you mean 'euler'"),
+        (["a dog \udcff"], "not UTF-8"),
         (["a dog", "--steps", "0"], "num_steps is 0"),
         (["a dog", "--seed", "-3"], "seed"),
         (["a dog", "--guidance", "nan"], "guidance_scale is nan"),

@@ -68,5 +68,6 @@ def test_lines_fit_the_width() -> None:
     assert len(text.lines) > 3 and text.lines[0] == "some words and" and text.width <= 120
     assert text.height == len(text.lines) * 18
     assert "".join(text.lines).endswith("unbroken" * 30)
+    assert "".join(lettering("w" * 5000, 14, 120).lines) == "w" * 5000  # and not in minutes
     nothing = lettering(" \n", 14, 120)
     assert (nothing.lines, nothing.width, nothing.height) == ((), 0, 0)

@@ -14,7 +14,7 @@ from png_text import read_parameters
 
 from mrti_jax.errors import UserError
 from mrti_jax.sampling import Picture
-from mrti_jax.sampling.png import save_picture, slug
+from mrti_jax.sampling.png import check_folder, save_picture, slug
 
 PARAMETERS: dict[str, Any] = {
     "prompt": "a photo of <jane[0.8]>\nin \u00fcber \u2603 blue",
@@ -100,3 +100,14 @@ def test_a_file_in_the_folders_place(picture: Picture, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a file"):
         save_picture(picture, tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "mine"
+    with pytest.raises(UserError, match="taken is a file"):
+        check_folder(tmp_path / "taken" / "deeper")
+
+
+def test_a_folder_that_can_not_be_made_is_told_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_folder(tmp_path / "new" / "deeper")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # for root, too
+    with pytest.raises(UserError, match="is write-protected"):
+        check_folder(tmp_path / "new" / "deeper")

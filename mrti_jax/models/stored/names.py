@@ -10,16 +10,18 @@ _BUFFERS = re.compile(r"(?:.*\.)?position_ids")
 # diffusers before 0.15, in the autoencoder.
 _ATTENTION = re.compile(r"(.*\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 _ATTENTION_NOW = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-# Of the whole CLIP that a text encoder comes from: some tools save them as well.
+# Of the whole CLIP that a text encoder comes from, and of training: some tools save them as well.
 _LEFTOVERS = {
-    "text_encoder": {"text_projection.weight", "logit_scale"},
-    "text_encoder_2": {"logit_scale"},
+    "text_encoder": r"text_projection\.weight|logit_scale|(vision_model|visual_projection)\..*",
+    "text_encoder_2": r"logit_scale|(vision_model|visual_projection)\..*",
+    "vae": r"model_ema\..*",
 }
 
 
 def leftovers(part: str, tensors: Tensors) -> set[str]:
     """The names of the tensors in a model's part that it does not use."""
-    return _LEFTOVERS.get(part, set()) & tensors.keys()
+    pattern = _LEFTOVERS.get(part)
+    return {name for name in tensors if pattern and re.fullmatch(pattern, name)}
 
 
 def current_names(tensors: Tensors) -> dict[str, StoredTensor]:

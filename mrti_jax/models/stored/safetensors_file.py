@@ -32,6 +32,8 @@ def read_safetensors(path: epath.Path) -> tuple[dict[str, StoredTensor], dict[st
         tensors = {name: _tensor(path, 8 + length, entry) for name, entry in entries.items()}
         if not isinstance(metadata, dict) or not all(type(v) is str for v in metadata.values()):
             raise ValueError("no metadata")
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path} is not a safetensors file, or is damaged") from None
     needed = max((tensor.offset + tensor.span for tensor in tensors.values()), default=0)
@@ -46,8 +48,11 @@ def _tensor(path: epath.Path, start: int, entry: dict[str, Any]) -> StoredTensor
     numbers = all(type(n) is int and n >= 0 for n in (*shape, first, last))
     if not isinstance(shape, list) or not numbers:
         raise ValueError("no such place")
+    dtype = entry["dtype"]
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise UserError(f"{path} holds tensors of dtype {dtype[:20]}, which can't be read")
     strides = contiguous_strides(tuple(shape))
-    tensor = StoredTensor(path, start + first, DTYPES[entry["dtype"]], tuple(shape), strides)
+    tensor = StoredTensor(path, start + first, DTYPES[dtype], tuple(shape), strides)
     if tensor.span != last - first:
         raise ValueError("no such tensor")
     return tensor
