@@ -119,7 +119,7 @@ def use_compilation_cache() -> None:
 
     if not jax.config.values.get("jax_compilation_cache_dir"):
         caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        if not os.path.isabs(caches):  # "~" of a user without a home stays as it is
+        if caches.startswith("~"):  # of a user without a home
             return
         jax.config.update("jax_compilation_cache_dir", os.path.join(caches, "mrti_jax", "xla"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:

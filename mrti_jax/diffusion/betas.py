@@ -22,10 +22,10 @@ def betas_from_config(scheduler_config: Mapping[str, Any]) -> Float32[np.ndarray
     """
     config = scheduler_config
     class_name = str(config.get("_class_name"))
-    if "sigma_data" in config or class_name.startswith(("EDM", "FlowMatch")):
+    if class_name.startswith(("EDM", "FlowMatch")):
         raise UserError(
-            f"scheduler config: {class_name} has noise levels of another kind, which are not "
-            "supported"
+            f"scheduler config: {class_name} has noise levels of another kind, not betas: models "
+            "trained with them are not supported"
         )
     name = config.get("beta_schedule", "linear")
     count = config.get("num_train_timesteps", 1000)

@@ -14,14 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Int
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
-from mrti_jax.files import reporting, write_whole
+from mrti_jax.files import write_whole
 from mrti_jax.mini.world import Scene
 from mrti_jax.mini.world.palette import COLOURS
 from mrti_jax.mini.world.shapes import SHAPES
 from mrti_jax.mini.world.textures import TEXTURES
 from mrti_jax.models.stored.find import local_path
+from mrti_jax.models.stored.safetensors_file import read_safetensors
 
 NAME = "name"
 """Stands for a name in captions: one token, used in no other captions."""
@@ -79,8 +80,9 @@ def save_map(names: Float[Array | np.ndarray, "f d"], folder: epath.PathLike) ->
 
 
 def load_map(model: str) -> Float[np.ndarray, "f d"]:
-    """The map of the model in a folder, or of the embedded one ("mini"), float32."""
-    path = epath.Path(local_path(model)) / FILE
-    with reporting(f"the map of names {path} can't be read", path):
-        content = path.read_bytes()
-    return load(content)["names"].astype(np.float32)
+    """The map of the model in a folder, or of the embedded one ("mini"), float32.
+
+    Raises UserError for a file that is missing or damaged.
+    """
+    tensors, _ = read_safetensors(local_path(model) / FILE)
+    return tensors["names"].read().astype(np.float32)

@@ -2,13 +2,22 @@
 """Names of appearances: what they say, and where they stand in captions."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mrti_jax.mini.names import NAME, appearance_features, initial_map, with_names
+from mrti_jax.errors import UserError
+from mrti_jax.mini.names import (
+    NAME,
+    appearance_features,
+    initial_map,
+    load_map,
+    save_map,
+    with_names,
+)
 from mrti_jax.mini.pictures import random_scenes
 from mrti_jax.mini.text import random_captions
 from mrti_jax.mini.world import Scene, caption, render
@@ -84,3 +93,11 @@ def test_other_captions_have_no_names() -> None:
     captions = random_captions(scenes, np.random.default_rng(0), full=0.8, empty=0.1, named=0.4)
     share = np.mean([NAME in text.split() for text in captions])
     assert abs(share - 0.4 * 0.9) < 0.08  # 4 standard errors of 500 draws
+
+
+def test_the_map_in_a_models_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"names\.safetensors can't be read"):
+        load_map(str(tmp_path))
+    names = initial_map(jnp.eye(8))
+    save_map(names, tmp_path)
+    np.testing.assert_array_equal(load_map(str(tmp_path)), np.float32(np.float16(names)))

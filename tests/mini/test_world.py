@@ -175,6 +175,9 @@ def test_a_concepts_photos_by_the_command(
         assert main([str(tmp_path / "new"), name]) == 2
         assert "holds something else, dax" in capsys.readouterr().err
     assert (tmp_path / "new" / "dax4.png").read_text() == "mine"
+    (tmp_path / "other" / "jane1.png").mkdir(parents=True)
+    assert main([str(tmp_path / "other")]) == 2
+    assert "holds something else, jane1" in capsys.readouterr().err
     (tmp_path / "file").write_text("mine")
     assert main([str(tmp_path / "file")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
