@@ -3,7 +3,8 @@
 
 import difflib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from reprlib import repr as brief  # a value from a file may be endless
 
 
 class UserError(ValueError):
@@ -17,6 +18,20 @@ class Preempted(Exception):
 def warn(message: str) -> None:
     """Warns the user of something that works but is probably not what they want."""
     warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def check_word(what: str, value: object, known: Sequence[str]) -> None:
+    """Raises UserError, which begins with `what`, unless the value is one of the known words."""
+    if value not in known:
+        raise UserError(
+            f"{what} is {shown(value)}, but must be one of {', '.join(known)}"
+            f"{nearest(str(value)[:80], known)}"
+        )
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it, in brief."""
+    return "empty" if value is None else brief(value)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from mrti_jax.concept.buckets import equal_boundaries
 from mrti_jax.concept.schemes import read_prompt
 from mrti_jax.concept.table import Concept, Parts
 from mrti_jax.concept.tokens import NOTHINGS, Nothing, Tokens, shorten, tokenize
-from mrti_jax.errors import UserError, warn
+from mrti_jax.errors import UserError, check_word, warn
 from mrti_jax.models.frozen import Frozen
 from mrti_jax.models.text_encoder import TextEncoder, TextStates
 from mrti_jax.parallel.mesh import fetch
@@ -92,8 +92,7 @@ def encode_prompts(
     """
     if not texts:
         raise UserError("there is no prompt to encode")
-    if nothing not in NOTHINGS:
-        raise UserError(f"nothing is {nothing!r}, but must be one of {', '.join(NOTHINGS)}")
+    check_word("nothing", nothing, NOTHINGS)
     config = text_encoder.config
     for concept in concepts.values():
         _check_parts(concept, config.parts)

@@ -8,6 +8,7 @@ columns of its two text models are tensors of their own, `embeddings.clip_l` and
 """
 
 import json
+import os
 import struct
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -173,10 +174,15 @@ def _ordered(content: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
 
 
-def by_name(concepts: Iterable[Concept]) -> dict[str, Concept]:
-    """Concepts by name. Raises UserError if two share a name."""
+def by_name(concepts: Concept | Iterable[Concept]) -> dict[str, Concept]:
+    """One or several concepts by name. Raises UserError for what is none, and if two share a
+    name."""
+    if isinstance(concepts, Concept | str | os.PathLike):
+        concepts = [concepts]
     named: dict[str, Concept] = {}
     for concept in concepts:
+        if not isinstance(concept, Concept):
+            raise UserError(f"{concept!r} is not a concept, but Concept.load reads one from a file")
         if concept.name in named:
             raise UserError(
                 f"two concepts are named {concept.name!r}: leave one out, "

@@ -3,7 +3,7 @@
 
 from typing import Any, Literal, get_args, get_origin
 
-from mrti_jax.errors import UserError, nearest
+from mrti_jax.errors import UserError, check_word
 
 _WORDS = {bool: "true or false", int: "an integer", float: "a number"}
 
@@ -15,11 +15,6 @@ def check_option(key: str, value: object, kind: Any) -> None:
         kind: bool, int, float (an integer will do), or a Literal of the known words.
     """
     if get_origin(kind) is Literal:
-        known = get_args(kind)
-        if value not in known:
-            raise UserError(
-                f"scheduler config: {key} is {value!r}, but must be one of {', '.join(known)}"
-                f"{nearest(str(value), known)}"
-            )
+        check_word(f"scheduler config: {key}", value, get_args(kind))
     elif type(value) is not kind and not (kind is float and type(value) is int):
         raise UserError(f"scheduler config: {key} is {value!r}, not {_WORDS[kind]}")

@@ -48,19 +48,16 @@ SETTINGS = "settings.json"
 
 @dataclasses.dataclass(frozen=True)
 class Build:
-    """What to build and where.
-
-    Attributes:
-        out: the diffusers folder to write.
-        work: checkpoints and encoded pictures, of this build only; may be deleted afterwards.
-        start: the folder of a model built earlier, whose decoder, U-Net, text encoder and map of
-            names are trained further while tokenizer and encoder stay as they are; "mini" is the
-            embedded one. If not given, everything is trained from scratch.
-    """
+    """What to build and where."""
 
     out: str = "runs/mini"
+    """The diffusers folder to write."""
     work: str = "runs/mini_work"
+    """Checkpoints and encoded pictures, of this build only; may be deleted afterwards."""
     start: str | None = None
+    """The folder of a model built earlier, whose decoder, U-Net, text encoder and map of names are
+    trained further while tokenizer and encoder stay as they are; `mini` is the embedded one. If not
+    given, everything is trained from scratch."""
     amounts: Amounts = dataclasses.field(default_factory=Amounts)
 
 

@@ -58,26 +58,31 @@ def text_config(vocab_size: int) -> CLIPTextConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Amounts:
-    """How much each stage sees. The defaults are what the shipped weights saw.
-
-    Attributes:
-        vae_pictures, unet_pictures: how many pictures are drawn for a stage; a new caption is drawn
-            each time a picture is used.
-        decoder_steps, unet_steps: with none, that stage is left out.
-        context_length: tokens of a caption that the U-Net sees before its last steps, which see
-            all 77: attention to padding is most of its cost.
-    """
+    """How much each stage sees. The defaults are what the shipped weights saw."""
 
     vae_pictures: int = 20_000
+    """Pictures drawn for the autoencoder."""
     vae_steps: int = 3_000
+    """Updates of the autoencoder."""
     vae_full_steps: int = 150
+    """The last of them, which see whole pictures; the others see crops."""
     vae_batch: int = 16
+    """Pictures in each of them."""
     decoder_steps: int = 3_000
+    """Updates of the decoder alone; 0 leaves this stage out."""
     decoder_batch: int = 8
+    """Pictures in each of them."""
     text_steps: int = 1_000
+    """Updates of the text encoder."""
     text_batch: int = 128
+    """Captions in each of them."""
     unet_pictures: int = 80_000
+    """Pictures drawn for the U-Net; each time that one is used, it gets another caption."""
     unet_steps: int = 60_700
+    """Updates of the U-Net; 0 leaves this stage out."""
     unet_batch: int = 32
+    """Pictures in each of them."""
     full_context_steps: int = 250
+    """The last updates of the U-Net, which see all 77 tokens of a caption."""
     context_length: int = 28
+    """Tokens of a caption that the earlier ones see: attention to padding is most of their cost."""

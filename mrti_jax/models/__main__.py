@@ -16,7 +16,8 @@ from mrti_jax.models.stored.model import MINI, ModelSource, SourceOptions
 PROG = "python -m mrti_jax.models"
 DESCRIPTION = """Describes a model: family, sizes, dtypes, parameters, what its U-Net predicts,
 what is missing, WRONG or unused in it, and an estimate of the memory that it needs. Reads no
-weights. The exit status is 2 if anything is WRONG."""
+weights, though a model on the Hub is downloaded first. The exit status is 2 if anything is
+WRONG."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 """Multi-head attention, shared by the text encoder, the U-Net and the autoencoder."""
 
 import dataclasses
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from mrti_jax.errors import UserError
+from mrti_jax.errors import UserError, check_word
 from mrti_jax.models.blockwise import blockwise_attention
 from mrti_jax.models.layers import linear
 from mrti_jax.parallel.mesh import batch_sharded
@@ -63,6 +63,7 @@ def choose_kernel(kind: Kind | Literal["auto"], mesh: Mesh, dtype: jax.typing.DT
 
     Raises UserError for a kernel that these devices don't have in this dtype.
     """
+    check_word("attention", kind, ("auto", *get_args(Kind)))
     device = mesh.devices.flat[0]
     flash: dict[str, Kind] = {"gpu": "cudnn", "tpu": "splash"}
     best = flash.get(device.platform, "chunked")

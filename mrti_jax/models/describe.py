@@ -13,8 +13,8 @@ from mrti_jax.diffusion.schedule import NoiseSchedule
 from mrti_jax.errors import UserError
 from mrti_jax.models.checkpoint import mismatches
 from mrti_jax.models.frozen import OneKey, abstract, without_weights
-from mrti_jax.models.memory import DTYPES, kept_bytes, sampling_bytes, training_bytes
-from mrti_jax.models.parts import build_part, check_widths, part_dtype, read_configs
+from mrti_jax.models.memory import kept_bytes, sampling_bytes, training_bytes
+from mrti_jax.models.parts import DTYPES, build_part, check_widths, part_dtype, read_configs
 from mrti_jax.models.stored.find import is_on_hub, tokenizer_folder
 from mrti_jax.models.stored.folder import TOKENIZERS
 from mrti_jax.models.stored.model import StoredModel, StoredModule

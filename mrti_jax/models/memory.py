@@ -126,7 +126,3 @@ def _logit_bytes(unet: UNetConfig, level: int, batch: int) -> int:
         return 0
     logits = batch * unet.num_heads[level] * _tokens(unet, level) ** 2
     return min(logits, LOGITS) * _LOGIT_BYTES
-
-
-DTYPES = ("bfloat16", "float32")
-"""The dtypes that a model can be loaded in."""

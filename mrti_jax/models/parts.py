@@ -23,6 +23,8 @@ PARTS: Mapping[str, tuple[Any, type[nnx.Module]]] = {
     "vae": (VAEConfig, AutoencoderKL),
 }
 TEXT_PARTS = ("text_encoder", "text_encoder_2")
+DTYPES = ("bfloat16", "float32")
+"""The dtypes that a model can be loaded in."""
 
 
 def read_part_config(part: str, config: Mapping[str, Any]) -> Any:

@@ -12,12 +12,19 @@ from etils import epath
 from jax.sharding import Mesh
 from transformers import CLIPTokenizer
 
-from mrti_jax.errors import UserError
+from mrti_jax.errors import UserError, check_word
 from mrti_jax.models.attention import Kind, choose_kernel, with_kernel
 from mrti_jax.models.checkpoint import load_module
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
-from mrti_jax.models.parts import TEXT_PARTS, build_part, check_widths, part_dtype, read_configs
+from mrti_jax.models.parts import (
+    DTYPES,
+    TEXT_PARTS,
+    build_part,
+    check_widths,
+    part_dtype,
+    read_configs,
+)
 from mrti_jax.models.stored.find import open_model, tokenizer_folder
 from mrti_jax.models.stored.folder import TOKENIZERS
 from mrti_jax.models.stored.model import MINI, ModelSource, StoredModel, UNetPrediction
@@ -82,7 +89,7 @@ class StableDiffusion:
 
         Args:
             path, revision, variant, tokenizer, prediction_type: as in `ModelSource`.
-            dtype: if not given, float32 on a CPU and bfloat16 elsewhere.
+            dtype: float32 or bfloat16; if not given, float32 on a CPU and bfloat16 elsewhere.
             mesh: all devices if not given; if one could not hold the weights and a batch, several
                 share the weights.
             attention: how it is computed, see `Kernel`; "auto" is the fastest known way for the
@@ -90,7 +97,7 @@ class StableDiffusion:
 
         Raises:
             UserError: a file is missing, damaged, or of a model that is not Stable Diffusion; the
-                devices can't do the attention asked for.
+                model or the devices can't be used with this dtype or attention.
         """
         source = ModelSource(
             path=os.fspath(path),
@@ -107,7 +114,8 @@ class StableDiffusion:
             raise UserError(f"model '{source.name}': {error}") from None
         if dtype is None:
             device = mesh.devices.flat[0] if mesh else jax.devices()[0]
-            dtype = jnp.float32 if device.platform == "cpu" else jnp.bfloat16
+            dtype = "float32" if device.platform == "cpu" else "bfloat16"
+        check_word("dtype", dtype if isinstance(dtype, str) else jnp.dtype(dtype).name, DTYPES)
         if mesh is None:
             tensors = [t for module in stored.modules.values() for t in module.tensors.values()]
             num_weights = sum(tensor.size for tensor in tensors)

@@ -100,7 +100,7 @@ def generate(
         raise UserError("there is no prompt to draw")
     negatives = _per_prompt(negative_prompt, len(prompts))
     all_seeds = expand_seeds(seeds, images_per_prompt)
-    table = by_name([concepts] if isinstance(concepts, Concept) else concepts)
+    table = by_name(concepts)
     check_request(
         [*prompts, *negatives],
         table,

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a batch of pictures fits in the devices' memory when it is decoded at once."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 
+from mrti_jax.errors import check_word
 from mrti_jax.models.memory import decoding_bytes
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import bytes_on_each
@@ -27,7 +28,10 @@ def needs_slicing(
     Args:
         batch_size: pictures on all devices together.
         limit: bytes of memory of a device; None if unknown, in which case "auto" is False.
+
+    Raises UserError for another choice.
     """
+    check_word("vae_slicing", choice, get_args(VAESlicing))
     pictures = batch_size // sd.mesh.size
     if pictures == 1:
         return False

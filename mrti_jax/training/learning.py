@@ -4,7 +4,6 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 
-import jax.numpy as jnp
 from etils import epath
 
 from mrti_jax.concept import Concept
@@ -84,8 +83,6 @@ def learn_many(
     config = config or Config()
     check(config)
     check_subjects(subjects, restart=restart)
-    if sd.dtype == jnp.float16:
-        raise UserError("the model is in float16, where gradients overflow: load it in bfloat16")
     config = with_learning_rate(config, sd.text_encoder)
     slots = plan_slots(sd, config, len(subjects))
     if is_writer():

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 from etils import epath
 
-from mrti_jax.errors import UserError, nearest
+from mrti_jax.errors import UserError, check_word, nearest, shown
 from mrti_jax.files import is_regular, read_text, reason, reporting, write_whole
 
 T = TypeVar("T")
@@ -76,13 +76,13 @@ def from_mapping(cls: type[T], values: Mapping[Any, Any], where: str, prefix: st
 
 def _build(value: Any, hint: Any, where: str, name: str) -> Any:
     if get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise UserError(f"{where}: '{name}' is {_shown(value)}, but must be a list")
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where}: '{name}' is {shown(value)}, but must be a list")
         item, _ = get_args(hint)
         return tuple(_build(one, item, where, f"{name}[{i}]") for i, one in enumerate(value))
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise UserError(f"{where}: '{name}' is {_shown(value)}, but must hold keys")
+            raise UserError(f"{where}: '{name}' is {shown(value)}, but must hold keys")
         return from_mapping(hint, value, where, f"{name}.")
     return _convert(value, hint, f"{where}: '{name}'")
 
@@ -93,9 +93,7 @@ def _convert(value: Any, hint: Any, what: str) -> Any:
             return None
         (hint,) = (option for option in get_args(hint) if option is not type(None))
     if get_origin(hint) is Literal:
-        if not isinstance(value, str) or value not in get_args(hint):
-            known = ", ".join(get_args(hint))
-            raise UserError(f"{what} is {_shown(value)}, but must be one of {known}")
+        check_word(what, value, get_args(hint))
         return value
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
@@ -105,11 +103,7 @@ def _convert(value: Any, hint: Any, what: str) -> Any:
     elif type(value) is hint:
         return value
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    raise UserError(f"{what} is {_shown(value)}, but must be {names[hint]}")
-
-
-def _shown(value: Any) -> str:
-    return "empty" if value is None else brief(value)
+    raise UserError(f"{what} is {shown(value)}, but must be {names[hint]}")
 
 
 def write_yaml(value: Any, path: epath.Path) -> None:

@@ -106,6 +106,10 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
     assert "does not exist" in load_error(tmp_path / "nowhere")
 
 
+def test_an_index_is_not_a_model(copy: Path) -> None:
+    assert f"give its folder, '{copy}'" in load_error(copy / "model_index.json")
+
+
 @pytest.mark.parametrize(
     ("part", "key", "value"),
     [

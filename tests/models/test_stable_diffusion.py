@@ -5,9 +5,24 @@ import json
 import shutil
 from pathlib import Path
 
-from mrti_jax.models.stable_diffusion import scheduler_config, zeros_for_empty_prompt
+import jax
+import numpy as np
+import pytest
+
+from mrti_jax.errors import UserError
+from mrti_jax.models.stable_diffusion import (
+    StableDiffusion,
+    scheduler_config,
+    zeros_for_empty_prompt,
+)
 from mrti_jax.models.stored.find import open_model
 from mrti_jax.models.stored.model import ModelSource
+
+
+@pytest.mark.parametrize("dtype", ["float16", np.float64, "int8", "half"])
+def test_other_dtypes_are_refused(tiny_folder: Path, dtype: jax.typing.DTypeLike) -> None:
+    with pytest.raises(UserError, match=r"dtype is '.*', but must be one of bfloat16, float32"):
+        StableDiffusion.load(tiny_folder, dtype=dtype)
 
 
 def test_an_outdated_scheduler_config_is_brought_up_to_date(

@@ -6,9 +6,9 @@ from typing import get_args
 
 from etils import epath
 
-from mrti_jax.errors import UserError, nearest
+from mrti_jax.errors import UserError, check_word
 from mrti_jax.files import reporting, to_path
-from mrti_jax.models.stored.folder import open_folder
+from mrti_jax.models.stored.folder import INDEX, open_folder
 from mrti_jax.models.stored.hub import fetch_model, fetch_tokenizer, is_hub_id
 from mrti_jax.models.stored.model import (
     MINI,
@@ -28,12 +28,8 @@ def open_model(source: ModelSource) -> StoredModel:
     Raises:
         UserError: there is none, or it is not a Stable Diffusion that is supported here.
     """
-    known = get_args(UNetPrediction)
-    if source.prediction_type not in (None, *known):
-        raise UserError(
-            f"prediction_type is {source.prediction_type!r}, but must be one of "
-            f"{', '.join(known)}{nearest(str(source.prediction_type), known)}"
-        )
+    if source.prediction_type is not None:
+        check_word("prediction_type", source.prediction_type, get_args(UNetPrediction))
     stored = _open(source)
     if source.tokenizer is not None:
         tokenizers = {
@@ -61,6 +57,8 @@ def _open(source: ModelSource) -> StoredModel:
         return open_folder(
             fetch_model(source.path, source.revision, source.variant), source.variant
         )
+    if path.name == INDEX:
+        raise UserError(f"'{path}' only describes a model: give its folder, '{path.parent}'")
     with reporting(f"model '{source.path}' can't be read", path):
         is_folder, exists = path.is_dir(), path.exists()
     if is_folder:

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Values of the wrong type in Python, which the tests' own check of annotations would catch first:
+each is one line, not a traceback, and none is taken for something else."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import json, sys
+import numpy as np
+from mrti_jax import Concept, Config, StableDiffusion, UserError, generate, learn
+from mrti_jax.training import TrainConfig
+
+sd = StableDiffusion.load(sys.argv[1])
+jane = Concept("jane", np.zeros((2, 1, 32), np.float32), np.array([0, 500, 1000], np.int32))
+
+def draw(**options):
+    generate(sd, "a <jane>", **({"concepts": jane, "num_steps": 1} | options))
+
+def train(**settings):
+    config = Config(train=TrainConfig(**settings))
+    learn(sd, "sample", name="jane", initializer="dog", config=config)
+
+def told(body):
+    try:
+        body()
+    except UserError as error:
+        return str(error)
+
+print(json.dumps([
+    told(lambda: StableDiffusion.load(sys.argv[1], attention="spalsh")),
+    told(lambda: draw(vae_slicing="of")),
+    told(lambda: draw(nothing="pad")),
+    told(lambda: draw(concepts="runs/jane")),
+    told(lambda: draw(concepts=["jane"])),
+    told(lambda: train(timesteps="even")),
+    told(lambda: train(steps="100")),
+]))
+"""
+
+
+def test_wrong_types_are_told(tiny_folder: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tiny_folder)], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == [
+        "attention is 'spalsh', but must be one of auto, xla, chunked, cudnn, splash; did you mean "
+        "'splash'?",
+        "vae_slicing is 'of', but must be one of auto, on, off; did you mean 'off'?",
+        "nothing is 'pad', but must be one of zero, drop, initializer",
+        "'runs/jane' is not a concept, but Concept.load reads one from a file",
+        "'jane' is not a concept, but Concept.load reads one from a file",
+        "config: 'train.timesteps' is 'even', but must be one of uniform, stratified",
+        "config: 'train.steps' is '100', but must be a whole number",
+    ]
