@@ -13,6 +13,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 from etils import epath
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -39,7 +40,7 @@ def save_picture(picture: Picture, folder: epath.PathLike) -> epath.Path:
     """Writes `folder/<prompt>-seed<seed>.png`, numbered if that exists; returns its path."""
     info = PngInfo()
     info.add_text("parameters", a1111_text(picture.parameters))
-    info.add_text(CHUNK, json.dumps(picture.parameters))
+    info.add_text(CHUNK, json.dumps(picture.parameters, default=np.generic.item))
     stem = f"{slug(picture.parameters['prompt'])}-seed{picture.parameters['seed']}"
     return save_new(Image.fromarray(picture.image), folder, stem, info)
 
