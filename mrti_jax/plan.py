@@ -12,11 +12,16 @@ from mrti_jax.errors import UserError
 PROG = "python -m mrti_jax.plan"
 DESCRIPTION = """Compiles a train step or the sampling program for TPUs, without a TPU and without
 the model's weights, and prints what it computes, moves and holds on each chip, the minimum time
-that this takes, and whether it fits."""
+that this takes, and whether it fits; if not, the exit status is 2."""
 GIB = 2**30
 SAVINGS = {
     "train": "the gradient recomputes blocks",
     "sample": "each chip decodes its pictures one by one",
+}
+
+LESS_MEMORY = {
+    "train": "use a smaller --batch-size or --size, --accumulation, or more --chips",
+    "sample": "use a smaller --batch-size or --size, or more --chips",
 }
 
 
@@ -82,8 +87,10 @@ def _run(flags: Flags) -> None:
             )
     except DoesNotFit as error:
         memory = CHIPS[flags.chip].memory
-        print(f"does not fit: {error} on each chip, which has {memory / GIB:.2f} GiB for it")
-        return
+        raise UserError(
+            f"does not fit: {error} on each chip, which has {memory / GIB:.2f} GiB for it; "
+            f"{LESS_MEMORY[flags.program]}"
+        ) from None
     chip, share = CHIPS[flags.chip], flags.batch_size / flags.chips
     one = "example" if flags.program == "train" else "picture"
     held = plan.arguments + plan.temporaries

@@ -20,7 +20,7 @@ from mrti_jax.planning import plan as planning
 from mrti_jax.planning.flops import count_flops
 from mrti_jax.planning.plan import Target, plan_sampling, plan_training
 from mrti_jax.planning.presets import Preset
-from mrti_jax.planning.tpu_compiler import compile_cost, on_mesh, tpu_mesh
+from mrti_jax.planning.tpu_compiler import DoesNotFit, compile_cost, on_mesh, tpu_mesh
 from mrti_jax.training.config import ConceptConfig, Config, TrainConfig
 
 needs_compiler = pytest.mark.skipif(
@@ -146,3 +146,15 @@ def test_plans_that_no_run_could_follow(flags: str, told: str, capsys: pytest.Ca
     assert plan.main(flags.split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(told, line)
+
+
+def test_what_does_not_fit_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def too_large(*_: object) -> None:
+        raise DoesNotFit(20 * 2**30)
+
+    monkeypatch.setattr(planning, "plan_sampling", too_large)
+    assert plan.main(["--program", "sample", "--chip", "v5e"]) == 2
+    told = "does not fit: needs 20.00 GiB on each chip, which has 15.75 GiB for it; use a smaller"
+    assert told in capsys.readouterr().err
