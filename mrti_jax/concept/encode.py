@@ -198,10 +198,11 @@ def splice(
 
 def _check_parts(concept: Concept, parts: Parts) -> None:
     if concept.parts != parts:
-        model = concept.metadata.get("base_model", "unknown")
+        model = concept.metadata.get("base_model", "the one it was trained with")
         raise UserError(
             f"concept '{concept.name}' was trained for a text encoder of width "
-            f"{_widths(concept.parts)} (base model {model}), but this one has {_widths(parts)}"
+            f"{_widths(concept.parts)}, but this model has {_widths(parts)}: use its base model, "
+            f"{model}, or one with the same text encoder"
         )
 
 

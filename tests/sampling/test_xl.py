@@ -65,7 +65,7 @@ def test_sizes_are_traced_and_told(tiny_xl_sd: StableDiffusion, tiny_sd: StableD
 def test_a_concept_of_another_text_encoder(
     tiny_xl_sd: StableDiffusion, tiny_sd: StableDiffusion
 ) -> None:
-    with pytest.raises(UserError, match=r"width 24 \(clip_l\) \+ 32 \(clip_g\).*this one has 32"):
+    with pytest.raises(UserError, match=r"width 24 \(clip_l\) \+ 32 \(clip_g\).*this model has 32"):
         generate(tiny_sd, "a <jane>", [JANE], **FAST)
-    with pytest.raises(UserError, match=r"width 56 .*this one has 24 \(clip_l\)"):
+    with pytest.raises(UserError, match=r"width 56, .*this model has 24 \(clip_l\)"):
         generate(tiny_xl_sd, "a <jane>", [tiny_concept(parts=(("", 56),))], **FAST)
