@@ -35,7 +35,9 @@ def shown(value: object) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known word most similar to `word`, or an empty string."""
+    """`; did you mean 'x'?` for the known word that begins with `word` or is most similar to it, or
+    an empty string."""
     lowered = {one.lower(): one for one in known}
-    matches = difflib.get_close_matches(word.lower(), lowered, n=1)
+    begin = [one for one in lowered if word and one.startswith(word.lower())]
+    matches = begin or difflib.get_close_matches(word.lower(), lowered, n=1)
     return f"; did you mean '{lowered[matches[0]]}'?" if matches else ""

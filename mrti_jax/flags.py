@@ -6,7 +6,7 @@ import io
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -37,7 +37,9 @@ def read_flags(flags_type: type[Flags], argv: Sequence[str] | None, **options: A
         if ended.code != 2:
             sys.stdout.flush()  # a closed pipe is noticed here
             raise
-    raise UserError(_without_box(told.getvalue(), arguments))
+    problem = _without_box(told.getvalue(), arguments)
+    hint = _repeat_hint(flags_type, problem, arguments)
+    raise UserError(f"{problem}{hint} (--help lists all flags)")
 
 
 def _without_box(text: str, arguments: Sequence[str]) -> str:
@@ -60,6 +62,7 @@ def _without_box(text: str, arguments: Sequence[str]) -> str:
         r"\2 is not \1",
         problem,
     )
+    problem = re.sub(r"\. Expected one of \((.+?)\)", _choices, problem)
     meant: list[str] = []
     for part in parts[1:]:
         if re.match(r"\s*(Perhaps you meant|Arguments similar to)", part):
@@ -67,4 +70,25 @@ def _without_box(text: str, arguments: Sequence[str]) -> str:
     if meant:
         # Sorted, since tyro's order differs from process to process.
         problem += f"; perhaps you meant {', '.join(sorted(set(meant)))}"
-    return f"{problem[0].lower()}{problem[1:]} (--help lists all flags)"
+    return f"{problem[0].lower()}{problem[1:]}"
+
+
+def _choices(match: re.Match[str]) -> str:
+    """tyro's list of choices, whose order differs from process to process."""
+    known = set(re.findall(r"'(.+?)'", match[1])) - {"None"}
+    return f": choose from {', '.join(sorted(known))}"
+
+
+def _repeat_hint(flags_type: type, problem: str, arguments: Sequence[str]) -> str:
+    """What to do if the first unrecognized option is a second value of a flag to be repeated."""
+    told = re.match(r"unrecognized options: (\S+?)(,|;|$)", problem)
+    if told is None or told[1] not in arguments:
+        return ""
+    at = arguments.index(told[1])
+    flag = next((one for one in reversed(arguments[:at]) if one.startswith("--")), "")
+    hints = get_type_hints(flags_type, include_extras=True)
+    options = getattr(hints.get(flag[2:].replace("-", "_")), "__metadata__", ())
+    if tyro.conf.UseAppendAction not in options:
+        return ""
+    example = f"{flag} {arguments[at - 1]} {flag} {arguments[at]}"
+    return f"; for several values repeat the flag, as in {example}"

@@ -2,6 +2,7 @@
 """The command `python -m mrti_jax.sample`: draws prompts, with concepts at any resolution."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -147,7 +148,7 @@ def _run(flags: Flags) -> None:
         )
     if is_writer():
         pictures = pictures_at_once(sd.mesh, flags.batch_size)
-        print(describe(sd.mesh, sd.dtype, pictures, -(-pictures // sd.mesh.size)))
+        print(describe(sd.source.name, sd.mesh, sd.dtype, pictures, -(-pictures // sd.mesh.size)))
     if prompts:
         draw_prompts(sd, prompts, concepts, flags.out, **options)
     if flags.grid:
@@ -169,10 +170,10 @@ def _check_flags(flags: Flags) -> None:
                 f"the prompt '{prompt}' is a number: for several seeds or values repeat the flag, "
                 f"as in --seed 1 --seed {prompt}"
             )
-        if prompt.endswith(".safetensors"):
+        if prompt.endswith(".safetensors") or ("/" in prompt and os.path.exists(prompt)):
             raise UserError(
-                f"the prompt '{prompt}' is a file: for several concepts repeat the flag, as in "
-                f"--concept FILE --concept {prompt}"
+                f"the prompt '{prompt}' is a file or folder: for several concepts repeat the flag, "
+                f"as in --concept FILE --concept {prompt} (--prompts-file reads prompts)"
             )
 
 

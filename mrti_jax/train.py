@@ -21,10 +21,11 @@ from mrti_jax.training.many import resolve_all
 PROG = "python -m mrti_jax.train"
 DESCRIPTION = f"""Learns a word for what a few photos show.
 
-Without arguments: the sample concept, on the embedded model. With your own photos, or a folder of
-folders of photos (a word for each):
-  {PROG} --data.path photos --concept.name rex --concept.initializer dog
-  {PROG} --data.path folders --concept.initializer dog"""
+Without arguments: the sample concept, on the embedded model, which knows only a small world of its
+own. Photos of real things need a real model, as in the recipe for Stable Diffusion 1.5; the second
+command learns a word for each folder of photos in a folder:
+  {PROG} configs/sd15.yaml --data.path photos --concept.name rex --concept.initializer dog
+  {PROG} configs/sd15.yaml --data.path folders --concept.initializer dog"""
 LESS_MEMORY = (
     "try --train.remat blocks, a larger --train.accumulation, a smaller --train.at-once (of many "
     "concepts), --train.batch-size or --data.size, or --model.dtype bfloat16"
@@ -108,7 +109,9 @@ def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
     slots = plan_slots(sd, config, len(runs))
     each = examples_on_each(config.train.microbatch_size, slots, sd.mesh.size)
     if is_writer():
-        print(describe(sd.mesh, sd.dtype, slots * config.train.microbatch_size, each))
+        print(
+            describe(sd.source.name, sd.mesh, sd.dtype, slots * config.train.microbatch_size, each)
+        )
     results = learn_many(sd, subjects, config=config, restart=restart, progress=is_writer())
     failures = [str(result) for result in results if isinstance(result, UserError)]
     if is_writer():

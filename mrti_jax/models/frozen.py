@@ -23,8 +23,8 @@ class Frozen(Generic[Module]):
     """
 
     config: Any
-    graphdef: nnx.GraphDef[Module]
-    params: Params
+    graphdef: nnx.GraphDef[Module] = dataclasses.field(repr=False)
+    params: Params = dataclasses.field(repr=False)
 
     def bind(self, params: Params) -> Module:
         """The module with these weights; use it inside a jitted function."""

@@ -49,12 +49,12 @@ class StableDiffusion:
     """
 
     source: ModelSource
-    tokenizers: tuple[CLIPTokenizer, ...]
-    text_models: tuple[Frozen[CLIPTextModel], ...]
-    unet: Frozen[UNet2DConditionModel]
-    vae: Frozen[AutoencoderKL]
-    scheduler_config: dict[str, Any]
-    zeros_for_empty_prompt: bool
+    tokenizers: tuple[CLIPTokenizer, ...] = dataclasses.field(repr=False)
+    text_models: tuple[Frozen[CLIPTextModel], ...] = dataclasses.field(repr=False)
+    unet: Frozen[UNet2DConditionModel] = dataclasses.field(repr=False)
+    vae: Frozen[AutoencoderKL] = dataclasses.field(repr=False)
+    scheduler_config: dict[str, Any] = dataclasses.field(repr=False)
+    zeros_for_empty_prompt: bool = dataclasses.field(repr=False)
     dtype: jnp.dtype
     mesh: Mesh
 

@@ -5,7 +5,7 @@ import collections
 import functools
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,7 +56,7 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
     """
     folder = to_path(path)
     files = find_images(folder)
-    others = [file for file in list_folder(folder) if file.suffix.lower() in OTHERS]
+    others = list(filter(_is_other, list_folder(folder)))
     if others:
         warn(
             f"{_count(others, 'picture')} in '{folder}' left out, in formats that aren't read: "
@@ -93,6 +93,7 @@ def find_images(folder: epath.Path) -> list[epath.Path]:
     if not files:
         raise UserError(
             f"the folder '{folder}' holds no images (PNG, JPEG, WebP, BMP): {_describe(paths)}"
+            + ("; save them as PNG or JPEG" if any(map(_is_other, paths)) else "")
         )
     return files
 
@@ -155,28 +156,38 @@ def square(name: str, image: Image.Image, size: int) -> Photo:
 
 
 def from_arrays(
-    images: Sequence[UInt8[np.ndarray, "_ _ 3"] | Image.Image], size: int
+    images: Image.Image | Iterable[UInt8[np.ndarray, "_ _ 3"] | Image.Image], size: int
 ) -> list[Photo]:
     """Pictures that are in memory already: uint8 RGB arrays or PIL images. Raises UserError for
     anything else."""
-    for image in images:
-        if not isinstance(image, Image.Image) and not (
-            isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
-        ):
-            raise UserError(
-                "pictures in memory must be PIL images or uint8 arrays [height, width, 3], one for "
-                f"each, not {type(image).__name__}{getattr(image, 'shape', '')}"
-            )
-
-    def pil(image: np.ndarray | Image.Image) -> Image.Image:
-        return image if isinstance(image, Image.Image) else Image.fromarray(image)
-
-    named = [(f"image {i}", functools.partial(pil, image)) for i, image in enumerate(images)]
+    if isinstance(images, Image.Image):
+        images = [images]
+    pictures = [_to_pil(image) for image in images]
+    named = [(f"image {i}", functools.partial(_to_pil, one)) for i, one in enumerate(pictures)]
     return decode(named, size, "the list of images")
+
+
+def _to_pil(image: object) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+            return Image.fromarray(image)
+        what = f"{image.dtype} {list(image.shape)}"
+    else:
+        what = f"{type(image).__name__} (of files, give the folder)"
+    raise UserError(
+        "pictures in memory must be a list of PIL images or of uint8 arrays [height, width, 3], "
+        f"not {what}"
+    )
 
 
 def _is_image(file: epath.Path) -> bool:
     return file.suffix.lower() in EXTENSIONS and is_regular(file)
+
+
+def _is_other(file: epath.Path) -> bool:
+    return file.suffix.lower() in OTHERS
 
 
 def _open(content: bytes | Image.Image) -> Image.Image:

@@ -19,7 +19,9 @@ from mrti_jax.training.folder import check_apart
 from mrti_jax.training.images import Photo, find_images, from_arrays, read_folder
 from mrti_jax.training.tfds_source import read_tfds
 
-Images: TypeAlias = epath.PathLike | Sequence[UInt8[np.ndarray, "_ _ 3"] | Image.Image]
+Images: TypeAlias = (
+    epath.PathLike | Image.Image | Sequence[UInt8[np.ndarray, "_ _ 3"] | Image.Image]
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,8 +129,10 @@ def test_as_few_devices_as_have_the_memory_hold_the_weights():
 
 def test_the_line_about_it():
     mesh = make_mesh()
-    line = describe(mesh, "bfloat16", at_a_time=8, each=4)
+    line = describe("mini", mesh, "bfloat16", at_a_time=8, each=4)
     assert line == (
-        "devices: 2 x cpu (cpu) | mesh: data 2, fsdp 1 | weights: bfloat16 | batch: 8, 4 per device"
+        "model: mini | devices: 2 x cpu (cpu) | mesh: data 2, fsdp 1 | weights: bfloat16 | "
+        "batch: 8, 4 per device"
     )
-    assert describe(mesh, "bfloat16", at_a_time=3, each=2).endswith("batch: 3, up to 2 per device")
+    line = describe("mini", mesh, "bfloat16", at_a_time=3, each=2)
+    assert line.endswith("batch: 3, up to 2 per device")

@@ -130,7 +130,7 @@ def test_missing_and_empty_folders(tmp_path: Path):
         read_folder(tmp_path, 16)
     (tmp_path / "a.HEIC").write_text("x")
     (tmp_path / "b").mkdir()
-    with pytest.raises(UserError, match=r"holds 1 x \.heic, 1 x folder"):
+    with pytest.raises(UserError, match=r"holds 1 x \.heic, 1 x folder; save them as"):
         read_folder(tmp_path, 16)
     with pytest.raises(UserError, match="not a folder"):
         read_folder(tmp_path / "a.HEIC", 16)
@@ -163,6 +163,7 @@ def test_pictures_in_memory():
     assert (photos[0].pixels == photos[1].pixels).all()
     with pytest.raises(UserError, match="empty"):
         from_arrays([], 16)
+    assert len(from_arrays((array for _ in range(3)), 16)) == 3
 
 
 def test_pictures_of_formats_that_are_not_read_are_told(tmp_path: Path):
@@ -174,11 +175,16 @@ def test_pictures_of_formats_that_are_not_read_are_told(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((16, 16, 3), np.float32), np.zeros((16, 16), np.int32), "a.png"]
+    ("image", "told"),
+    [
+        (np.zeros((16, 16, 3), np.float32), r"not float32 \[16, 16, 3\]"),
+        (np.zeros((16, 16), np.uint8), r"not uint8 \[16, 16\]"),
+        (np.zeros((3, 16, 16), np.uint8), r"not uint8 \[3, 16, 16\]"),
+        ("a.png", r"not str \(of files, give the folder\)"),
+    ],
 )
-@pytest.mark.filterwarnings("ignore")
-def test_what_is_no_picture_in_memory(image: object):
-    with pytest.raises(UserError, match=r"uint8 arrays \[height, width, 3\]"):
+def test_what_is_no_picture_in_memory(image: object, told: str):
+    with pytest.raises(UserError, match=rf"uint8 arrays \[height, width, 3\], {told}"):
         inspect.unwrap(from_arrays)([image], 16)  # type: ignore[list-item]
 
 
