@@ -2,6 +2,7 @@
 """What the user is told when something is wrong: one line, saying what, where and what to do."""
 
 import difflib
+import inspect
 import warnings
 from collections.abc import Iterable, Sequence
 from reprlib import repr as brief  # a value from a file may be endless
@@ -16,8 +17,14 @@ class Preempted(Exception):
 
 
 def warn(message: str) -> None:
-    """Warns the user of something that works but is probably not what they want."""
-    warnings.warn(message, UserWarning, stacklevel=3)
+    """Warns the user of something that works but is probably not what they want.
+
+    The warning is of the line outside this package that led to it.
+    """
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("mrti_jax."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def check_word(what: str, value: object, known: Sequence[str]) -> None:

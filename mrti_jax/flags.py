@@ -5,9 +5,11 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, get_type_hints
+from unittest import mock
 
+import docstring_parser
 import tyro
 
 from mrti_jax.errors import UserError
@@ -31,7 +33,7 @@ def read_flags(flags_type: type[Flags], argv: Sequence[str] | None, **options: A
     arguments = sys.argv[1:] if argv is None else list(argv)
     told = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(told), _whole_paragraphs():
             return tyro.cli(flags_type, args=arguments, **options)
     except SystemExit as ended:
         if ended.code != 2:
@@ -40,6 +42,22 @@ def read_flags(flags_type: type[Flags], argv: Sequence[str] | None, **options: A
     problem = _without_box(told.getvalue(), arguments)
     hint = _repeat_hint(flags_type, problem, arguments)
     raise UserError(f"{problem}{hint} (--help lists all flags)")
+
+
+@contextlib.contextmanager
+def _whole_paragraphs() -> Iterator[None]:
+    """Gives tyro each docstring as one line: it would keep the source's line breaks, since it takes
+    an indented line for one that begins a paragraph."""
+    read = docstring_parser.parse_from_object
+
+    def joined(described: Any) -> docstring_parser.Docstring:
+        parsed = read(described)
+        for param in parsed.params:
+            param.description = " ".join((param.description or "").split())
+        return parsed
+
+    with mock.patch.object(docstring_parser, "parse_from_object", joined):
+        yield
 
 
 def _without_box(text: str, arguments: Sequence[str]) -> str:

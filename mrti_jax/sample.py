@@ -136,6 +136,8 @@ def _run(flags: Flags) -> None:
         check_folder(flags.out)
     with failing_together():
         concepts = [_load_concept(path) for path in flags.concept]
+        for concept in concepts:
+            _warn_if_unfinished(concept)
         _check_prompts(flags, prompts, concepts, options)
     mesh = None if flags.fsdp is None else make_mesh(fsdp=flags.fsdp)
     with failing_together():
@@ -242,6 +244,12 @@ def _load_concept(path: str) -> "Concept":
 
         return load_concept(folder)
     return Concept.load(folder)
+
+
+def _warn_if_unfinished(concept: "Concept") -> None:
+    done, planned = (concept.metadata.get(key) for key in ("steps", "planned_steps"))
+    if planned is not None and done != planned:
+        warn(f"<{concept.name}> is drawn as it was after {done} of {planned} updates")
 
 
 def _read_prompts(path: str | None) -> list[str]:

@@ -40,10 +40,10 @@ def _one_token(word: str, tokenizer: CLIPTokenizer) -> int:
     if len(ids) > 1:
         tokens = tokenizer.convert_ids_to_tokens(ids)
         shown = " + ".join(token.removesuffix("</w>") for token in tokens)
-        whole = [token.removesuffix("</w>") for token in tokens if token.endswith("</w>")]
-        advice = f"such as '{whole[-1]}'" if whole and len(whole[-1]) > 2 else "such as 'object'"
+        last = word.split()[-1]
+        known = len(tokenizer(last, add_special_tokens=False)["input_ids"]) == 1
         raise UserError(
             f"the initializer {word!r} is {len(ids)} tokens ({shown}), but must be one: "
-            f"use a common single word {advice}"
+            f"use a common single word such as '{last if known else 'object'}'"
         )
     return ids[0]

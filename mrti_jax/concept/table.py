@@ -39,7 +39,7 @@ class Concept:
     `boundaries` [N + 1] int32: bucket n is the timesteps boundaries[n] <= t < boundaries[n + 1],
     from 0 to the number of training timesteps.
     `metadata`: strings; usual keys are base_model, initializer, learnable_property (object or
-    style), steps, seed, library_version.
+    style), steps (updates done), planned_steps, seed, library_version.
     `parts`: name and width of each text model's columns; if not given, all D belong to one model.
     Raises UserError for arrays or a name that no concept can have.
     """

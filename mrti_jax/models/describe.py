@@ -44,7 +44,7 @@ def describe(name: str, stored: StoredModel) -> list[str]:
     configs = read_configs(modules)
     unet, vae = configs["unet"], configs["vae"]
     side = unet.sample_size * vae.downscale
-    family = _FAMILIES.get(unet.cross_attention_dim, "unknown")
+    family = _FAMILIES.get(unet.cross_attention_dim, "none of the released ones")
     predicts = stored.scheduler_config.get("prediction_type", "epsilon")
     lines = [
         f"{name}: {stored.layout}",

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How large programs are compiled, and what compiling them leaves behind."""
 
+import atexit
 import ctypes
+import os
 import sys
+import threading
+from concurrent.futures import Future
 from typing import Any
 
 from jax.sharding import Mesh
@@ -25,11 +29,34 @@ def compiler_options(mesh: Mesh) -> dict[str, bool | int]:
 def compile_ahead(program: Any, *arguments: Any) -> None:
     """Compiles a jitted function for these arguments; calling it with such then compiles nothing.
 
-    Returns the memory that compiling took to the system: with glibc it would stay in the process,
-    on top of what the program needs.
+    Signals are heard meanwhile. Returns the memory that compiling took to the system: with glibc it
+    would stay in the process, on top of what the program needs.
     """
-    program.lower(*arguments).compile()
+    compiled: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            compiled.set_result(program.lower(*arguments).compile())
+        except BaseException as error:
+            compiled.set_exception(error)
+
+    # Python's signal handlers run in the main thread, and not while that is in XLA.
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        compiled.result()
+    except KeyboardInterrupt:
+        atexit.register(_leave, thread)
+        raise
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
         if trim is not None:
             trim(0)
+
+
+def _leave(thread: threading.Thread) -> None:
+    """Ends an interrupted process in which XLA still compiles: Python's own end would abort it."""
+    if thread.is_alive():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)

@@ -13,6 +13,8 @@ from jax.experimental.multihost_utils import reached_preemption_sync_point
 
 from mrti_jax.errors import Preempted
 
+STOPPING = b"\nstopping once the work so far is saved; Ctrl-C again stops at once, without saving\n"
+
 
 class Stopped(Exception):
     """Some work was abandoned because the run is to stop."""
@@ -52,6 +54,8 @@ class StopRequest:
                 raise KeyboardInterrupt
             return  # a notice and the shutdown that it announced are one request
         self._signal = number
+        if number == signal.SIGINT:
+            os.write(2, STOPPING)  # unlike print, it may interrupt another print
         if jax.distributed.is_initialized():
             # The coordination service catches this signal itself, and agrees on a step with the
             # other processes: one that stopped alone would leave them waiting for it.

@@ -68,8 +68,8 @@ def _saving(out: epath.PathLike) -> Iterator[dict[str, Any]]:
         as_writer(lambda: paths.append(save_picture(picture, out)))
 
     try:
-        with drawing_bar(disable=None if is_writer() else True) as progress:
-            yield {"progress": progress, "on_picture": save}
+        with drawing_bar(disable=None if is_writer() else True) as update:
+            yield {"on_progress": update, "on_picture": save}
     finally:
         for path in paths[:MAX_TOLD]:
             print(path)

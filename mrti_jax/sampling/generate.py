@@ -60,7 +60,7 @@ def generate(
     official_semi: bool = False,
     batch_size: int = 8,
     vae_slicing: VAESlicing = "auto",
-    progress: Callable[[int, int], object] | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
     on_picture: Callable[[Picture], object] | None = None,
 ) -> list[Picture]:
     """Draws each prompt with each seed: all pictures of the first prompt, then of the second, ...
@@ -88,7 +88,7 @@ def generate(
         batch_size: the most pictures drawn at once, see `pictures_at_once`.
         vae_slicing: whether each device decodes its pictures of a batch one after the other, which
             takes less memory; "auto" does if the batch is estimated not to fit.
-        progress: called with the numbers of pictures done and in all, at first and after each
+        on_progress: called with the numbers of pictures done and in all, at first and after each
             batch.
         on_picture: called with each picture once its batch is drawn, in the order of the result.
 
@@ -177,8 +177,8 @@ def generate(
     sliced = needs_slicing(sd, vae_slicing, height, width, size, limit)
     program = make_program(sd, solver, height, width, vae_slicing=sliced)
     pictures: list[Picture] = []
-    if progress:
-        progress(0, len(jobs))
+    if on_progress:
+        on_progress(0, len(jobs))
     for start in range(0, len(jobs), size):
         batch = jobs[start : start + size]
         filled = batch + batch[-1:] * (size - len(batch))
@@ -197,8 +197,8 @@ def generate(
             pictures.append(picture(image, *job))
             if on_picture:
                 on_picture(pictures[-1])
-        if progress:
-            progress(len(pictures), len(jobs))
+        if on_progress:
+            on_progress(len(pictures), len(jobs))
     return pictures
 
 

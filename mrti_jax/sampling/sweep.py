@@ -14,6 +14,7 @@ from mrti_jax.sampling.request import expand_seeds
 
 SweepRows = Literal["seeds", "schemes"]
 
+_BARE = re.compile(r"<[\w-]+\{k\}>")
 _WORD = re.compile(r"[\[(|]\{k\}[\])|]>")
 
 
@@ -84,6 +85,9 @@ def sweep_rows(templates: str | Sequence[str], rows: SweepRows, values: Sequence
                 f"the grid's prompt {template!r} has no {MARK}: write for example "
                 '"a photo of <star[{k}]>"'
             )
+        if bare := _BARE.search(template):
+            meant = bare[0].replace(MARK, f"[{MARK}]")
+            raise UserError(f"the grid's prompt {template!r} has {bare[0]}: write {meant}")
         told = (template,) * (len(templates) > 1)
         variants = {"": template} if rows == "seeds" else scheme_templates(template)
         for scheme, text in variants.items():

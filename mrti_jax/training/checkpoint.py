@@ -138,9 +138,8 @@ def load_concept(out: epath.PathLike) -> Concept:
         folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
         found = folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
     if not found:
-        raise UserError(
-            f"'{out}' holds no checkpoints: give a training folder, or its checkpoints/"
-        )
+        meant = f"'{folder.parent}'" if folder.name.isdigit() else "its checkpoints/"
+        raise UserError(f"'{out}' holds no checkpoints: give a training folder, or {meant}")
     options = ocp.CheckpointManagerOptions(read_only=True)
     with ocp.CheckpointManager(folder, options=options, item_names=_ITEMS) as manager:
 

@@ -122,11 +122,12 @@ class _Loop:
                 compile_ahead(train_step, self._state, frozen, self._data)
         self._state = train_step(self._state, frozen, self._data)
         self._updates += 1
+        # Else the host runs ahead; on a CPU that gains nothing, and the bar would start too fast.
+        if self._fresh or self._mesh.devices.flat[0].platform == "cpu":
+            jax.block_until_ready(self._state["table"])
         for run in self._active.values():
             run.done += 1
         self._count(len(self._active))
-        if self._fresh:
-            jax.block_until_ready(self._state["table"])
         for run in self._fresh:
             run.metrics.start_clock(run.done)
         self._fresh = []

@@ -84,7 +84,7 @@ def draw_progress(
         guidance_scale=config.train.picture_guidance,
         height=size,
         width=size,
-        progress=lambda done, total: heed_stop(),
+        on_progress=lambda done, total: heed_stop(),
     )
     cells = [
         [picture.image for picture in pictures[row :: len(SEEDS)]] for row in range(len(SEEDS))
@@ -134,7 +134,7 @@ def draw_final(
             guidance_scale=config.train.picture_guidance,
             height=size,
             width=size,
-            progress=update,
+            on_progress=update,
         )
     cells = [
         list(photos[: max(columns, MIN_PHOTOS)]),

@@ -287,7 +287,10 @@ class Run:
             )
 
     def _concept(self, state: State) -> Concept:
-        metadata = self._start.metadata | {"steps": str(int(state["step"]))}
+        metadata = self._start.metadata | {
+            "steps": str(int(state["step"])),
+            "planned_steps": str(self.config.train.steps),
+        }
         return replace(self._start, embeddings=np.array(state["table"]), metadata=metadata)
 
     def _draw_final(

@@ -9,6 +9,8 @@ from etils import epath
 
 from mrti_jax.errors import UserError
 
+# What the fingerprints among the settings are of.
+_INPUTS = ("photos", "captions", "initial table")
 # Settings that may change when a run is resumed.
 _FREE = {"out", "data.path", "data.tfds_dir", "model.fsdp", "model.attention"} | {
     f"train.{name}"
@@ -42,13 +44,13 @@ def check_resumable(
     free = set(_FREE)
     if settings["optimizer.schedule"] == "constant" and settings["train.steps"] >= done:
         free.add("train.steps")  # train on for longer
-    changed = [
-        f"{key} ({before.get(key)} -> {value})"
-        for key, value in settings.items()
-        if key not in free and before.get(key) != value
-    ]
-    if changed:
-        raise UserError(
-            f"the folder '{folder}' holds a run with other settings: {', '.join(changed)}; "
-            "set them back to resume, start over with --restart, or choose another --out"
-        )
+    differ = [key for key in settings if key not in free and before.get(key) != settings[key]]
+    if not differ:
+        return
+    # Other settings explain other inputs, and other photos other captions.
+    told = [f"{key} ({before.get(key)} -> {settings[key]})" for key in differ if key not in _INPUTS]
+    what = f"settings: {', '.join(told)}" if told else differ[0]
+    raise UserError(
+        f"the folder '{folder}' holds a run with other {what}; set them back to resume, start over "
+        "with --restart, or choose another --out"
+    )

@@ -117,10 +117,16 @@ def frozen_params(sd: StableDiffusion) -> dict[str, Any]:
     return {"text_encoder": sd.text_encoder.params, "unet": sd.unet.params}
 
 
-def _deciding(train: TrainConfig) -> tuple[int, int, int, str, float | None]:
-    """The settings that change the program: others must not recompile it."""
-    gamma = train.min_snr_gamma if train.weighting == "min_snr" else None
-    return train.steps, train.batch_size, train.accumulation, train.timesteps, gamma
+def _deciding(train: TrainConfig) -> TrainConfig:
+    """Only the settings that change the program: others must not recompile it."""
+    return TrainConfig(
+        steps=train.steps,
+        batch_size=train.batch_size,
+        accumulation=train.accumulation,
+        timesteps=train.timesteps,
+        weighting=train.weighting,
+        min_snr_gamma=train.min_snr_gamma,
+    )
 
 
 @functools.lru_cache(maxsize=8)
@@ -131,13 +137,12 @@ def _train_step(
     scaling_factor: float,
     num_buckets: int,
     optimizer: OptimizerConfig,
-    train: tuple[int, int, int, Any, float | None],
+    train: TrainConfig,
     remat: bool,
     mesh: Mesh,
 ) -> TrainStep:
-    steps, batch_size, accumulation, timesteps, gamma = train
     schedule = NoiseSchedule.from_config(json.loads(scheduler_config))
-    microbatch_size = batch_size // accumulation
+    microbatch_size = train.microbatch_size
 
     def pick(
         table: Float[Array, "n v d"], step: Int[Array, ""], data: Data, index: Int[Array, "b"]
@@ -148,10 +153,10 @@ def _train_step(
             data.seed,
             step,
             index,
-            batch_size=batch_size,
+            batch_size=train.batch_size,
             latent_shape=(height, width, channels // 2),
             num_train_timesteps=schedule.num_train_timesteps,
-            timesteps=timesteps,
+            timesteps=train.timesteps,
             flip=len(data.moments) == 2,
             first_prompt=data.first_prompt,
             num_prompts=data.num_prompts,
@@ -211,9 +216,10 @@ def _train_step(
 
         sums = jax.vmap(add_up, in_axes=axis)(loss, picked.bucket)
         weight: Array | float = 1.0
-        if gamma is not None:
-            weight = schedule.min_snr_weight(examples.timestep, gamma).reshape(loss.shape)
-        return jnp.sum(weight * loss) / batch_size, sums
+        if train.weighting == "min_snr":
+            weight = schedule.min_snr_weight(examples.timestep, train.min_snr_gamma)
+            weight = weight.reshape(loss.shape)
+        return jnp.sum(weight * loss) / train.batch_size, sums
 
     gradient_of = jax.grad(losses, has_aux=True)
 
@@ -221,7 +227,13 @@ def _train_step(
         """The state of one slot after the update."""
         trained = sums["examples"] > 0
         table, optimizer_state = update_table(
-            optimizer, steps, state["step"], state["table"], gradient, state["optimizer"], trained
+            optimizer,
+            train.steps,
+            state["step"],
+            state["table"],
+            gradient,
+            state["optimizer"],
+            trained,
         )
         updated = {
             "table": table,
@@ -234,7 +246,7 @@ def _train_step(
         fault = ~(jnp.isfinite(gradient).all((1, 2)) & jnp.isfinite(sums["loss"]))
         # One bad gradient spoils all rows that share it: the table tells only if nothing else does.
         fault = jnp.where(fault.any(), fault, ~jnp.isfinite(table).all((1, 2)))
-        stay = jnp.any(fault) | (state["step"] >= steps)
+        stay = jnp.any(fault) | (state["step"] >= train.steps)
         before = {name: state[name] for name in updated}
         kept = jax.tree.map(lambda new, old: jnp.where(stay, old, new), updated, before)
         return kept | {"fault": fault}
@@ -247,10 +259,10 @@ def _train_step(
             return jax.tree.map(jnp.add, total, one), None
 
         zero = jax.tree.map(jnp.zeros_like, (state["table"], state["window"]))
-        if accumulation == 1:  # no loop: XLA's CPU convolutions are slow inside one
+        if train.accumulation == 1:  # no loop: XLA's CPU convolutions are slow inside one
             (gradient, sums), _ = add_part(zero, jnp.int32(0))
         else:
-            parts = jnp.arange(accumulation, dtype=jnp.int32)
+            parts = jnp.arange(train.accumulation, dtype=jnp.int32)
             (gradient, sums), _ = jax.lax.scan(add_part, zero, parts)
         updated = jax.vmap(update)(state, gradient, sums)
         return jax.lax.with_sharding_constraint(updated, slots_sharded(mesh, len(state["table"])))

@@ -57,8 +57,8 @@ class Subject:
 def read_photos(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
     """The photos as squares of `size` pixels, with their captions if `data` asks for them.
 
-    Warns of photos that are the same, and of those without a caption. Raises UserError if there are
-    no photos, and if captions are asked for and there are none.
+    Warns of photos that are the same, of a single one, and of those without a caption. Raises
+    UserError if there are no photos, and if captions are asked for and there are none.
     """
     photos = _read(subject, size, data)
     different = len({photo.pixels.tobytes() for photo in photos})
@@ -66,6 +66,11 @@ def read_photos(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
         warn(
             f"only {different} of the {len(photos)} images are distinct: <{subject.name}> is "
             "learned from what different images have in common"
+        )
+    elif len(photos) == 1 and data.crops == 1:
+        warn(
+            f"there is only one image, so <{subject.name}> also learns its background and where "
+            "things are in it: three to five are better"
         )
     if data.captions:
         _check_captions(photos, subject.name)

@@ -30,6 +30,7 @@ def test_the_word_and_neutral_vectors_after_it(
     [
         ("red dog", r"2 tokens \(red \+ dog\).*such as 'dog'"),
         ("ox", r"2 tokens \(o \+ x\).*such as 'object'"),
+        ("xdog", r"2 tokens \(x \+ dog\).*such as 'object'"),
         ("  ", "is empty"),
     ],
 )

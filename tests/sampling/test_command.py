@@ -5,6 +5,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -88,6 +89,15 @@ def test_a_folder_with_a_concept_file(model: str, tmp_path: Path) -> None:
     assert (out / "bob-seed0.png").exists()
 
 
+def test_a_concept_in_training_is_told(model: str, tmp_path: Path, capsys: Capture) -> None:
+    metadata = {"steps": "4", "planned_steps": "7"}
+    replace(tiny_concept(), metadata=metadata).save(tmp_path / "jane.safetensors")
+    concept = ["--concept", str(tmp_path / "jane.safetensors")]
+    assert main(["<jane>", *flags(model, tmp_path / "out", *concept)]) == 0
+    told = "warning: <jane> is drawn as it was after 4 of 7 updates"
+    assert told in capsys.readouterr().err.splitlines()
+
+
 def test_a_long_prompt_is_cut_with_a_warning(model: str, tmp_path: Path, capsys: Capture) -> None:
     assert main([("red " * 80) + "circle", *flags(model, tmp_path / "out")]) == 0
     (line,) = [s for s in capsys.readouterr().err.splitlines() if s.startswith("warning: ")]
@@ -117,6 +127,7 @@ def test_a_prompt_without_its_quotes(model: str, tmp_path: Path, capsys: Capture
         (["a dog", "--negative-prompt", "<jan>"], "unknown concept word <jan>"),
         (["--seed", "1", "2", "a dog"], "--seed 1 --seed 2"),
         (["--concept", "a", "b.safetensors", "a dog"], "--concept b.safetensors"),
+        (["--concept", "a", "/usr", "a dog"], "as in --concept FILE --concept /usr"),
         (["a dog", "--grid-value", "0.5"], "--grid"),
         (["a dog", "--grid-rows", "schemes"], "--grid"),
         (["a dog", "--prompts-file", "nowhere.txt"], "nowhere.txt"),

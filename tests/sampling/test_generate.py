@@ -185,7 +185,7 @@ def test_pictures_come_as_they_are_drawn(tiny_sd: StableDiffusion) -> None:
         tiny_sd,
         ["a dog", "a cat"],
         seeds=[1, 2],
-        progress=lambda done, total: events.append(done),
+        on_progress=lambda done, total: events.append(done),
         on_picture=events.append,
         **FAST,
     )

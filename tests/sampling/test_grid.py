@@ -135,5 +135,7 @@ def test_values_of_concepts_with_different_buckets() -> None:
 def test_templates_without_a_place_for_k(tiny_sd: StableDiffusion) -> None:
     with pytest.raises(UserError, match=r"has no \{k\}"):
         sweep(tiny_sd, ["a <jane[{k}]>", "a <jane>"], [tiny_concept()], values=["0.5"])
+    with pytest.raises(UserError, match=r"'a <jane\{k\}>' has <jane\{k\}>: write <jane\[\{k\}\]>"):
+        sweep(tiny_sd, "a <jane{k}>", [tiny_concept()])
     with pytest.raises(UserError, match="whose scheme"):
         scheme_templates("{k} dogs")

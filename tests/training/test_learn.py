@@ -43,6 +43,8 @@ def test_a_run_trains_the_table_alone_and_writes_what_it_should(
     assert (concept.embeddings != start).any(axis=(1, 2)).all()
     assert concept.metadata["steps"] == "4" and concept.metadata["initializer"] == "star"
 
+    with pytest.raises(UserError, match=f"give a training folder, or '{out / 'checkpoints'}'"):
+        load_concept(next((out / "checkpoints").iterdir()))
     for again in (Concept.load(out), load_concept(out), load_concept(out / "checkpoints")):
         np.testing.assert_array_equal(again.embeddings, concept.embeddings)
         np.testing.assert_array_equal(again.boundaries, concept.boundaries)
@@ -60,6 +62,7 @@ def test_a_run_trains_the_table_alone_and_writes_what_it_should(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:there is only one image")
 def test_the_loss_falls_on_one_photo(
     tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable, tmp_path: Path
 ):
@@ -114,7 +117,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
     other_seed = make_config(train={"steps": 7, "seed": 1})
     with pytest.raises(UserError, match=r"other settings: train\.seed \(0 -> 1\)"):
         learn(tiny_sd, pictures, **WORDS, out=tmp_path / "cut", config=other_seed)
-    with pytest.raises(UserError, match="photos"):
+    with pytest.raises(UserError, match="holds a run with other photos; set them back"):
         learn(tiny_sd, pictures[:2], **WORDS, out=tmp_path / "cut", config=config)
 
 

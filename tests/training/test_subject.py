@@ -39,3 +39,8 @@ def test_equal_photos_are_counted(photo_folder: Path):
     (photo_folder / "3.png").write_bytes((photo_folder / "0.png").read_bytes())
     with pytest.warns(UserWarning, match="only 3 of the 4 images are distinct: <rex>"):
         read(photo_folder, captions=False)
+
+
+def test_a_single_photo_is_told(photo_folder: Path):
+    with pytest.warns(UserWarning, match="only one image, so <rex> also learns its background"):
+        read(photo_folder / "0.png", captions=False)

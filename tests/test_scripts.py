@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values of the wrong type in Python, which the tests' own check of annotations would catch first:
-each is one line, not a traceback, and none is taken for something else."""
+"""What a script is told in Python: values of the wrong type, each in one line, and where a warning
+comes from. In processes of their own, without the tests' check of annotations."""
 
 import json
 import subprocess
@@ -56,3 +56,16 @@ def test_wrong_types_are_told(tiny_folder: Path) -> None:
         "config: 'train.timesteps' is 'even', but must be one of uniform, stratified",
         "config: 'train.steps' is '100', but must be a whole number",
     ]
+
+
+def test_a_warning_is_of_the_line_that_led_to_it(tiny_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import sys\nfrom mrti_jax import StableDiffusion, generate\n"
+        "sd = StableDiffusion.load(sys.argv[1])\n"
+        "generate(sd, 'a dog', negative_prompt='a cat', guidance_scale=1, num_steps=1)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, script, str(tiny_folder)], capture_output=True, text=True, check=True
+    )
+    assert f"{script}:4: UserWarning: a guidance_scale of 1 means no guidance" in ran.stderr
