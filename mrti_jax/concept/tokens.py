@@ -6,7 +6,7 @@ Text between the words is tokenized piece by piece, as if each word were one spe
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
@@ -63,30 +63,40 @@ class Tokens:
         return self.ids.tobytes() + self.mask.tobytes() + self.vectors[self.mask].tobytes()
 
 
+class _Token(NamedTuple):
+    """A token, and the part and offset that it comes from; BOS, EOS and padding come from none."""
+
+    id: int
+    part: int = -1
+    offset: int = 0
+    is_vector: bool = False
+
+
 def lay_out(parts: Sequence[str | int], tokenizer: CLIPTokenizer) -> Layout:
     """Tokens of texts, and of placeholders given as numbers of positions, cut and padded to the
     tokenizer's `model_max_length`; BOS and EOS are always kept."""
     length = tokenizer.model_max_length
     eos = tokenizer.eos_token_id
-    # Token id, part and vector of the layout; and where it comes from: part and offset.
-    places = [(tokenizer.bos_token_id, -1, -1, -1, 0)]
+    tokens = [_Token(tokenizer.bos_token_id)]
     for index, item in enumerate(parts):
         if isinstance(item, int):
-            places += [(eos, index, position, index, position) for position in range(item)]
+            tokens += [_Token(eos, index, position, True) for position in range(item)]
             continue
         pieces = tokenizer(
             item, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
-        places += [
-            (token, -1, -1, index, start)
+        tokens += [
+            _Token(token, index, start)
             for token, (start, _) in zip(pieces["input_ids"], pieces["offset_mapping"], strict=True)
         ]
-    kept, cut = places[: length - 1], places[length - 1 :]
+    kept, cut = tokens[: length - 1], tokens[length - 1 :]
     pad = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    ends = [(eos, -1, -1, -1, 0)] + [(pad, -1, -1, -1, 0)] * (length - 1 - len(kept))
-    ids, part, vector, _, _ = np.asarray(kept + ends, np.int32).T.copy()
-    *_, cut_part, cut_offset = cut[0] if cut else (-1, -1)
+    kept += [_Token(eos)] + [_Token(pad)] * (length - 1 - len(kept))
+    ids = np.asarray([token.id for token in kept], np.int32)
+    part = np.asarray([token.part if token.is_vector else -1 for token in kept], np.int32)
+    vector = np.asarray([token.offset if token.is_vector else -1 for token in kept], np.int32)
     end = int(np.argmax((ids == eos) & (part < 0)))  # a text may spell EOS, too
+    _, cut_part, cut_offset, _ = cut[0] if cut else _Token(eos)
     return Layout(ids, part, vector, end, len(cut), cut_part, cut_offset)
 
 

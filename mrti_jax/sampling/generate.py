@@ -73,7 +73,8 @@ def generate(
         concepts: what the words in the prompts, such as `<jane[3]>`, may name.
         seeds: a picture's noise is a function of its seed alone, whatever else is drawn with it.
         images_per_prompt: pictures per seed s; their seeds are s, s + 1, ...
-        guidance_scale: classifier-free guidance; 1 or less is none.
+        num_steps: sampling steps; 30 do for the embedded model.
+        guidance_scale: classifier-free guidance, 1 or less is none; 3 suits the embedded model.
         guidance_rescale: how far guided predictions are scaled back to the spread of unguided ones,
             0 to 1; 0.7 avoids glaring pictures if a model's noise schedule ends in pure noise.
         negative_prompt: what to guide away from, in the same grammar; one, or one per prompt.
