@@ -117,6 +117,8 @@ def test_a_stopped_run_goes_on_to_the_bit(
     other_seed = make_config(train={"steps": 7, "seed": 1})
     with pytest.raises(UserError, match=r"other settings: train\.seed \(0 -> 1\)"):
         learn(tiny_sd, pictures, **WORDS, out=tmp_path / "cut", config=other_seed)
+    with pytest.raises(UserError, match="holds a run for <jane>, not <bob>: choose another --out"):
+        learn(tiny_sd, pictures, **WORDS | {"name": "bob"}, out=tmp_path / "cut", config=config)
     with pytest.raises(UserError, match="holds a run with other photos; set them back"):
         learn(tiny_sd, pictures[:2], **WORDS, out=tmp_path / "cut", config=config)
 
