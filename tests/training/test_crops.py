@@ -48,6 +48,7 @@ def test_one_is_the_centre():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:there is only one image")
 def test_training_sees_all_of_them_and_the_sheet_each_photo_once(
     tiny_sd: StableDiffusion, make_config: Callable, tmp_path: Path
 ):

@@ -295,7 +295,7 @@ def test_the_command(together: Path, tiny_folder: Path, folders: Path, tmp_path:
     assert train.main(command(tiny_folder, folders, out)) == 2
     told = capsys.readouterr()
     assert "learned <jane>" in told.out and "learned <rex>" not in told.out
-    assert "error: <rex>: the folder" in told.err and "photos (" in told.err
+    assert "error: <rex>: the folder" in told.err and "with other photos" in told.err
 
     assert train.main(command(tiny_folder, folders, out, **{"train.seed": 1})) == 2
     told = capsys.readouterr()
