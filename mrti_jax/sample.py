@@ -20,10 +20,14 @@ if TYPE_CHECKING:  # at run time, imported once the flags are read: --help needs
     from mrti_jax.concept import Concept
 
 PROG = "python -m mrti_jax.sample"
-DESCRIPTION = """Draws pictures from prompts. A learned concept is a word in the prompt:
-<star> as it was learned, <star[0.8]> with only its coarse features (fully resolution-dependent),
-<star(0.8)> semi resolution-dependent, <star|3|> the row of bucket 3 throughout. A number with a
-decimal point is a resolution, one without is a bucket."""
+DESCRIPTION = """Draws pictures from prompts, in which a learned concept is a word:
+
+  <star>       as it was learned
+  <star[0.8]>  only its outlines and colours (fully resolution-dependent)
+  <star(0.8)>  semi resolution-dependent: nothing of it once those are settled
+  <star|3|>    the row of bucket 3 throughout
+
+A number with a decimal point is a resolution, one without is a bucket."""
 EXAMPLE = f'{PROG} "a photo of a red circle"'
 
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 50, 7.5
