@@ -21,7 +21,6 @@ if TYPE_CHECKING:  # at run time, imported once the flags are read: --help needs
 
 PROG = "python -m mrti_jax.sample"
 DESCRIPTION = """Draws pictures from prompts, in which a learned concept is a word:
-
   <star>       as it was learned
   <star[0.8]>  only its outlines and colours (fully resolution-dependent)
   <star(0.8)>  semi resolution-dependent: nothing of it once those are settled
