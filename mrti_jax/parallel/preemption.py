@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests to stop (SIGTERM, SIGINT), which all processes of a run follow at the same step."""
 
+import contextlib
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NoReturn
 
 import jax
@@ -55,14 +55,15 @@ class StopRequest:
             return  # a notice and the shutdown that it announced are one request
         self._signal = number
         if number == signal.SIGINT:
-            os.write(2, STOPPING)  # unlike print, it may interrupt another print
+            with contextlib.suppress(OSError):  # nobody reads it
+                os.write(2, STOPPING)  # unlike print, it may interrupt another print
         if jax.distributed.is_initialized():
             # The coordination service catches this signal itself, and agrees on a step with the
             # other processes: one that stopped alone would leave them waiting for it.
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@contextmanager
+@contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
     """Listens for SIGTERM and SIGINT; does nothing outside the main thread."""
     stop = StopRequest()

@@ -114,3 +114,10 @@ def test_only_a_user_ends_the_saving_by_a_second_signal() -> None:
             os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(Preempted):
         stop.leave("stopped")
+
+
+def test_a_user_is_told_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with stop_requests() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "stopping once the work so far is saved; Ctrl-C again" in capfd.readouterr().err
+        assert stop.reached()
