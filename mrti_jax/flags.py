@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, get_type_hints
-from unittest import mock
 
 import docstring_parser
 import tyro
@@ -50,14 +49,19 @@ def _whole_paragraphs() -> Iterator[None]:
     an indented line for one that begins a paragraph."""
     read = docstring_parser.parse_from_object
 
-    def joined(described: Any) -> docstring_parser.Docstring:
-        parsed = read(described)
+    def joined(
+        obj: Any, style: docstring_parser.DocstringStyle = docstring_parser.DocstringStyle.AUTO
+    ) -> docstring_parser.Docstring:
+        parsed = read(obj, style)
         for param in parsed.params:
             param.description = " ".join((param.description or "").split())
         return parsed
 
-    with mock.patch.object(docstring_parser, "parse_from_object", joined):
+    docstring_parser.parse_from_object = joined
+    try:
         yield
+    finally:
+        docstring_parser.parse_from_object = read
 
 
 def _without_box(text: str, arguments: Sequence[str]) -> str:

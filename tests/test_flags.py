@@ -79,3 +79,15 @@ def test_the_names_in_the_help(
 
 def test_every_sampler_has_its_name_for_other_tools() -> None:
     assert A1111_SAMPLERS.keys() == SAMPLERS.keys()
+
+
+def test_help_has_no_line_breaks_of_the_source(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        read_flags(train.Flags, ["--help"])
+    told = capsys.readouterr().out
+    assert re.search(
+        "configs/sd15.yaml; flags override it. +│\n.*The defaults here are those", told
+    )
