@@ -29,7 +29,7 @@ from benchmarks.learned import (
 )
 from benchmarks.report import Report, mean_and_error
 from mrti_jax.commands import use_compilation_cache
-from mrti_jax.concept import BRACKETS, NOTHINGS, Nothing, Scheme
+from mrti_jax.concept import BRACKETS, Nothing, Scheme
 from mrti_jax.mini.concepts import best_caption
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sampling.grid import make_grid
@@ -45,7 +45,7 @@ class Flags:
     """Noises; each is used for every scheme and k."""
     buckets: int = 10
     """Rows of the tables."""
-    nothing: Nothing = NOTHINGS[0]
+    nothing: Nothing = "zero"
     """What stands in the word's place where the semi scheme has no row."""
     learning: tyro.conf.OmitArgPrefixes[Learning] = dataclasses.field(default_factory=Learning)
     drawing: tyro.conf.OmitArgPrefixes[Drawing] = dataclasses.field(default_factory=Drawing)

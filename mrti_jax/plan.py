@@ -18,7 +18,6 @@ SAVINGS = {
     "train": "the gradient recomputes blocks",
     "sample": "each chip decodes its pictures one by one",
 }
-
 LESS_MEMORY = {
     "train": "use a smaller --batch-size or --size, --accumulation, or more --chips",
     "sample": "use a smaller --batch-size or --size, or more --chips",

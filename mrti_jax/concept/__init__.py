@@ -16,12 +16,11 @@ from mrti_jax.concept.prompt import BRACKETS, MARK, Prompt, Scheme, Word, parse
 from mrti_jax.concept.schemes import read_prompt, rows
 from mrti_jax.concept.table import Concept, by_name
 from mrti_jax.concept.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
-from mrti_jax.concept.tokens import NOTHINGS, Nothing, placeholder_ids, tokenize
+from mrti_jax.concept.tokens import Nothing, placeholder_ids, tokenize
 
 __all__ = [
     "BRACKETS",
     "MARK",
-    "NOTHINGS",
     "NUM_SLOTS",
     "OBJECT_TEMPLATES",
     "STYLE_TEMPLATES",

@@ -4,7 +4,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer
 from mrti_jax.concept.buckets import equal_boundaries
 from mrti_jax.concept.schemes import read_prompt
 from mrti_jax.concept.table import Concept, Parts
-from mrti_jax.concept.tokens import NOTHINGS, Nothing, Tokens, shorten, tokenize
+from mrti_jax.concept.tokens import Nothing, Tokens, shorten, tokenize
 from mrti_jax.errors import UserError, check_word, warn
 from mrti_jax.models.frozen import Frozen
 from mrti_jax.models.text_encoder import TextEncoder, TextStates
@@ -92,7 +92,7 @@ def encode_prompts(
     """
     if not texts:
         raise UserError("there is no prompt to encode")
-    check_word("nothing", nothing, NOTHINGS)
+    check_word("nothing", nothing, get_args(Nothing))
     config = text_encoder.config
     for concept in concepts.values():
         _check_parts(concept, config.parts)

@@ -19,7 +19,6 @@ from mrti_jax.concept.table import Concept
 from mrti_jax.errors import UserError, warn
 
 Nothing = Literal["zero", "drop", "initializer"]
-NOTHINGS: tuple[Nothing, ...] = ("zero", "drop", "initializer")
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,4 +59,4 @@ def _leave(thread: threading.Thread) -> None:
     if thread.is_alive():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(130)
+        os._exit(130)  # as after any Ctrl-C

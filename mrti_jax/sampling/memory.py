@@ -29,7 +29,8 @@ def needs_slicing(
         batch_size: pictures on all devices together.
         limit: bytes of memory of a device; None if unknown, in which case "auto" is False.
 
-    Raises UserError for another choice.
+    Raises:
+        UserError: another choice.
     """
     check_word("vae_slicing", choice, get_args(VAESlicing))
     pictures = batch_size // sd.mesh.size

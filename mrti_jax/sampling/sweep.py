@@ -38,7 +38,7 @@ class Sweep:
 def sweep(
     sd: StableDiffusion,
     templates: str | Sequence[str],
-    concepts: Iterable[Concept],
+    concepts: Concept | Iterable[Concept],
     *,
     rows: SweepRows = "seeds",
     values: Sequence[str] = (),

@@ -222,7 +222,7 @@ def resolve(config: Config) -> Config:
 
 def check(config: Config) -> None:
     """Raises UserError for values that no run can use, before anything heavy is done."""
-    from_mapping(Config, dataclasses.asdict(config), "config")  # their types
+    from_mapping(Config, dataclasses.asdict(config), "config")  # checks their types
     at_least = {
         "data.crops": 1,
         "concept.num_buckets": 1,

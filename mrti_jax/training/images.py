@@ -2,7 +2,6 @@
 """Photos of a concept: from a folder of image files to square RGB pictures of the training size."""
 
 import collections
-import functools
 import io
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -162,8 +161,12 @@ def from_arrays(
     anything else."""
     if isinstance(images, Image.Image):
         images = [images]
-    pictures = [_to_pil(image) for image in images]
-    named = [(f"image {i}", functools.partial(_to_pil, one)) for i, one in enumerate(pictures)]
+
+    def reading(image: object) -> Callable[[], Image.Image]:
+        picture = _to_pil(image)
+        return lambda: picture
+
+    named = [(f"image {i}", reading(image)) for i, image in enumerate(images)]
     return decode(named, size, "the list of images")
 
 

@@ -41,11 +41,11 @@ def check_resumable(
 
     `done`: the number of that run's updates.
     """
-    names = before.get("concept.name"), settings["concept.name"]
-    if names[0] != names[1]:
+    held, wanted = before.get("concept.name"), settings["concept.name"]
+    if held != wanted:
         raise UserError(
-            f"the folder '{folder}' holds a run for <{names[0]}>, not <{names[1]}>: choose another "
-            "--out (a run's config.yaml names its folder)"
+            f"the folder '{folder}' holds a run for <{held}>, not <{wanted}>: choose another --out "
+            "(a run's config.yaml names its folder)"
         )
     free = set(_FREE)
     if settings["optimizer.schedule"] == "constant" and settings["train.steps"] >= done:
