@@ -2,6 +2,7 @@
 """The command `python -m mrti_jax.models`: describes a checkpoint without loading it."""
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,14 +11,15 @@ import tyro
 
 from mrti_jax.commands import run_command
 from mrti_jax.errors import UserError
+from mrti_jax.files import to_path
 from mrti_jax.flags import named
 from mrti_jax.models.stored.model import MINI, ModelSource, SourceOptions
 
 PROG = "python -m mrti_jax.models"
 DESCRIPTION = """Describes a model: family, sizes, dtypes, parameters, what its U-Net predicts,
-what is missing, WRONG or unused in it, and an estimate of the memory that it needs. Reads no
-weights, though a model on the Hub is downloaded first. The exit status is 2 if anything is
-WRONG."""
+what is missing, WRONG or unused in it, and an estimate of the memory that it needs. Neither reads
+weights nor downloads those of a model on the Hub (except for .bin files). The exit status is 2 if
+anything is WRONG."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +40,12 @@ def _run(flags: Flags) -> None:
     from mrti_jax.models.stored.find import open_model
 
     source = ModelSource(path=flags.model, **flags.options)
-    # First, so that refusing what is not a model needs no JAX.
-    stored = open_model(source)
-    from mrti_jax.models.describe import WRONG, describe
+    with tempfile.TemporaryDirectory() as folder:
+        # First, so that refusing what is not a model needs no JAX.
+        stored = open_model(source, to_path(folder))
+        from mrti_jax.models.describe import WRONG, describe
 
-    lines = describe(source.name, stored)
+        lines = describe(source.name, stored)
     print("\n".join(lines))
     if any(line.startswith(WRONG) for line in lines):
         raise UserError(f"{source.name} can't be used: see what is WRONG above")

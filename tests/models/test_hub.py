@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 from etils import epath
 from huggingface_hub import constants, errors
+from huggingface_hub.utils import SafetensorsFileMetadata, TensorInfo
 from safetensors.numpy import load_file, save_file
 
 from mrti_jax.errors import UserError
+from mrti_jax.models.__main__ import main
 from mrti_jax.models.stored.find import mini_folder, open_model, tokenizer_folder
 from mrti_jax.models.stored.model import ModelSource, StoredTokenizer
 
@@ -65,6 +67,17 @@ class FakeHub:
         (store / "refs" / (revision or "main")).write_text(COMMIT)
         return str(snapshot)
 
+    def parse_safetensors_file_metadata(
+        self, repo_id: str, filename: str, *, revision: str | None
+    ) -> Any:
+        if error := self.broken(filename):
+            raise error
+        content = (self.folder / filename).read_bytes()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = header.pop("__metadata__", {})
+        tensors = {name: TensorInfo(**entry) for name, entry in header.items()}
+        return SafetensorsFileMetadata(metadata, tensors)
+
 
 @pytest.fixture
 def hub(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
@@ -81,9 +94,11 @@ def hub(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> F
         (folder / name).write_bytes(b"not needed")
     fake = FakeHub(folder, tmp_path / "cache")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(fake.cache))
-    monkeypatch.setattr(
-        huggingface_hub.HfApi, "model_info", lambda _, *a, **k: fake.model_info(*a, **k)
-    )
+    for name in ("model_info", "parse_safetensors_file_metadata"):
+        called = getattr(fake, name)
+        monkeypatch.setattr(
+            huggingface_hub.HfApi, name, lambda _, *a, called=called, **k: called(*a, **k)
+        )
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
     return fake
 
@@ -106,6 +121,46 @@ def test_only_what_is_needed_is_fetched(hub: FakeHub, variant: str | None, dtype
     assert {"model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json"} <= (
         hub.fetched
     )
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_a_model_is_described_without_its_weights(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], variant: str | None
+) -> None:
+    shutil.rmtree(hub.folder / "safety_checker")  # isn't fetched, so isn't told as unused
+    flags = [] if variant is None else ["--variant", variant]
+    assert main([str(hub.folder), *flags]) == 0
+    local = capsys.readouterr().out
+    assert main([REPO, *flags]) == 0
+    assert capsys.readouterr().out == local.replace(str(hub.folder), REPO)
+    assert {Path(name).suffix for name in hub.fetched} == {".json", ".txt"}
+
+
+def test_only_pickles_are_downloaded_to_be_described(hub: FakeHub, tmp_path: Path) -> None:
+    for name in weights(""):
+        (hub.folder / name).unlink()
+    with pytest.raises(UserError, match=r"\.bin is not a PyTorch file"):
+        open_model(ModelSource(path=REPO), epath.Path(tmp_path / "outline"))
+    assert "unet/diffusion_pytorch_model.bin" in hub.fetched
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            errors.SafetensorsParsingError("no header"),
+            f"unet/diffusion_pytorch_model.safetensors of {REPO} is not a safetensors file",
+        ),
+        (ConnectionError("reset by peer"), "was interrupted (ConnectionError: reset by peer)"),
+    ],
+)
+def test_a_header_that_does_not_come(
+    hub: FakeHub, tmp_path: Path, error: Exception, told: str
+) -> None:
+    hub.broken = lambda name: error if name.startswith("unet/diffusion") else None
+    with pytest.raises(UserError) as caught:
+        open_model(ModelSource(path=REPO), epath.Path(tmp_path / "outline"))
+    assert told in str(caught.value)
 
 
 @pytest.mark.parametrize("revision", [None, "v2"])

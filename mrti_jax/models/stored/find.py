@@ -22,15 +22,19 @@ from mrti_jax.models.stored.single_file import open_file
 HUB_PAGES = "https://huggingface.co/"
 
 
-def open_model(source: ModelSource) -> StoredModel:
+def open_model(source: ModelSource, outline: epath.Path | None = None) -> StoredModel:
     """The model that `source` names, recognised by its layout; no weights are read.
+
+    Args:
+        outline: an empty folder for what describes a model on the Hub, if its weights are not to be
+            downloaded.
 
     Raises:
         UserError: there is none, or it is not a Stable Diffusion that is supported here.
     """
     if source.prediction_type is not None:
         check_word("prediction_type", source.prediction_type, get_args(UNetPrediction))
-    stored = _open(source)
+    stored = _open(source, outline)
     if source.tokenizer is not None:
         tokenizers = {
             part: dataclasses.replace(tokenizer, where=source.tokenizer)
@@ -43,7 +47,7 @@ def open_model(source: ModelSource) -> StoredModel:
     return stored
 
 
-def _open(source: ModelSource) -> StoredModel:
+def _open(source: ModelSource, outline: epath.Path | None) -> StoredModel:
     if source.path.startswith(HUB_PAGES):
         hub_id = "/".join(source.path.removeprefix(HUB_PAGES).split("/")[:2])
         raise UserError(f"model '{source.path}' is a web page: give its Hub id, '{hub_id}'")
@@ -54,9 +58,8 @@ def _open(source: ModelSource) -> StoredModel:
             f"'{source.path}' is not on the Hub: leave out --revision '{source.revision}'"
         )
     if on_hub:
-        return open_folder(
-            fetch_model(source.path, source.revision, source.variant), source.variant
-        )
+        folder = fetch_model(source.path, source.revision, source.variant, outline)
+        return open_folder(folder, source.variant)
     if path.name == INDEX:
         raise UserError(f"'{path}' only describes a model: give its folder, '{path.parent}'")
     with reporting(f"model '{source.path}' can't be read", path):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models on the Hugging Face Hub: the files that are needed, through its cache."""
 
+import contextlib
 import errno
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,6 +20,7 @@ from mrti_jax.models.stored.folder import (
     present,
     tokenizers_of,
 )
+from mrti_jax.models.stored.hub_outline import write_outline
 from mrti_jax.models.stored.weights import no_weights, variant_of_parts, weight_files
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -46,10 +48,16 @@ def is_hub_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None
 
 
-def fetch_model(repo: str, revision: str | None, variant: str | None) -> epath.Path:
+def fetch_model(
+    repo: str, revision: str | None, variant: str | None, outline: epath.Path | None = None
+) -> epath.Path:
     """A diffusers folder with the needed files of a model on the Hub.
 
     Its descriptions are fetched first, and nothing more if it is another kind of model.
+
+    Args:
+        outline: an empty folder to return instead, with all files but of safetensors only the
+            headers, before a hole for the numbers; these are not downloaded.
 
     Raises:
         UserError: there is no such model, no access, or neither a connection nor a cached copy; it
@@ -73,7 +81,19 @@ def fetch_model(repo: str, revision: str | None, variant: str | None) -> epath.P
             files += [f"{part}/{name}" for name in weights]
         for folder in tokenizers_of(parts):
             files += [f"{folder}/{name}" for name in TOKENIZER_FILES]
-        return download([name for name in files if name in names])
+        files = [name for name in files if name in names]
+        if outline is None:
+            return download(files)
+        whole = [name for name in files if not name.endswith(".safetensors")]
+        downloaded = download(whole)
+        for name in {*descriptions, *whole}:
+            (outline / name).parent.mkdir(parents=True, exist_ok=True)
+            (downloaded / name).copy(outline / name)
+        with _downloading(repo):
+            for name in files:
+                if name not in whole:
+                    write_outline(repo, revision, name, outline / name)
+        return outline
 
     return _fetch(repo, revision, fetch, marks=(INDEX,))
 
@@ -100,19 +120,8 @@ def _fetch(
     from huggingface_hub import HfApi, constants, errors, snapshot_download, try_to_load_from_cache
 
     def download(files: list[str]) -> epath.Path:
-        try:
-            folder = snapshot_download(repo, revision=revision, allow_patterns=files)
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-            raise
-        # hf_xet, which downloads large files, raises RuntimeError.
-        except (errors.HTTPError, OSError, RuntimeError) as error:
-            if getattr(error, "errno", None) in _NOT_WRITTEN:
-                raise
-            raise UserError(
-                f"the download of {repo} was interrupted ({_why(error)}): run the same command "
-                "again to resume it"
-            ) from None
-        return epath.Path(folder)
+        with _downloading(repo):
+            return epath.Path(snapshot_download(repo, revision=revision, allow_patterns=files))
 
     at = "" if revision is None else f" at revision '{revision}'"
     try:
@@ -154,6 +163,25 @@ def _fetch(
         if not isinstance(error, errors.OfflineModeIsEnabled):
             warn(f"the Hub {trouble}: using the cached {repo}{at}")
         return epath.Path(Path(cached).parent)
+
+
+@contextlib.contextmanager
+def _downloading(repo: str) -> Iterator[None]:
+    """Raises UserError if the connection breaks off; refusals of Hub and disk pass through."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise
+    # hf_xet, which downloads large files, raises RuntimeError.
+    except (errors.HTTPError, OSError, RuntimeError) as error:
+        if getattr(error, "errno", None) in _NOT_WRITTEN:
+            raise
+        raise UserError(
+            f"the download of {repo} was interrupted ({_why(error)}): run the same command "
+            "again to resume it"
+        ) from None
 
 
 def _why(error: Exception) -> str:
