@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What went into an update that is not finite: its step, buckets and images."""
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,19 +8,16 @@ from mrti_jax.concept import bucket
 from mrti_jax.parallel.mesh import fetch
 from mrti_jax.training.config import TrainConfig
 from mrti_jax.training.draws import draw
-from mrti_jax.training.prompts import Prompts
 from mrti_jax.training.step import State
+from mrti_jax.training.training_set import TrainingSet
 
 
 def describe_fault(
-    state: State,
-    prompts: Prompts,
-    config: TrainConfig,
-    names: Sequence[str],
-    num_train_timesteps: int,
+    state: State, training_set: TrainingSet, config: TrainConfig, num_train_timesteps: int
 ) -> str:
     """The update that the state stopped at; its draws follow from seed and step, so they are drawn
-    again. `names`: those of the images."""
+    again."""
+    names, prompts = training_set.names, training_set.prompts
     rows = np.flatnonzero(fetch(state["fault"]))
     step = int(state["step"])
     draws = draw(

@@ -26,26 +26,23 @@ from mrti_jax.parallel.processes import (
 )
 from mrti_jax.training.checkpoint import Checkpoints
 from mrti_jax.training.config import Config, flatten
-from mrti_jax.training.crops import sizes_of, spread
 from mrti_jax.training.fault import describe_fault
 from mrti_jax.training.folder import held, move_aside, writable
 from mrti_jax.training.idle_rows import warn_of_idle_rows
 from mrti_jax.training.initial_concept import initial_concept
-from mrti_jax.training.latents import check_moments, encode_moments
 from mrti_jax.training.learning_rate import learning_rate_schedule
 from mrti_jax.training.metrics import FILE_NAME as METRICS_NAME
 from mrti_jax.training.metrics import Metrics
 from mrti_jax.training.pictures import (
     FINAL_NAME,
-    MAX_COLUMNS,
     draw_final,
     draw_progress,
     progress_path,
 )
-from mrti_jax.training.prompts import tokenize_captions
 from mrti_jax.training.settings import check_resumable, fingerprint
 from mrti_jax.training.step import Data, State, initial_state
-from mrti_jax.training.subject import Subject, read_photos
+from mrti_jax.training.subject import Subject
+from mrti_jax.training.training_set import read_training_set
 from mrti_jax.training.yaml import write_yaml
 
 CONFIG_NAME = "config.yaml"
@@ -64,49 +61,15 @@ class Run:
 
         Raises UserError for images, a word or a folder that can't be used.
         """
-        data = config.data
-        self.config = replace(
-            config,
-            model=replace(
-                config.model,
-                path=sd.source.path,
-                dtype=sd.dtype.name,  # type: ignore[arg-type]
-                **sd.source.options,
-            ),
-            data=replace(
-                data,
-                path=subject.path or "pictures in memory",
-                learnable_property=subject.learnable_property or data.learnable_property,
-                captions=data.captions if subject.captions is None else subject.captions,
-            ),
-            concept=replace(config.concept, name=subject.name, initializer=subject.initializer),
-            concepts=(),
-            out=None if subject.out is None else os.fspath(subject.out),
-        )
+        self.config = _resolved(sd, subject, config)
         self.name = subject.name
         self._sd = sd
         self._size = size
         self._start = initial_concept(sd, self.config)
         self._folder = None if subject.out is None else writable(to_path(subject.out))
-        photos = read_photos(subject, size, self.config.data)
-        self._shown = [photo.pixels for photo in photos[:MAX_COLUMNS]]
-        crops = [crop for photo in photos for crop in spread(photo, data.crops)]
-        if data.crops > 1 and len(crops) == len(photos):
-            warn(f"the photos of <{self.name}> are square: --data.crops {data.crops} has no effect")
-        self._prompts = tokenize_captions(
-            crops,
-            self.config.data.learnable_property,
-            config.concept.num_vectors,
-            sd.tokenizers,
-        )
-        self._pixels = np.stack([crop.pixels for crop in crops])
-        self._photo_names = [crop.name for crop in crops]
-        self._photo_sizes = sizes_of(crops, flip=data.flip)
-        self._settings = flatten(self.config) | {
-            "photos": fingerprint(self._pixels),
-            "captions": fingerprint(*self._prompts),
-            "initial table": fingerprint(self._start.embeddings),
-        }
+        self._training_set = read_training_set(sd, subject, self.config, size)
+        self._settings = flatten(self.config) | self._training_set.fingerprints
+        self._settings |= {"initial table": fingerprint(self._start.embeddings)}
         check_same(_to_compare(self._settings), f"the settings or photos of <{self.name}>")
         self._files = contextlib.ExitStack()
         self._checkpoints: Checkpoints | None = None
@@ -120,7 +83,7 @@ class Run:
     @property
     def extent(self) -> tuple[int, int]:
         """Numbers of photos and of captions."""
-        return len(self._pixels), len(self._prompts.ids)
+        return self._training_set.extent
 
     def start_over(self) -> None:
         """Keeps what is in the folder under another name.
@@ -168,18 +131,7 @@ class Run:
 
     def data(self, num_photos: int, num_captions: int) -> Data:
         """What the step trains on, padded to these numbers of photos and captions."""
-        pixels, mesh = self._pixels, self._sd.mesh
-        moments = encode_moments(self._sd.vae, pixels, mesh, flip=self.config.data.flip)
-        check_moments(moments, self._photo_names)
-        ids, vector_index, end, first, num = self._prompts
-        on_host = (
-            _fill_up(moments, num_photos, axis=1),
-            _fill_up(self._photo_sizes, num_photos, axis=1),
-            *(_fill_up(array, num_captions) for array in (ids, vector_index, end)),
-            *(_fill_up(array, num_photos) for array in (first, num)),
-            np.uint32(self.config.train.seed),
-        )
-        return Data(*place(on_host, replicated(mesh)))
+        return self._training_set.encode(self._sd, num_photos, num_captions, self.config.train.seed)
 
     def save(self, state: State) -> None:
         """Writes the metrics, a checkpoint, in the background, and the concept file. Raises
@@ -258,11 +210,7 @@ class Run:
     def fail(self, state: State) -> UserError:
         """The error for an update that is not finite; writes the table before it."""
         fault = describe_fault(
-            state,
-            self._prompts,
-            self.config.train,
-            self._photo_names,
-            self._start.num_train_timesteps,
+            state, self._training_set, self.config.train, self._start.num_train_timesteps
         )
         self.metrics.flush()
         saved, again = "", "start over with"
@@ -297,7 +245,13 @@ class Run:
         self, concept: Concept, folder: epath.Path, heed_stop: Callable[[], None], *, progress: bool
     ) -> None:
         draw_final(
-            self._sd, concept, self._shown, folder, self.config, heed_stop, progress=progress
+            self._sd,
+            concept,
+            self._training_set.shown,
+            folder,
+            self.config,
+            heed_stop,
+            progress=progress,
         )
 
     def _save_concept(self, concept: Concept) -> None:
@@ -306,14 +260,30 @@ class Run:
             as_writer(lambda: concept.save(folder / FILE_NAME))
 
 
+def _resolved(sd: StableDiffusion, subject: Subject, config: Config) -> Config:
+    """The settings of this one concept, as they are written to its folder."""
+    data = config.data
+    return replace(
+        config,
+        model=replace(
+            config.model,
+            path=sd.source.path,
+            dtype=sd.dtype.name,  # type: ignore[arg-type]
+            **sd.source.options,
+        ),
+        data=replace(
+            data,
+            path=subject.path or "pictures in memory",
+            learnable_property=subject.learnable_property or data.learnable_property,
+            captions=data.captions if subject.captions is None else subject.captions,
+        ),
+        concept=replace(config.concept, name=subject.name, initializer=subject.initializer),
+        concepts=(),
+        out=None if subject.out is None else os.fspath(subject.out),
+    )
+
+
 def _to_compare(settings: dict[str, Any]) -> list[str]:
     """What must be the same in all processes; each may have a path of its own to the same files."""
     paths = ("out", "data.path", "data.tfds_dir", "model.path", "model.tokenizer")
     return [f"{key} {value}" for key, value in settings.items() if key not in paths]
-
-
-def _fill_up(array: np.ndarray, length: int, axis: int = 0) -> np.ndarray:
-    """The array with zeros at the end of an axis."""
-    missing = [(0, 0)] * array.ndim
-    missing[axis] = (0, length - array.shape[axis])
-    return np.pad(array, missing)
