@@ -10,7 +10,13 @@ from mrti_jax.concept.buckets import (
     equal_boundaries,
     resolution_to_bucket,
 )
-from mrti_jax.concept.encode import NUM_SLOTS, encode_prompts, slot_boundaries, splice
+from mrti_jax.concept.encode import (
+    NUM_SLOTS,
+    EncodedPrompts,
+    encode_prompts,
+    slot_boundaries,
+    splice,
+)
 from mrti_jax.concept.initial import initial_vectors
 from mrti_jax.concept.prompt import BRACKETS, MARK, Prompt, Scheme, Word, parse
 from mrti_jax.concept.schemes import read_prompt, rows
@@ -25,6 +31,7 @@ __all__ = [
     "OBJECT_TEMPLATES",
     "STYLE_TEMPLATES",
     "Concept",
+    "EncodedPrompts",
     "Nothing",
     "Prompt",
     "Scheme",

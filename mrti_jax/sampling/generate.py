@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import UInt8
+from jaxtyping import Int, Int32, UInt8
 
 from mrti_jax.concept import (
     Concept,
+    EncodedPrompts,
     Nothing,
     bucket_from_boundaries,
     by_name,
@@ -129,28 +130,12 @@ def generate(
     steps = solver.plan(schedule, num_steps)
 
     boundaries = slot_boundaries(table.values(), schedule.num_train_timesteps)
-    texts = dict.fromkeys([*prompts, *(negatives if guided else [])])
-    encoded = encode_prompts(
-        list(texts),
-        table,
-        sd.tokenizers,
-        sd.text_encoder,
-        boundaries,
-        nothing=nothing,
-        official_semi=official_semi,
+    away = negatives if guided else []
+    encoded, passes = _encode(
+        sd, prompts, away, table, boundaries, nothing=nothing, official_semi=official_semi
     )
-    if sd.zeros_for_empty_prompt:  # to guide away from
-        encoded = encoded.with_zeros()
-    warn_of_skipped_buckets(texts, table, schedule, solver, num_steps, official_semi)
+    warn_of_skipped_buckets([*prompts, *away], table, schedule, solver, num_steps, official_semi)
     slots = np.asarray(bucket_from_boundaries(np.asarray(steps.timesteps), boundaries))
-    columns = {text: i for i, text in enumerate(texts)}
-    # Which of the encoded prompts the network is called with for each prompt.
-    passes = [[columns[prompt]] for prompt in prompts]
-    if guided:
-        if sd.zeros_for_empty_prompt:
-            columns[""] = -1
-        away = (columns[negative] for negative in negatives)
-        passes = [[first, *own] for first, own in zip(away, passes, strict=True)]
 
     shared = _about(sd) | {
         "sampler": sampler,
@@ -186,7 +171,7 @@ def generate(
         images = draw(
             program,
             sd,
-            encoded.of(np.asarray([passes[index] for index, _ in filled])),
+            encoded.of(passes[[index for index, _ in filled]]),
             sizes,
             steps,
             slots,
@@ -224,6 +209,38 @@ def fingerprints(texts: Iterable[str], concepts: Mapping[str, Concept]) -> dict[
         ).hexdigest()[:16]
         for name in names
     }
+
+
+def _encode(
+    sd: StableDiffusion,
+    prompts: Sequence[str],
+    negatives: Sequence[str],
+    concepts: Mapping[str, Concept],
+    boundaries: Int32[np.ndarray, "edges"],
+    *,
+    nothing: Nothing,
+    official_semi: bool,
+) -> tuple[EncodedPrompts, Int[np.ndarray, "prompts passes"]]:
+    """The text states, and which of them the network is called with for each prompt: its own, after
+    that of its negative prompt if there are any."""
+    texts = list(dict.fromkeys([*prompts, *negatives]))
+    encoded = encode_prompts(
+        texts,
+        concepts,
+        sd.tokenizers,
+        sd.text_encoder,
+        boundaries,
+        nothing=nothing,
+        official_semi=official_semi,
+    )
+    own = [texts.index(prompt) for prompt in prompts]
+    if not negatives:
+        return encoded, np.asarray(own)[:, None]
+    away = [texts.index(negative) for negative in negatives]
+    if sd.zeros_for_empty_prompt:
+        encoded = encoded.with_zeros()
+        away = [index if negatives[i] else -1 for i, index in enumerate(away)]
+    return encoded, np.stack([away, own], axis=1)
 
 
 def _about(sd: StableDiffusion) -> dict[str, Any]:
