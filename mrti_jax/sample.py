@@ -14,6 +14,7 @@ from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_com
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import read_text, reporting, to_path
 from mrti_jax.flags import named
+from mrti_jax.models.choices import AttentionChoice
 from mrti_jax.models.stored.model import MINI, SourceOptions
 
 if TYPE_CHECKING:  # at run time, imported once the flags are read: --help needs no jax
@@ -106,7 +107,7 @@ class Flags:
     fsdp: int | None = None
     """How many devices share the weights, each holding a part; if not given, as few as can hold
     them, usually 1."""
-    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
+    attention: AttentionChoice = "auto"
     """How attention is computed; auto: the fastest known way for the devices."""
     source: tyro.conf.OmitArgPrefixes[SourceOptions] = field(default_factory=SourceOptions)
     """More about the model."""
@@ -123,7 +124,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: Flags) -> None:
     _check_flags(flags)
-    prompts = [*flags.prompts, *_read_prompts(flags.prompts_file)]
     use_compilation_cache()
     join_processes(flags.processes, stop_together=False)
     from mrti_jax.models.stable_diffusion import StableDiffusion
@@ -136,6 +136,7 @@ def _run(flags: Flags) -> None:
 
     options = _options(flags)
     with failing_together():
+        prompts = [*flags.prompts, *_read_prompts(flags.prompts_file)]
         check_folder(flags.out)
     with failing_together():
         concepts = [_load_concept(path) for path in flags.concept]

@@ -28,7 +28,8 @@ command learns a word for each folder of photos in a folder:
   {PROG} configs/sd15.yaml --data.path folders --concept.initializer dog"""
 LESS_MEMORY = (
     "try --train.remat blocks, a larger --train.accumulation, a smaller --train.at-once (of many "
-    "concepts), --train.batch-size or --data.size, or --model.dtype bfloat16"
+    "concepts), --train.batch-size or --data.size, or --model.dtype bfloat16; if it was drawing, "
+    "leave out the pictures: --train.picture-every 0, --train.no-final-grid"
 )
 
 
@@ -52,11 +53,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
 
     def body(flags: Flags) -> None:
-        config = Config() if flags.recipe is None else read_config(flags.recipe)
-        defaults = Flags(**_values(config), recipe=flags.recipe)
-        # Again, now that the defaults are known: what was not given is the recipe's.
-        given = read_flags(Flags, arguments, default=defaults)
-        _run(Config(**_values(given)), given.processes, given.restart)
+        use_compilation_cache()
+        # Before any file is read: what only one process can't read must not leave others waiting.
+        join_processes(flags.processes, stop_together=True)
+        from mrti_jax.parallel.processes import failing_together
+
+        with failing_together():
+            recipe = Config() if flags.recipe is None else read_config(flags.recipe)
+            defaults = Flags(**_values(recipe), recipe=flags.recipe)
+            # Again, now that the defaults are known: what was not given is the recipe's.
+            config = Config(**_values(read_flags(Flags, arguments, default=defaults)))
+            check(config)
+            runs = resolve_all(config)
+        _run(config, runs, flags.restart)
 
     return run_command(
         Flags, body, arguments, prog=PROG, description=DESCRIPTION, less_memory=LESS_MEMORY
@@ -67,11 +76,7 @@ def _values(config: Config) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in fields(Config)}
 
 
-def _run(config: Config, processes: ProcessFlags, restart: bool) -> None:
-    runs = resolve_all(config)
-    check(config)
-    use_compilation_cache()
-    join_processes(processes, stop_together=True)
+def _run(config: Config, runs: Sequence[Config], restart: bool) -> None:
     # Orbax also logs the tracebacks of what it raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     from mrti_jax.models.stable_diffusion import StableDiffusion

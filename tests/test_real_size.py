@@ -2,10 +2,9 @@
 """Stable Diffusion 1.5 at its real size, with random weights, on a CPU: it trains and samples.
 
 Takes some 12 GB of memory and, on one core of an AMD EPYC, 100 s to train and 47 s to draw (with
-compiling), so it runs only on request: `MRTI_REAL_SIZE=1 pytest -k real_size`.
+compiling).
 """
 
-import os
 import time
 
 import jax
@@ -29,8 +28,7 @@ from mrti_jax.training.config import DataConfig, OptimizerConfig, TrainConfig
 SIZE = 256
 
 
-@pytest.mark.slow
-@pytest.mark.skipif("MRTI_REAL_SIZE" not in os.environ, reason="set MRTI_REAL_SIZE=1 to run it")
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*(learned nothing|steps skip bucket)")
 def test_sd15_trains_and_samples() -> None:
     sd = StableDiffusion(

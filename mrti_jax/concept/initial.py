@@ -26,11 +26,14 @@ def initial_vectors(
     """
     ids = [_one_token(word, tokenizer) for tokenizer in tokenizers]
     models = text_encoder.bind(text_encoder.params).models
-    # On the host, so that the mean is the same bit for bit on any number of devices.
-    tables = [np.asarray(fetch(m.embeddings.token_embedding.embedding[...])) for m in models]
-    initializer = np.concatenate([table[i] for i, table in zip(ids, tables, strict=True)])
-    neutral = np.concatenate([table.mean(axis=0, dtype=np.float64) for table in tables])
-    return np.stack([initializer] + [neutral] * (num_vectors - 1)).astype(np.float32)
+    tables = [model.embeddings.token_embedding.embedding[...] for model in models]
+    initializer = [fetch(table[i]) for i, table in zip(ids, tables, strict=True)]
+    vectors = [np.concatenate(initializer)]
+    if num_vectors > 1:
+        # On the host, so that the mean is the same bit for bit on any number of devices.
+        neutral = [fetch(table).mean(axis=0, dtype=np.float64) for table in tables]
+        vectors += [np.concatenate(neutral)] * (num_vectors - 1)
+    return np.stack(vectors).astype(np.float32)
 
 
 def _one_token(word: str, tokenizer: CLIPTokenizer) -> int:

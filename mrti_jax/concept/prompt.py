@@ -141,8 +141,8 @@ def _word(text: str, match: re.Match[str]) -> tuple[Word, int]:
         malformed(
             text,
             match.end(),
-            f"{MARK} is filled in only by --grid (in Python: sweep); otherwise, {_ARGUMENT} is "
-            f"expected after '{start}'",
+            f"{MARK} is filled in only by --grid (in Python: mrti_jax.sampling.sweep); otherwise, "
+            f"{_ARGUMENT} is expected after '{start}'",
         )
     if number is None:
         malformed(text, match.end(), f"expected {_ARGUMENT} after '{start}'")

@@ -40,6 +40,7 @@ from mrti_jax.models.stored.weights import read_json
 from mrti_jax.models.tokenizer import load_tokenizer
 from mrti_jax.models.unet import UNet2DConditionModel
 from mrti_jax.models.vae import AutoencoderKL
+from mrti_jax.parallel.accelerator import check_accelerator
 from mrti_jax.parallel.mesh import make_mesh
 
 VAE_SEED, UNET_SEED = 11, 12
@@ -153,6 +154,7 @@ def base_parts(
 def build(settings: Build) -> None:
     """Trains tokenizer, autoencoder, text encoder and U-Net, and writes the pipeline."""
     check(settings)
+    check_accelerator()
     amounts, work = settings.amounts, epath.Path(settings.work).resolve()
     earlier = None if settings.start is None else earlier_parts(settings.start)
     claim(work, settings)

@@ -40,13 +40,16 @@ def _run(flags: Flags) -> None:
     from mrti_jax.models.stored.find import open_model
 
     source = ModelSource(path=flags.model, **flags.options)
-    with tempfile.TemporaryDirectory() as folder:
-        # First, so that refusing what is not a model needs no JAX.
-        stored = open_model(source, to_path(folder))
-        from mrti_jax.models.describe import WRONG, describe
+    with tempfile.TemporaryDirectory() as outline:
+        try:
+            # First, so that refusing what is not a model needs no JAX.
+            stored = open_model(source, to_path(outline))
+            from mrti_jax.models.describe import WRONG, describe
 
-        lines = describe(source.name, stored)
-    print("\n".join(lines))
+            lines = describe(source.name, stored)
+        except UserError as error:
+            raise UserError(str(error).replace(outline, source.name)) from None
+    print("\n".join(lines).replace(outline, source.name))
     if any(line.startswith(WRONG) for line in lines):
         raise UserError(f"{source.name} can't be used: see what is WRONG above")
 

@@ -2,7 +2,7 @@
 """Multi-head attention, shared by the text encoder, the U-Net and the autoencoder."""
 
 import dataclasses
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,11 @@ from jaxtyping import Array, Float
 
 from mrti_jax.errors import UserError, check_word
 from mrti_jax.models.blockwise import blockwise_attention
+from mrti_jax.models.choices import AttentionChoice, AttentionKind
 from mrti_jax.models.layers import linear
 from mrti_jax.parallel.mesh import batch_sharded
 
 Module = TypeVar("Module", bound=nnx.Module)
-Kind = Literal["xla", "chunked", "cudnn", "splash"]
 
 # Logits that "chunked" computes at a time: on a CPU what its caches hold, elsewhere 512 MiB.
 LOGITS_OF_A_CPU = 2 * 2**20
@@ -37,7 +37,7 @@ class Kernel:
         max_logits: how many `chunked` computes at a time on each device.
     """
 
-    kind: Kind = "chunked"
+    kind: AttentionKind = "chunked"
     mesh: Mesh | None = None
     max_head_dim: int = 0
     max_logits: int = LOGITS
@@ -58,14 +58,14 @@ class Kernel:
         return 64 if self.kind == "cudnn" and 32 < head_dim < 64 else head_dim
 
 
-def choose_kernel(kind: Kind | Literal["auto"], mesh: Mesh, dtype: jax.typing.DTypeLike) -> Kernel:
+def choose_kernel(kind: AttentionChoice, mesh: Mesh, dtype: jax.typing.DTypeLike) -> Kernel:
     """The kernel for the devices of `mesh`: the fastest known one if `kind` is "auto".
 
     Raises UserError for a kernel that these devices don't have in this dtype.
     """
-    check_word("attention", kind, ("auto", *get_args(Kind)))
+    check_word("attention", kind, get_args(AttentionChoice))
     device = mesh.devices.flat[0]
-    flash: dict[str, Kind] = {"gpu": "cudnn", "tpu": "splash"}
+    flash: dict[str, AttentionKind] = {"gpu": "cudnn", "tpu": "splash"}
     best = flash.get(device.platform, "chunked")
     # cuDNN's flash attention has no float32; AMD GPUs, which are "gpu" as well, don't have it.
     if best == "cudnn" and (jnp.dtype(dtype).itemsize != 2 or not _is_nvidia(device)):

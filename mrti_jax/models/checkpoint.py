@@ -102,16 +102,25 @@ def _read(
 ) -> jax.Array:
     # A function defined here would be decorated with the tests' type checks, which lose warnings in
     # threads.
-    read = functools.partial(_read_part, tensor, stored_axes(path, len(want.shape)), want.dtype)
+    axes = stored_axes(path, len(want.shape))
+    read = functools.partial(_read_part, tensor, axes, want.dtype, {})
     return jax.make_array_from_callback(want.shape, place, read)
 
 
 def _read_part(
-    tensor: StoredTensor, axes: tuple[int, ...], dtype: np.dtype, index: tuple[slice, ...] | None
+    tensor: StoredTensor,
+    axes: tuple[int, ...],
+    dtype: np.dtype,
+    parts: dict[Any, np.ndarray],
+    index: tuple[slice, ...] | None,
 ) -> np.ndarray:
+    """A part of our weight. `parts`: those read so far, since several devices may hold the same."""
     assert index is not None
-    stored_index = tuple(index[axes.index(axis)] for axis in range(len(axes)))
-    return tensor.read(stored_index, dtype).transpose(axes)
+    bounds = tuple((part.start, part.stop) for part in index)
+    if bounds not in parts:
+        stored_index = tuple(index[axes.index(axis)] for axis in range(len(axes)))
+        parts[bounds] = tensor.read(stored_index, dtype).transpose(axes)
+    return parts[bounds]
 
 
 def save_module(params: Params, path: epath.Path, dtype: jax.typing.DTypeLike) -> None:

@@ -6,11 +6,13 @@ attention in blocks (`models.blockwise`) and nothing else recomputed in the back
 kernel needs less; programs also need working space that is not counted.
 """
 
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array
 
 from mrti_jax.models.attention import LOGITS
@@ -89,6 +91,31 @@ def kept_bytes(
         text_length: tokens of a prompt.
         num_devices: devices that share a batch.
     """
+
+    weights = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), unet.params)
+    leaves, structure = jax.tree.flatten(weights)
+    return _kept_bytes(
+        unet.config,
+        unet.graphdef,
+        structure,
+        tuple(leaves),
+        latent_shape,
+        text_length,
+        num_devices,
+    )
+
+
+@functools.lru_cache(maxsize=8)  # tracing a large U-Net takes seconds
+def _kept_bytes(
+    config: UNetConfig,
+    graphdef: nnx.GraphDef[UNet2DConditionModel],
+    structure: jax.tree_util.PyTreeDef,
+    weights: tuple[jax.ShapeDtypeStruct, ...],
+    latent_shape: tuple[int, int, int],
+    text_length: int,
+    num_devices: int,
+) -> int:
+    unet = Frozen(config, graphdef, jax.tree.unflatten(structure, weights))
 
     def kept(batch: int) -> int:
         def gradient(

@@ -4,7 +4,7 @@
 import dataclasses
 import os
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from transformers import CLIPTokenizer
 
 from mrti_jax.errors import UserError, check_word
-from mrti_jax.models.attention import Kind, choose_kernel, with_kernel
+from mrti_jax.models.attention import choose_kernel, with_kernel
 from mrti_jax.models.checkpoint import load_module
+from mrti_jax.models.choices import AttentionChoice
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.frozen import Frozen, Params
 from mrti_jax.models.parts import (
@@ -83,7 +84,7 @@ class StableDiffusion:
         prediction_type: UNetPrediction | None = None,
         dtype: jax.typing.DTypeLike | None = None,
         mesh: Mesh | None = None,
-        attention: Kind | Literal["auto"] = "auto",
+        attention: AttentionChoice = "auto",
     ) -> "StableDiffusion":
         """Reads a model from wherever it is, in whatever layout.
 

@@ -18,7 +18,8 @@ def check_accelerator(root: Path = Path("/")) -> None:
     """Raises UserError if JAX would run on the CPU of a machine that has a TPU or an NVIDIA GPU, or
     can't run at all.
 
-    If the CPU was chosen (JAX_PLATFORMS), that choice holds. `root`: the folder of /dev and /sys.
+    If the CPU was chosen (JAX_PLATFORMS), that choice holds. `root`: the folder of /dev, /sys and
+    /usr.
     """
     chosen = jax.config.values.get("jax_platforms") or ""
     try:
@@ -50,6 +51,7 @@ def find_accelerator(root: Path = Path("/")) -> str | None:
         kind = vendor.read_text().strip(), vendor.with_name("device").read_text().strip()
         if kind[0] == GOOGLE_PCI_VENDOR and kind[1] in TPU_PCI_DEVICES:
             return "TPU"
-    if any((root / "dev").glob("nvidia[0-9]*")):
+    in_wsl = (root / "usr/lib/wsl/lib/nvidia-smi").exists()  # there the GPU has another device file
+    if in_wsl or any((root / "dev").glob("nvidia[0-9]*")):
         return "NVIDIA GPU"
     return None

@@ -78,7 +78,6 @@ def choose_fsdp(weight_bytes: int, num_devices: int, memory_bytes: int | None) -
 
 def fitting_mesh(weight_bytes: int) -> Mesh:
     """A mesh over all devices of all processes, `fsdp` just large enough for the weights."""
-    check_accelerator()
     mesh = make_mesh()
     return make_mesh(fsdp=choose_fsdp(weight_bytes, mesh.size, memory_limit(mesh)))
 
@@ -135,7 +134,7 @@ def place(tree: Any, sharding: NamedSharding) -> Any:
     """Puts host arrays, which every process has in full, on the devices of all processes."""
 
     def one(array: np.ndarray) -> jax.Array:
-        # A copy for each device: a program that it is donated to may overwrite it.
+        # A copy: its memory may become the device's, which a program may be given to write to.
         return jax.make_array_from_callback(
             array.shape, sharding, lambda index: np.array(array[index])
         )

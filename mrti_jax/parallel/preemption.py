@@ -13,8 +13,6 @@ from jax.experimental.multihost_utils import reached_preemption_sync_point
 
 from mrti_jax.errors import Preempted
 
-STOPPING = b"\nstopping once the work so far is saved; Ctrl-C again stops at once, without saving\n"
-
 
 class Stopped(Exception):
     """Some work was abandoned because the run is to stop."""
@@ -23,7 +21,8 @@ class Stopped(Exception):
 class StopRequest:
     """A signal that asks a loop to save and end; a SIGINT after that ends it at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: str) -> None:
+        self._answer = answer
         self._signal: int | None = None
         self._agreed = False
         self._asked = 0
@@ -56,7 +55,8 @@ class StopRequest:
         self._signal = number
         if number == signal.SIGINT:
             with contextlib.suppress(OSError):  # nobody reads it
-                os.write(2, STOPPING)  # unlike print, it may interrupt another print
+                # Unlike print, it may interrupt another print.
+                os.write(2, f"\n{self._answer}\n".encode())
         if jax.distributed.is_initialized():
             # The coordination service catches this signal itself, and agrees on a step with the
             # other processes: one that stopped alone would leave them waiting for it.
@@ -64,9 +64,10 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Listens for SIGTERM and SIGINT; does nothing outside the main thread."""
-    stop = StopRequest()
+def stop_requests(answer: str) -> Iterator[StopRequest]:
+    """Listens for SIGTERM and SIGINT, to which it gives this answer on stderr; does nothing outside
+    the main thread."""
+    stop = StopRequest(answer)
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may have signal handlers
         return

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mrti_jax.errors import UserError
-from mrti_jax.models.attention import Kernel, Kind, choose_kernel
+from mrti_jax.models.attention import Kernel, choose_kernel
+from mrti_jax.models.choices import AttentionChoice
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import choose_fsdp
 from mrti_jax.planning.chips import CHIPS
@@ -31,7 +32,7 @@ class Target:
     chip: str
     num_chips: int
     dtype: str
-    attention: Kind | str
+    attention: AttentionChoice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def models(target: Target) -> tuple[StableDiffusion, StableDiffusion]:
     weight_bytes = num_weights * jnp.dtype(target.dtype).itemsize
     fsdp = choose_fsdp(weight_bytes, target.num_chips, _memory(target))
     mesh = tpu_mesh(target.chip, target.num_chips, fsdp=fsdp)
-    chosen = choose_kernel(target.attention, mesh, target.dtype)  # type: ignore[arg-type]
+    chosen = choose_kernel(target.attention, mesh, target.dtype)
     return on(mesh, chosen), on(mesh, Kernel("xla", mesh))
 
 

@@ -16,10 +16,13 @@ from mrti_jax.diffusion import Sampler
 from mrti_jax.models.frozen import Params
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.text_encoder import TextStates
-from mrti_jax.parallel.compiler import compiler_options
+from mrti_jax.parallel.compiler import compile_ahead, compiler_options
 from mrti_jax.parallel.mesh import batch_sharded, fetch, place, replicated
 
 MAX_SEED = 2**32 - 1
+
+# What `draw` has compiled: programs with the shapes and dtypes of their arguments.
+_COMPILED: set[Any] = set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +93,7 @@ def draw(
         slots: the slot of each call.
         seeds: a picture's noise is a function of its seed alone.
     """
-    images = drawing(program.mesh)(
-        program,
+    arguments = (
         {"unet": sd.unet.params, "vae": sd.vae.params},
         place(text_states, batch_sharded(program.mesh, axis=1)),
         *place((sizes, steps, slots.astype(np.int32)), replicated(program.mesh)),
@@ -100,7 +102,12 @@ def draw(
             (np.float32(guidance_scale), np.float32(guidance_rescale)), replicated(program.mesh)
         ),
     )
-    return fetch(images)
+    call = drawing(program.mesh)
+    key = program, tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments[1:]))
+    if key not in _COMPILED:
+        compile_ahead(call, program, *arguments)
+        _COMPILED.add(key)
+    return fetch(call(program, *arguments))
 
 
 @cache

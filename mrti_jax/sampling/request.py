@@ -2,6 +2,7 @@
 """Checks of a request for pictures that need no model."""
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -44,10 +45,13 @@ def check_request(
 
 def expand_seeds(seeds: int | Sequence[int], images_per_prompt: int = 1) -> list[int]:
     """Every seed s as s, s + 1, ... s + images_per_prompt - 1. Raises UserError."""
-    given = [seeds] if isinstance(seeds, int | np.integer) else list(seeds)
+    try:
+        given = [operator.index(seed) for seed in (seeds if np.iterable(seeds) else [seeds])]
+    except TypeError:
+        raise UserError(f"seeds must be whole numbers, not {seeds!r}") from None
     if images_per_prompt < 1 or not given:
         raise UserError("there is nothing to draw: give at least one seed and one image per prompt")
-    result = [int(seed) + i for seed in given for i in range(images_per_prompt)]
+    result = [seed + i for seed in given for i in range(images_per_prompt)]
     wrong = [seed for seed in result if not 0 <= seed <= MAX_SEED]
     if wrong:
         raise UserError(f"a seed must lie between 0 and {MAX_SEED}, not {wrong[0]}")

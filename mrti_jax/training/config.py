@@ -10,6 +10,7 @@ from etils import epath
 
 from mrti_jax.errors import UserError
 from mrti_jax.files import to_path
+from mrti_jax.models.choices import AttentionChoice
 from mrti_jax.models.stored.model import ModelSource
 from mrti_jax.training.yaml import from_mapping, read_yaml
 
@@ -27,7 +28,7 @@ class ModelConfig(ModelSource):
     fsdp: int | None = None
     """How many devices share the weights, each holding a part; if not given, as few as can hold
     them, usually 1."""
-    attention: Literal["auto", "xla", "chunked", "cudnn", "splash"] = "auto"
+    attention: AttentionChoice = "auto"
     """How attention is computed. auto: cuDNN's flash attention on NVIDIA GPUs in bfloat16, the
     Pallas one (splash) on TPUs, elsewhere XLA's in chunks where they save much memory."""
 

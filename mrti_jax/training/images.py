@@ -80,9 +80,8 @@ def read_folder(path: epath.PathLike, size: int, *, caption_word: str | None = N
 def find_images(folder: epath.Path) -> list[epath.Path]:
     """The image files in a folder, or the one that `folder` is, sorted by name; hidden ones are
     ignored. Raises UserError if there are none."""
+    check_exists(folder)
     with reporting(f"can't read the folder of images '{folder}'", folder):
-        if not folder.exists():
-            raise UserError(f"there is no folder of images '{folder}'")
         if not folder.is_dir():
             if _is_image(folder):
                 return [folder]
@@ -95,6 +94,13 @@ def find_images(folder: epath.Path) -> list[epath.Path]:
             + ("; save them as PNG or JPEG" if any(map(_is_other, paths)) else "")
         )
     return files
+
+
+def check_exists(folder: epath.Path) -> None:
+    """Raises UserError if there is no such folder or file of images."""
+    with reporting(f"can't read the folder of images '{folder}'", folder):
+        if not folder.exists():
+            raise UserError(f"there is no folder of images '{folder}'")
 
 
 def decode(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -25,6 +26,13 @@ from mrti_jax.training.slots import fill, put, take
 from mrti_jax.training.step import State, TrainStep
 
 Result: TypeAlias = Concept | UserError
+
+# Updates that the host may launch before they are done: enough to keep the devices busy, and few
+# enough that a stop finds them done at once.
+AHEAD = 2
+# What a user who presses Ctrl-C is told.
+SAVING = "stopping once the work so far is saved; Ctrl-C again stops at once, without saving"
+ENDING = "stopping after this step"
 
 
 def train(
@@ -47,7 +55,8 @@ def train(
     """
     total = len(runs) * config.steps
     bar = tqdm(desc=_title(runs), total=total, unit="step", disable=not progress, file=sys.stderr)
-    with bar, stop_requests() as stop, contextlib.ExitStack() as stack:
+    answer = SAVING if _keeps(runs) else ENDING
+    with bar, stop_requests(answer) as stop, contextlib.ExitStack() as stack:
         for run in runs:
             stack.enter_context(run)
         loop = _Loop(runs, num_slots, mesh, config, stop, bar)
@@ -63,6 +72,10 @@ def train(
         except Stopped:
             loop.leave()
     return [loop.results[run] for run in runs]
+
+
+def _keeps(runs: Sequence[Run]) -> bool:
+    return any(run.has_folder for run in runs)
 
 
 def _title(runs: Sequence[Run]) -> str:
@@ -95,6 +108,7 @@ class _Loop:
         self._extent = tuple(map(max, zip(*(run.extent for run in runs), strict=True)))
         self._state: Any = None
         self._data: Any = None
+        self._launched: collections.deque[jax.Array] = collections.deque()
         self._done = 0  # of all concepts
         self._updates = 0
 
@@ -122,9 +136,12 @@ class _Loop:
                 compile_ahead(train_step, self._state, frozen, self._data)
         self._state = train_step(self._state, frozen, self._data)
         self._updates += 1
-        # Else the host runs ahead; on a CPU that gains nothing, and the bar would start too fast.
-        if self._fresh or self._mesh.devices.flat[0].platform == "cpu":
-            jax.block_until_ready(self._state["table"])
+        # A copy: the state itself is donated to the next update.
+        self._launched.append(jnp.copy(self._state["step"]))
+        on_cpus = self._mesh.devices.flat[0].platform == "cpu"  # these gain nothing from it
+        ahead = 0 if self._fresh or on_cpus else AHEAD
+        while len(self._launched) > ahead:
+            jax.block_until_ready(self._launched.popleft())
         for run in self._active.values():
             run.done += 1
         self._count(len(self._active))
@@ -144,9 +161,10 @@ class _Loop:
         self._state = self._recorder.record(self._state, due)
         if any(run.is_last for run in self._active.values()):
             self._recorder.flush()
-        loss = np.mean([run.metrics.loss for run in self._active.values()])
-        if np.isfinite(loss):
-            self._bar.set_postfix_str(f"loss {loss:.4f}")
+        losses = [run.metrics.loss for run in self._active.values()]
+        known = [loss for loss in losses if np.isfinite(loss)]
+        if known:
+            self._bar.set_postfix_str(f"loss {np.mean(known):.4f}")
 
     def save(self) -> None:
         """Writes the checkpoints that are due, and ends runs whose last update was not finite.
@@ -173,9 +191,10 @@ class _Loop:
             if isinstance(result, UserError) and len(self._runs) == 1:
                 raise result  # not all that was done is saved
         total = len(self._runs) * self._config.steps
+        kept = "run the same command again, without --restart, to continue"
+        lost = "nothing is kept, since the run has no folder (out)"
         self._stop.leave(
-            f"stopped after {self._done} of {total} steps; run the same command again, without "
-            "--restart, to continue"
+            f"stopped after {self._done} of {total} steps; {kept if _keeps(self._runs) else lost}"
         )
 
     def _save(self, saving: Sequence[int]) -> None:

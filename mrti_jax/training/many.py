@@ -60,12 +60,13 @@ def _in_list(config: Config) -> list[tuple[ListedConcept, str]]:
 def _in_folders(path: str) -> list[tuple[ListedConcept, str]]:
     """The concepts of a folder that holds folders and no pictures; none if it is not such a folder.
 
-    Raises UserError for a folder that holds pictures and folders.
+    Raises UserError if there is no such folder, and if it holds pictures and folders.
     """
     if not is_folder_path(path):
         return []
-    from mrti_jax.training.images import EXTENSIONS  # not before the flags are read
+    from mrti_jax.training.images import EXTENSIONS, check_exists  # not before the flags are read
 
+    check_exists(to_path(path))
     inside = list_folder(to_path(path))
     folders = [entry for entry in inside if entry.is_dir()]
     pictures = [entry.name for entry in inside if entry.suffix.lower() in EXTENSIONS]

@@ -2,7 +2,7 @@
 """Labelled sheets of pictures drawn with the concept, during training and at its end."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from etils import epath
@@ -102,7 +102,7 @@ def progress_path(out: epath.Path, step: int) -> epath.Path:
 def draw_final(
     sd: StableDiffusion,
     concept: Concept,
-    photos: Sequence[UInt8[np.ndarray, "s s 3"]],
+    photos: UInt8[np.ndarray, "p s s 3"],
     out: epath.Path,
     config: Config,
     heed_stop: Callable[[], None],
@@ -116,7 +116,7 @@ def draw_final(
     prompt = FINAL_PROMPTS[config.data.learnable_property]
     columns = min(concept.num_buckets, MAX_COLUMNS)
     values = [str(k * concept.num_buckets // columns) for k in range(columns)]
-    size = len(photos[0])
+    size = photos.shape[1]
     with drawing_bar(disable=not progress) as show:
 
         def update(done: int, total: int) -> None:

@@ -81,6 +81,11 @@ class Run:
         self._files.__exit__(*error)
 
     @property
+    def has_folder(self) -> bool:
+        """Whether anything is written."""
+        return self._folder is not None
+
+    @property
     def extent(self) -> tuple[int, int]:
         """Numbers of photos and of captions."""
         return self._training_set.extent

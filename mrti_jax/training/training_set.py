@@ -19,7 +19,7 @@ from mrti_jax.training.step import Data
 from mrti_jax.training.subject import Subject, read_photos
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingSet:
     """M squares and their K captions.
 
@@ -31,7 +31,7 @@ class TrainingSet:
         prompts: their captions, tokenized.
     """
 
-    shown: list[UInt8[np.ndarray, "H W 3"]]
+    shown: UInt8[np.ndarray, "p H W 3"]
     pixels: UInt8[np.ndarray, "m H W 3"]
     sizes: Int32[np.ndarray, "f m s"]
     names: list[str]
@@ -79,9 +79,12 @@ def read_training_set(
     if data.crops > 1 and len(crops) == len(photos):
         warn(f"the photos of <{subject.name}> are square: --data.crops {data.crops} has no effect")
     num_vectors = config.concept.num_vectors
+    # Copies, or parts of one: not views of the photos, which would stay in memory as a whole.
+    pixels = np.stack([crop.pixels for crop in crops])
+    centres = pixels if data.crops == 1 else np.stack([photo.pixels for photo in photos])
     return TrainingSet(
-        shown=[photo.pixels for photo in photos[:MAX_COLUMNS]],
-        pixels=np.stack([crop.pixels for crop in crops]),
+        shown=centres[:MAX_COLUMNS],
+        pixels=pixels,
         sizes=sizes_of(crops, flip=data.flip),
         names=[crop.name for crop in crops],
         prompts=tokenize_captions(crops, data.learnable_property, num_vectors, sd.tokenizers),

@@ -85,7 +85,11 @@ def test_text_and_prompt_are_inverse() -> None:
         ("a <jane[", "expected a bucket", '"a <jane[^"'),
         ("a <jane[3)> b", "expected ']>'", '"a <jane[3^)> b"'),
         ("<jane[x]>", "expected a bucket", '"<jane[^x]>"'),
-        ("a <jane({k})>", "{k} is filled in only by --grid (in Python: sweep)", '"a <jane(^{k})>"'),
+        (
+            "a <jane({k})>",
+            "{k} is filled in only by --grid (in Python: mrti_jax.sampling.sweep)",
+            '"a <jane(^{k})>"',
+        ),
         ("<jane[]>", "expected a bucket", '"<jane[^]>"'),
         ("<jane[-1]>", "expected a bucket", '"<jane[^-1]>"'),
         ("<jane[1.5]>", "above 1.0", '"<jane[^1.5]>"'),

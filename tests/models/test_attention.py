@@ -32,7 +32,7 @@ def reference(query: Array, key: Array, value: Array) -> np.ndarray:
 
 @pytest.mark.parametrize("head_dim", [40, 160])
 @pytest.mark.parametrize("kind", ["chunked", "splash"])
-def test_kernels_equal_the_formula(kind: attention.Kind, head_dim: int):
+def test_kernels_equal_the_formula(kind: attention.AttentionKind, head_dim: int):
     """Two pictures on two devices; the TPU's kernel as its interpreter computes it."""
     keys = jax.random.split(jax.random.key(0), 4)
     arrays = [jax.random.normal(key, (2, 256, HEADS * head_dim)) for key in keys]

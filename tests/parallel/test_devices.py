@@ -34,6 +34,9 @@ def machine(root: Path, kind: str) -> Path:
     (pci / "device").write_text(f"{device}\n")
     if kind == "nvidia":
         (root / "dev/nvidia0").touch()
+    if kind == "nvidia in WSL":
+        (root / "usr/lib/wsl/lib").mkdir(parents=True)
+        (root / "usr/lib/wsl/lib/nvidia-smi").touch()
     return root
 
 
@@ -54,6 +57,7 @@ def test_the_platform_that_was_chosen_holds(tmp_path: Path):
     [
         ("v5e", r"has a TPU, but JAX would run on the CPU.*'\.\[tpu\]'.*JAX_PLATFORMS=cpu"),
         ("nvidia", r"has a NVIDIA GPU, but JAX would run on the CPU.*cuda.*'\.\[cuda13\]'"),
+        ("nvidia in WSL", r"has a NVIDIA GPU, but JAX would run on the CPU"),
         ("google network card", None),
         ("plain", None),
     ],

@@ -13,8 +13,9 @@ import pytest
 from mrti_jax import train
 from mrti_jax.concept import Concept
 from mrti_jax.errors import Preempted
+from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.preemption import StopRequest, stop_requests
-from mrti_jax.training import load_concept
+from mrti_jax.training import learn, load_concept
 from mrti_jax.training.run import Run
 
 FLAGS = {"train.steps": 5, "train.batch-size": 4, "optimizer.schedule": "constant"}
@@ -106,7 +107,7 @@ def test_pictures_that_a_signal_cut_off_are_drawn_by_the_next_start(
 
 
 def test_only_a_user_ends_the_saving_by_a_second_signal() -> None:
-    with stop_requests() as stop:
+    with stop_requests("stopping") as stop:
         for _ in range(2):  # Google's notice, and the shutdown
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.reached()
@@ -117,7 +118,31 @@ def test_only_a_user_ends_the_saving_by_a_second_signal() -> None:
 
 
 def test_a_user_is_told_at_once(capfd: pytest.CaptureFixture[str]) -> None:
-    with stop_requests() as stop:
+    with stop_requests("stopping") as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        assert "stopping once the work so far is saved; Ctrl-C again" in capfd.readouterr().err
+        assert "stopping" in capfd.readouterr().err
         assert stop.reached()
+
+
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_what_is_kept_is_told(
+    in_folder: bool,
+    tiny_sd: StableDiffusion,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    reached = StopRequest.reached
+
+    def signal_first(self: StopRequest) -> bool:
+        os.kill(os.getpid(), signal.SIGINT)
+        return reached(self)
+
+    monkeypatch.setattr(StopRequest, "reached", signal_first)
+    out = tmp_path / "out" if in_folder else None
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        learn(tiny_sd, "sample", name="jane", initializer="star", out=out)
+    told, error = capfd.readouterr().err, str(stopped.value)
+    assert ("once the work so far is saved" in told) == in_folder
+    assert ("run the same command again" in error) == in_folder
+    assert ("nothing is kept" in error) == (not in_folder)

@@ -141,18 +141,31 @@ def test_two_processes_leave_the_last_pictures_together(tiny_folder: Path, tmp_p
 
 
 @pytest.mark.long
-def test_what_one_process_finds_wrong_ends_both_with_its_line(tiny_folder: Path, tmp_path: Path):
-    flags = training(tiny_folder, tmp_path / "out", steps=3)
-    words = ["--concept.name=rex", "--concept.initializer=star", "--data.path=photos"]
+@pytest.mark.parametrize(
+    ("command", "missing", "told"),
+    [
+        ("train recipe.yaml --data.path=photos", "photos/a.png", "the folder 'photos' holds no"),
+        ("train recipe.yaml --data.path=photos", "photos", "there is no folder of images"),
+        ("train recipe.yaml --data.path=photos", "recipe.yaml", "there is no configuration file"),
+        ("sample --prompts-file=prompts.txt", "prompts.txt", "the prompts file prompts.txt"),
+    ],
+)
+def test_what_one_process_finds_wrong_ends_both_with_its_line(
+    command: str, missing: str, told: str, tmp_path: Path
+):
     for number in range(2):
-        (tmp_path / f"{number}" / "photos").mkdir(parents=True)
-    Image.new("RGB", (16, 16)).save(tmp_path / "0" / "photos" / "a.png")
+        folder = tmp_path / f"{number}"
+        (folder / "photos").mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(folder / "photos" / "a.png")
+        (folder / "recipe.yaml").write_text("concept: {name: rex, initializer: star}\n")
+        (folder / "prompts.txt").write_text("a star\n")
+    (tmp_path / "1" / missing).rename(tmp_path / "elsewhere")
+    flags = f"mrti_jax.{command} --out={tmp_path / 'out'}".split()
     folders = [tmp_path / "0", tmp_path / "1"]
-    processes = launch.start(["mrti_jax.train", *flags, *words], 2, folders=folders)
-    ended = launch.finish(processes)
+    ended = launch.finish(launch.start(flags, 2, folders=folders))
     assert [status for status, *_ in ended] == [2, 2], ended
     first, second = (stderr.splitlines()[-1] for *_, stderr in ended)
-    assert first == second and "process 1 of 2: the folder 'photos' holds no images" in first
+    assert first == second and f"process 1 of 2: {told}" in first
 
 
 @pytest.mark.long

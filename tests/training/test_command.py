@@ -105,3 +105,5 @@ def test_a_concept_file_beside_the_photos_of_a_single_concept(photo_folder: Path
 def test_photos_of_ones_own_need_a_name(photo_folder: Path, capsys):
     assert train.main(["--data.path", str(photo_folder)]) == 2
     assert "--concept.name" in capsys.readouterr().err
+    assert train.main(["--data.path", str(photo_folder / "none")]) == 2
+    assert "there is no folder of images" in capsys.readouterr().err

@@ -59,13 +59,13 @@ def _open(source: ModelSource, outline: epath.Path | None) -> StoredModel:
         )
     if on_hub:
         folder = fetch_model(source.path, source.revision, source.variant, outline)
-        return open_folder(folder, source.variant)
+        return open_folder(folder, source.variant, source.name)
     if path.name == INDEX:
         raise UserError(f"'{path}' only describes a model: give its folder, '{path.parent}'")
     with reporting(f"model '{source.path}' can't be read", path):
         is_folder, exists = path.is_dir(), path.exists()
     if is_folder:
-        return open_folder(path, source.variant)
+        return open_folder(path, source.variant, source.name)
     if not exists:
         raise UserError(
             f"model '{source.path}' does not exist: give a diffusers folder, a .safetensors or "

@@ -45,8 +45,11 @@ _SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt")
 _LORA = "pytorch_lora_weights."
 
 
-def open_folder(folder: epath.Path, variant: str | None) -> StoredModel:
+def open_folder(folder: epath.Path, variant: str | None, name: str) -> StoredModel:
     """The model in a diffusers folder.
+
+    Args:
+        name: what it is called in warnings.
 
     Raises:
         UserError: a file is missing or damaged, or it is another kind of model.
@@ -57,7 +60,7 @@ def open_folder(folder: epath.Path, variant: str | None) -> StoredModel:
     chosen = variant_of_parts(parts, variant)
     plain = [part for part in parts if chosen[part] != variant]
     if plain:
-        warn(f"{folder}: no variant '{variant}' of {', '.join(plain)}: using the plain weights")
+        warn(f"{name}: no variant '{variant}' of {', '.join(plain)}: using the plain weights")
     modules = {}
     unused = _unused_folders(folder)
     for part in parts:
