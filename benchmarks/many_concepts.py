@@ -10,19 +10,14 @@ import jax
 import numpy as np
 import tyro
 
+from benchmarks.random_photos import random_photos
 from benchmarks.report import Report
 from mrti_jax.concept import initial_vectors
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training.config import Config, TrainConfig
-from mrti_jax.training.crops import sizes_of
-from mrti_jax.training.images import from_arrays
-from mrti_jax.training.latents import encode_moments
 from mrti_jax.training.learning_rate import with_learning_rate
-from mrti_jax.training.prompts import tokenize_captions
 from mrti_jax.training.slots import fill
-from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
-
-NUM_PHOTOS = 5
+from mrti_jax.training.step import frozen_params, initial_state, make_train_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,22 +40,14 @@ class Side:
     def __init__(self, sd: StableDiffusion, flags: Flags, num_concepts: int):
         config = Config(train=TrainConfig(batch_size=flags.examples // num_concepts))
         config = with_learning_rate(config, sd.text_encoder)
-        shape = (NUM_PHOTOS, flags.size, flags.size, 3)
-        pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        photos = from_arrays(list(pixels), flags.size)
-        num_vectors = config.concept.num_vectors
-        prompts = tokenize_captions(photos, "object", num_vectors, sd.tokenizers)
-        moments = encode_moments(sd.vae, pixels, sd.mesh, flip=False)
-        sizes = sizes_of(photos, flip=False)
-        vectors = initial_vectors("star", num_vectors, sd.tokenizers, sd.text_encoder)
+        vectors = initial_vectors(
+            "star", config.concept.num_vectors, sd.tokenizers, sd.text_encoder
+        )
         table = np.tile(vectors, (config.concept.num_buckets, 1, 1))
 
         self._frozen = frozen_params(sd)
-        self._data: Any = fill(
-            Data(moments, sizes, *prompts, np.uint32(0)),  # type: ignore[arg-type]
-            num_concepts,
-            sd.mesh,
-        )
+        data = random_photos(sd, config, flags.size)
+        self._data: Any = fill(data, num_concepts, sd.mesh)
         self._state = fill(initial_state(table, config.optimizer), num_concepts, sd.mesh)
         step: Any = make_train_step(sd, config)
         self._step = step.lower(self._state, self._frozen, self._data).compile()

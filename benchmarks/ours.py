@@ -9,19 +9,16 @@ import numpy as np
 import tyro
 
 from benchmarks.processes import Work, peak_memory, serve
+from benchmarks.random_photos import random_photos
 from mrti_jax import StableDiffusion, generate
 from mrti_jax.concept import initial_vectors
 from mrti_jax.parallel.compiler import compile_ahead
 from mrti_jax.parallel.mesh import memory_limit
 from mrti_jax.training.config import ConceptConfig, Config, TrainConfig
-from mrti_jax.training.crops import sizes_of
-from mrti_jax.training.images import from_arrays
-from mrti_jax.training.latents import encode_moments
 from mrti_jax.training.learning_rate import with_learning_rate
 from mrti_jax.training.memory import needs_remat
-from mrti_jax.training.prompts import tokenize_captions
 from mrti_jax.training.slots import fill
-from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
+from mrti_jax.training.step import frozen_params, initial_state, make_train_step
 
 
 def main(work: Work) -> None:
@@ -36,15 +33,9 @@ def train(work: Work) -> Callable[[], tuple[float, float]]:
         concept=ConceptConfig(num_vectors=1), train=TrainConfig(batch_size=work.batch_size)
     )
     config = with_learning_rate(config, sd.text_encoder)
-    noise = np.random.default_rng(0).integers(0, 256, (work.size, work.size, 3), np.uint8)
-    photos = from_arrays([noise], work.size)
-    prompts = tokenize_captions(photos, "object", 1, sd.tokenizers)
-    moments = encode_moments(sd.vae, noise[None], sd.mesh, flip=False)
-    sizes = sizes_of(photos, flip=False)
-    data = fill(Data(moments, sizes, *prompts, np.uint32(0)), 1, sd.mesh)  # type: ignore[arg-type]
-    height, width, channels = moments.shape[2:]
-    limit = memory_limit(sd.mesh)
-    remat = needs_remat(sd, config, (height, width, channels // 2), limit)
+    data = fill(random_photos(sd, config, work.size), 1, sd.mesh)
+    latent_shape = sd.vae.config.latent_shape(work.size, work.size)
+    remat = needs_remat(sd, config, latent_shape, memory_limit(sd.mesh))
     step = make_train_step(sd, config, remat=remat)
     vectors = initial_vectors("red", 1, sd.tokenizers, sd.text_encoder)
     table = np.tile(vectors, (config.concept.num_buckets, 1, 1))

@@ -52,7 +52,7 @@ def test_sd15_trains_and_samples() -> None:
     picture = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), np.uint8)
     config = Config(
         data=DataConfig(size=SIZE),
-        optimizer=OptimizerConfig(schedule="constant", warmup_steps=0),
+        optimizer=OptimizerConfig(schedule="constant", warmup_steps=0, sharing=0.0),
         train=TrainConfig(steps=2, batch_size=1),
     )
     start = time.perf_counter()

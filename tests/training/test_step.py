@@ -15,13 +15,11 @@ from mrti_jax.diffusion import NoiseSchedule
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import make_mesh
 from mrti_jax.training.config import Config
-from mrti_jax.training.crops import sizes_of
-from mrti_jax.training.draws import draw
-from mrti_jax.training.images import from_arrays
-from mrti_jax.training.latents import encode_moments, sample_latents
-from mrti_jax.training.prompts import tokenize_captions
+from mrti_jax.training.draws import Draws, draw
 from mrti_jax.training.slots import fill
 from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
+from mrti_jax.training.subject import Subject
+from mrti_jax.training.training_set import TrainingSet, read_training_set
 
 SIZE = 16
 
@@ -32,15 +30,36 @@ def start_table(sd: StableDiffusion, config: Config) -> np.ndarray:
     return np.tile(vectors, (wanted.num_buckets, 1, 1))
 
 
+def training_set(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -> TrainingSet:
+    subject = Subject(images=pictures, name="jane", initializer="star")
+    return read_training_set(sd, subject, config, SIZE)
+
+
 def make_data(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -> Data:
-    photos = from_arrays(pictures, SIZE)
-    vectors = config.concept.num_vectors
-    prompts = tokenize_captions(photos, "object", vectors, sd.tokenizers)
-    pixels = np.stack([photo.pixels for photo in photos])
-    moments = encode_moments(sd.vae, pixels, sd.mesh, flip=config.data.flip)
-    sizes = sizes_of(photos, flip=config.data.flip)
-    on_host = (moments, sizes, *prompts, np.uint32(config.train.seed))
-    return Data(*map(jnp.asarray, on_host))
+    read = training_set(sd, config, pictures)
+    return read.encode(sd, *read.extent, config.train.seed)
+
+
+def first_draws(sd: StableDiffusion, config: Config, data: Data) -> Draws:
+    """What is random in the first update."""
+    return draws_of(sd, config, data, 0, (1, 1, 1))
+
+
+def draws_of(
+    sd: StableDiffusion, config: Config, data: Data, step: int, latent_shape: tuple[int, int, int]
+) -> Draws:
+    return draw(
+        data.seed,
+        jnp.int32(step),
+        jnp.arange(config.train.batch_size, dtype=jnp.int32),
+        batch_size=config.train.batch_size,
+        latent_shape=latent_shape,
+        num_train_timesteps=sd.scheduler_config["num_train_timesteps"],
+        timesteps=config.train.timesteps,
+        flip=config.data.flip,
+        first_prompt=data.first_prompt,
+        num_prompts=data.num_prompts,
+    )
 
 
 def run(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -> dict[str, Any]:
@@ -96,29 +115,24 @@ def test_rows_without_examples_stand_still(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("flip", [False, True])
 def test_a_fault_is_told_of_the_buckets_of_the_photo_that_makes_it(
-    tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable
+    flip: bool, tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable
 ):
-    config = make_config(train={"steps": 1, "batch_size": 6}, optimizer={"sharing": 0.5})
+    """The second photo or, with `flip`, the mirrored ones."""
+    config = make_config(
+        data={"flip": flip}, train={"steps": 1, "batch_size": 6}, optimizer={"sharing": 0.5}
+    )
     data = make_data(tiny_sd, config, pictures)
-    data = data._replace(moments=data.moments.at[:, 1].set(np.nan))
+    bad = (1,) if flip else (slice(None), 1)
+    data = data._replace(moments=data.moments.at[bad].set(np.nan))
     state = fill(initial_state(start_table(tiny_sd, config), config.optimizer), 1, tiny_sd.mesh)
     after = make_train_step(tiny_sd, config)(
         state, frozen_params(tiny_sd), fill(data, 1, tiny_sd.mesh)
     )
-    draws = draw(
-        data.seed,
-        jnp.int32(0),
-        jnp.arange(6, dtype=jnp.int32),
-        batch_size=6,
-        latent_shape=(1, 1, 1),
-        num_train_timesteps=1000,
-        timesteps=config.train.timesteps,
-        flip=False,
-        first_prompt=data.first_prompt,
-        num_prompts=data.num_prompts,
-    )
-    at_fault = np.asarray(bucket(draws.timestep, 10, 1000))[np.asarray(draws.photo) == 1]
+    draws = first_draws(tiny_sd, config, data)
+    has_bad = draws.mirrored if flip else draws.photo == 1
+    at_fault = np.asarray(bucket(draws.timestep, 10, 1000))[np.asarray(has_bad)]
     assert 0 < len(at_fault) < 6
     np.testing.assert_array_equal(np.flatnonzero(after["fault"][0]), np.unique(at_fault))
 
@@ -136,18 +150,7 @@ def test_min_snr_weighs_each_example_by_its_time(
     )
     data = make_data(tiny_sd, plain, pictures)
     schedule = NoiseSchedule.from_config(tiny_sd.scheduler_config)
-    timestep = draw(
-        data.seed,
-        jnp.int32(0),
-        jnp.arange(4),
-        batch_size=4,
-        latent_shape=(1, 1, 1),
-        num_train_timesteps=schedule.num_train_timesteps,
-        timesteps="stratified",
-        flip=False,
-        first_prompt=data.first_prompt,
-        num_prompts=data.num_prompts,
-    ).timestep
+    timestep = first_draws(tiny_sd, plain, data).timestep
     rows = np.asarray(bucket(timestep, 10, schedule.num_train_timesteps))
     assert len(set(rows)) == 4  # so that a row's gradient is that of one example
     weights = np.zeros((10, 1, 1), np.float32)
@@ -166,7 +169,7 @@ def test_min_snr_weighs_each_example_by_its_time(
 def test_fifty_updates_equal_a_plain_pytorch_loop(
     kind: str, request: pytest.FixtureRequest, pictures: list[np.ndarray], make_config: Callable
 ):
-    """Same weights, moments, noise, timesteps and templates; AdamW on the table alone."""
+    """Same weights, photos, noise, timesteps and templates; AdamW on the table alone."""
     folder: Path = request.getfixturevalue(f"{kind}_folder")
     sd: StableDiffusion = request.getfixturevalue(f"{kind}_sd")
     if kind == "tiny_xl":  # larger, smaller, wide and tall photos
@@ -207,8 +210,12 @@ def pytorch_loop(
         if (folder / part).is_dir()
     ]
     scheduler = diffusers.DDPMScheduler.from_pretrained(folder / "scheduler")
-    data = make_data(sd, config, pictures)
-    batch, buckets = config.train.batch_size, config.concept.num_buckets
+    read = training_set(sd, config, pictures)
+    data = read.encode(sd, *read.extent, config.train.seed)
+    vae = diffusers.AutoencoderKL.from_pretrained(folder / "vae").requires_grad_(False)
+    pixels = torch.tensor(read.pixels).float().permute(0, 3, 1, 2)
+    moments = vae.encode(2 * pixels / 255 - 1).latent_dist
+    buckets = config.concept.num_buckets
     total = scheduler.config.num_train_timesteps
     assert len(data.ids) == len(OBJECT_TEMPLATES)
 
@@ -235,21 +242,11 @@ def pytorch_loop(
         words.register_forward_hook(replace(number, words.weight))
     widths = [encoder.config.hidden_size for encoder in encoders]
     for step in range(config.train.steps):
-        one = draw(
-            data.seed,
-            jnp.int32(step),
-            jnp.arange(batch, dtype=jnp.int32),
-            batch_size=batch,
-            latent_shape=(8, 8, 4),
-            num_train_timesteps=total,
-            timesteps=config.train.timesteps,
-            flip=False,
-            first_prompt=data.first_prompt,
-            num_prompts=data.num_prompts,
-        )
-        scale = sd.vae.config.scaling_factor
-        latents = sample_latents(data.moments[0][one.photo], one.latent_noise, scale)
-        latents = torch.tensor(np.asarray(latents)).permute(0, 3, 1, 2)
+        one = draws_of(sd, config, data, step, (8, 8, 4))
+        photos = torch.tensor(np.asarray(one.photo)).long()
+        latent_noise = torch.tensor(np.asarray(one.latent_noise)).permute(0, 3, 1, 2)
+        latents = moments.mean[photos] + moments.std[photos] * latent_noise
+        latents = latents * vae.config.scaling_factor
         noise = torch.tensor(np.asarray(one.noise)).permute(0, 3, 1, 2)
         times = torch.tensor(np.asarray(one.timestep)).long()
         ids = torch.tensor(np.asarray(data.ids[one.prompt])).long()
