@@ -3,7 +3,9 @@
 
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import pytest
@@ -28,13 +30,26 @@ def test_a_warning_has_a_line_of_its_own_beside_a_bar(capsys: pytest.CaptureFixt
     assert "warning: the lamp is on" in lines
 
 
+@pytest.fixture
+def no_compilation_cache() -> Iterator[None]:
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.usefixtures("no_compilation_cache")
+def test_the_compilation_cache_is_among_the_users_caches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    use_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mrti_jax" / "xla")
+
+
+@pytest.mark.usefixtures("no_compilation_cache")
 def test_a_user_without_a_home_has_no_compilation_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    try:
-        use_compilation_cache()
-        assert jax.config.jax_compilation_cache_dir is None
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+    use_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir is None

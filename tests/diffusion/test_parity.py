@@ -134,6 +134,11 @@ def test_trajectory_with_options(name, changes, count, monkeypatch):
     check(SD21 | changes, name, count, monkeypatch)
 
 
+@pytest.mark.parametrize("count", [14, 15])
+def test_few_steps_end_at_first_order(count, monkeypatch):
+    check(SD21 | {"final_sigmas_type": "sigma_min"}, "dpmpp_2m", count, monkeypatch)
+
+
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 @pytest.mark.parametrize("config", [SD15, SD21], ids=["sd15", "sd21"])
 def test_ddim_with_eta(config, eta, monkeypatch):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -300,3 +301,114 @@ def test_pictures_are_those_of_the_library(
     (expected,) = generate(tiny_sd, "a dog", seeds=7, num_steps=12, sampler="ddim", batch_size=2)
     with Image.open(tmp_path / "out" / "a-dog-seed7.png") as drawn:
         np.testing.assert_array_equal(np.asarray(drawn), expected.image)
+
+
+Drawn = dict[str, dict[str, Any]]
+OPTIONS: dict[str, Any] = {
+    "seeds": (0,),
+    "images_per_prompt": 1,
+    "num_steps": 50,
+    "guidance_scale": 7.5,
+    "guidance_rescale": 0.0,
+    "negative_prompt": "",
+    "height": None,
+    "width": None,
+    "original_size": None,
+    "crop": (0, 0),
+    "target_size": None,
+    "sampler": None,
+    "eta": 0.0,
+    "nothing": "zero",
+    "official_semi": False,
+    "batch_size": 8,
+    "vae_slicing": "auto",
+}
+LOADED: dict[str, Any] = dict.fromkeys(
+    ("revision", "variant", "tokenizer", "prediction_type", "dtype", "mesh")
+) | {"attention": "auto"}
+
+
+@pytest.fixture
+def drawn(tiny_sd: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    """What the command asks for, by `load`, `prompts` and `sweep`, instead of doing it."""
+    asked: Drawn = {}
+
+    def load(path: str, **options: Any) -> StableDiffusion:
+        asked["load"] = options
+        return tiny_sd
+
+    monkeypatch.setattr(StableDiffusion, "load", load)
+    for kind in ("prompts", "sweep"):
+        monkeypatch.setattr(
+            f"mrti_jax.sampling.drawing.draw_{kind}",
+            lambda sd, texts, concepts, out, kind=kind, **options: asked.update({kind: options}),
+        )
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("model", "steps", "guidance"), [("mini", 30, 3.0), ("other/model", 50, 7.5)]
+)
+def test_the_options_of_a_prompt_alone(
+    model: str, steps: int, guidance: float, drawn: Drawn
+) -> None:
+    assert main(["a dog", "--model", model]) == 0
+    own = {"num_steps": steps, "guidance_scale": guidance}
+    assert drawn == {"load": LOADED, "prompts": OPTIONS | own}
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        ("--seed 3 --seed 9", {"seeds": (3, 9)}),
+        ("--images-per-prompt 2", {"images_per_prompt": 2}),
+        ("--steps 7", {"num_steps": 7}),
+        ("--guidance 2", {"guidance_scale": 2.0}),
+        ("--guidance-rescale 0.7", {"guidance_rescale": 0.7}),
+        ("--negative-prompt red", {"negative_prompt": "red"}),
+        ("--size 8", {"height": 8, "width": 8}),
+        ("--size 8 --height 10", {"height": 10, "width": 8}),
+        ("--size 8 --width 10", {"height": 8, "width": 10}),
+        ("--original-size 40 30", {"original_size": (40, 30)}),
+        ("--crop 3 5", {"crop": (3, 5)}),
+        ("--target-size 50 60", {"target_size": (50, 60)}),
+        ("--sampler euler", {"sampler": "euler"}),
+        ("--eta 0.5", {"eta": 0.5}),
+        ("--nothing drop", {"nothing": "drop"}),
+        ("--official-semi", {"official_semi": True}),
+        ("--batch-size 3", {"batch_size": 3}),
+        ("--vae-slicing on", {"vae_slicing": "on"}),
+    ],
+)
+def test_every_flag_reaches_its_option(flags: str, options: dict[str, Any], drawn: Drawn) -> None:
+    assert main(["a dog", "--model", "other/model", *flags.split()]) == 0
+    assert drawn["prompts"] == OPTIONS | options
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("revision", "main"),
+        ("variant", "fp16"),
+        ("tokenizer", "other/tokenizer"),
+        ("prediction_type", "v_prediction"),
+        ("dtype", "bfloat16"),
+        ("attention", "xla"),
+    ],
+)
+def test_every_flag_of_the_model_reaches_it(flag: str, value: str, drawn: Drawn) -> None:
+    assert main(["a dog", f"--{flag.replace('_', '-')}", value]) == 0
+    assert drawn["load"] == LOADED | {flag: value}
+
+
+def test_the_devices_that_share_the_weights(drawn: Drawn) -> None:
+    assert main(["a dog", "--fsdp", "2"]) == 0
+    assert dict(drawn["load"]["mesh"].shape) == {"data": 1, "fsdp": 2}
+
+
+def test_the_flags_of_a_grid(jane: str, drawn: Drawn) -> None:
+    values = ["--grid-value", "0", "--grid-value", "9"]
+    argv = ["--grid", "a <jane[{k}]>", "--concept", jane, "--grid-rows", "schemes", *values]
+    assert main([*argv, "--model", "other/model", "--eta", "0.5"]) == 0
+    grid = {"rows": "schemes", "values": ("0", "9")}
+    assert drawn == {"load": LOADED, "sweep": OPTIONS | grid | {"eta": 0.5}}

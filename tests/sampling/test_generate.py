@@ -3,20 +3,23 @@
 
 import dataclasses
 import importlib
+import json
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
-from tiny import PICTURE_SIZE, tiny_concept
+from tiny import PICTURE_SIZE, XL_PARTS, tiny_concept
 
 from mrti_jax.diffusion import SAMPLERS
 from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import make_mesh
 from mrti_jax.sampling import Picture, generate
+from mrti_jax.sampling.generate import fingerprints, pictures_at_once
 
 PROMPT = "a photo of a red circle"
 FAST: dict[str, Any] = {"sampler": "ddim", "num_steps": 12, "batch_size": 2}
@@ -205,3 +208,57 @@ def test_parameters_tell_what_was_said_of_the_model(
     (picture,) = generate(dataclasses.replace(tiny_sd, source=source), PROMPT, **FAST)
     assert picture.parameters["prediction_type"] == "v_prediction"
     assert picture.parameters["model"] == str(tiny_folder)
+
+
+def test_the_parameters_are_all_it_takes_to_draw_it_again(tiny_xl_sd: StableDiffusion) -> None:
+    jane = tiny_concept(parts=XL_PARTS)
+    (picture,) = generate(
+        tiny_xl_sd,
+        "a <jane(5)>",
+        [jane],
+        seeds=3,
+        num_steps=12,
+        guidance_scale=4.5,
+        guidance_rescale=0.7,
+        negative_prompt="a red <jane[2]>",
+        height=20,
+        width=12,
+        original_size=(40, 30),
+        crop=(3, 5),
+        target_size=(50, 60),
+        sampler="ddim",
+        eta=0.6,
+        nothing="drop",
+        official_semi=True,
+    )
+    told = json.loads(json.dumps(picture.parameters))
+    prompt, seed = told.pop("prompt"), told.pop("seed")
+    for about_the_inputs in ("model", "dtype", "concepts"):
+        del told[about_the_inputs]
+    for pair in ("original_size", "crop", "target_size"):
+        told[pair] = tuple(told[pair])
+    (again,) = generate(tiny_xl_sd, prompt, [jane], seeds=seed, **told)
+    np.testing.assert_array_equal(again.image, picture.image)
+    assert again.parameters == picture.parameters
+
+
+def test_tables_of_one_name_have_fingerprints_of_their_own() -> None:
+    jane = tiny_concept()
+    tables = [
+        jane,
+        dataclasses.replace(jane, embeddings=jane.embeddings + 1),
+        dataclasses.replace(jane, boundaries=jane.boundaries + np.eye(11, dtype=np.int32)[5]),
+    ]
+    told = [fingerprints(["a <jane[3]>"], {"jane": table})["jane"] for table in tables]
+    assert len(set(told)) == 3
+    assert fingerprints(["a <jane>"], {"jane": tiny_concept()})["jane"] == told[0]
+
+
+@pytest.mark.parametrize(("batch_size", "at_once"), [(8, 8), (4, 8), (20, 16)])
+def test_gpus_share_a_batch_evenly(batch_size: int, at_once: int) -> None:
+    gpus = [
+        mock.Mock(spec=jax.Device, id=i, process_index=0, platform="gpu", device_kind="H100")
+        for i in range(8)
+    ]
+    assert pictures_at_once(make_mesh(gpus), batch_size) == at_once
+    assert pictures_at_once(make_mesh(), batch_size) == len(jax.devices())  # CPUs: one each

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m mrti_jax.train`: recipes and flags, exit status 2 for bad input."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from tiny import tiny_concept
 
-from mrti_jax import train
+from mrti_jax import sample, train
 from mrti_jax.concept import Concept
+from mrti_jax.flags import read_flags
 from mrti_jax.training import read_config
 
 RECIPES = Path(__file__).parents[2] / "configs"
@@ -56,6 +59,35 @@ def test_a_recipe_and_flags_over_it(arguments: list[str], tmp_path: Path, capsys
     written = read_config(tmp_path / "out" / "config.yaml")
     assert (written.train.steps, written.train.seed) == (2, 5)
     assert "learned <rex>" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompt"),
+    [("object", "a photo of a <rex>"), ("style", "a painting in the style of <rex>")],
+)
+def test_the_line_that_draws_it(
+    kind: str,
+    prompt: str,
+    arguments: list[str],
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(
+        "mrti_jax.training.learning.learn_many", lambda *_, **__: [tiny_concept("rex")]
+    )
+    given = {"out": tmp_path / "it's rex", "data.learnable-property": kind}
+    given |= {"model.prediction-type": "v_prediction", "model.tokenizer": tiny_folder / "tokenizer"}
+    assert train.main([*arguments, *(f"--{key}={value}" for key, value in given.items())]) == 0
+    program, _, line = capsys.readouterr().out.splitlines()[-1].partition(" mrti_jax.sample ")
+    assert program == "draw it: python -m"
+    flags = read_flags(sample.Flags, shlex.split(line))
+    assert flags.prompts == (prompt,)
+    assert flags.concept == (str(tmp_path / "it's rex"),)
+    assert flags.model == str(tiny_folder)
+    assert flags.source.prediction_type == "v_prediction"
+    assert flags.source.tokenizer == str(tiny_folder / "tokenizer")
 
 
 def test_bad_input_is_one_line_and_status_2(arguments: list[str], tmp_path: Path, capsys):

@@ -72,3 +72,13 @@ def test_a_warm_up_and_then_the_schedule_of_the_config(schedule: str):
     np.testing.assert_allclose(rates[:5], [0.2, 0.4, 0.6, 0.8, 1.0], rtol=1e-6)
     assert (np.diff(rates[4:]) <= 0).all()
     assert rates[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("warm_up", [0, 4])
+def test_cosine_and_linear_fall_as_their_formulas_say(warm_up: int):
+    left = 20 - warm_up
+    t = np.arange(left + 1) / left
+    for schedule, want in {"cosine": (1 + np.cos(np.pi * t)) / 2, "linear": 1 - t}.items():
+        config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup_steps=warm_up)
+        rates = [learning_rate_schedule(config, 20)(warm_up + step) for step in range(left + 1)]
+        np.testing.assert_allclose(rates, want, rtol=0, atol=1e-6)  # float32

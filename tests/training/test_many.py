@@ -271,6 +271,15 @@ def test_pictures_beside_folders_are_no_guess(folders: Path) -> None:
         resolve_all(Config(data=DataConfig(path=str(folders))))
 
 
+@pytest.mark.parametrize("of_one", [True, False])
+def test_captions_of_one_are_of_that_one_alone(of_one: bool, folders: Path) -> None:
+    with (folders / "rex" / "concept.yaml").open("a") as file:
+        file.write(f"captions: {str(of_one).lower()}\n")
+    runs = resolve_all(Config(data=DataConfig(path=str(folders), captions=not of_one)))
+    told = {run.concept.name: run.data.captions for run in runs}
+    assert told == {"jane": not of_one, "rex": of_one, "tim": not of_one}
+
+
 def command(model: Path, path: Path | str, out: Path, **more: Any) -> list[str]:
     settings = {f"train.{key.replace('_', '-')}": value for key, value in TRAIN.items()}
     settings |= {"model.path": model, "data.path": path, "out": out}

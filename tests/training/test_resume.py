@@ -19,9 +19,20 @@ from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training import learn, load_concept
 from mrti_jax.training.checkpoint import Checkpoints
+from mrti_jax.training.config import Config, flatten
+from mrti_jax.training.settings import check_resumable
 
 WORDS = {"name": "jane", "initializer": "star"}
 TRAIN = {"steps": 4, "checkpoint_every": 2, "keep": 5}
+# Settings that don't touch the result.
+FREE = {"out", "data.path", "data.tfds_dir", "model.fsdp", "model.attention"} | {
+    f"train.{name}"
+    for name in (
+        *("accumulation", "at_once", "remat"),
+        *("checkpoint_every", "keep", "metrics_every"),
+        *("picture_every", "picture_steps", "picture_guidance", "final_grid"),
+    )
+}
 
 
 def config_of(make_config: Callable, **sections: dict[str, Any]) -> Any:
@@ -183,3 +194,57 @@ def test_checkpoints_leave_the_agreement_on_a_step_to_the_loop(
     with Checkpoints(epath.Path(tmp_path), keep=1) as checkpoints:
         checkpoints.save(1, {"table": jnp.zeros(3)}, tiny_concept("jane"), {})
     assert not asked
+
+
+def is_resumed(now: dict[str, Any], before: dict[str, Any], done: int) -> bool:
+    try:
+        check_resumable(now, epath.Path("run"), before, done)
+    except UserError:
+        return False
+    return True
+
+
+def test_only_what_does_not_touch_the_result_may_change(make_config: Callable):
+    settings = flatten(config_of(make_config)) | {"photos": "ab", "captions": "cd"}
+    free = {key for key in settings if is_resumed(settings, settings | {key: "another"}, done=4)}
+    assert free == FREE | {"train.steps"}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "resumed"),
+    [
+        ("constant", 6, True),
+        ("constant", 5, True),
+        ("constant", 4, False),
+        ("cosine", 10, False),
+        ("linear", 10, False),
+    ],
+)
+def test_only_a_constant_learning_rate_allows_other_steps(schedule: str, steps: int, resumed: bool):
+    before = flatten(Config()) | {"optimizer.schedule": schedule, "train.steps": 8}
+    assert is_resumed(before | {"train.steps": steps}, before, done=5) == resumed
+
+
+def test_a_run_goes_on_for_longer_from_moved_photos(
+    run: Path,
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    photo_folder: Path,
+    make_config: Callable,
+    tmp_path: Path,
+):
+    out = tmp_path / "jane"
+    copytree(run, out)
+    longer = config_of(make_config, train={"steps": 6, "checkpoint_every": 5, "at_once": 1})
+    resumed = learn(tiny_sd, photo_folder, **WORDS, out=out, config=longer)
+    whole = learn(tiny_sd, pictures, **WORDS, config=longer)
+    np.testing.assert_array_equal(resumed.embeddings, whole.embeddings)
+    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 6
+
+
+def test_only_the_newest_checkpoints_are_kept(
+    tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable, tmp_path: Path
+):
+    config = config_of(make_config, train={"keep": 1})
+    learn(tiny_sd, pictures, **WORDS, out=tmp_path, config=config)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]

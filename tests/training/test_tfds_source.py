@@ -3,6 +3,7 @@
 
 import importlib.resources
 import io
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,16 @@ def test_reads_a_slice_without_tensorflow(data_dir: Path):
     whole = read_tfds(f"tfds:{data_dir}/tiny_photos/1.0.0/train", 16)
     assert sorted(int(p.pixels[0, 0, 0]) for p in whole) == [0, 60, 120, 180]
     assert "tensorflow" not in sys.modules
+
+
+def test_the_newest_version_is_read(data_dir: Path, tmp_path: Path):
+    prepared = data_dir / "tiny_photos" / "1.0.0"
+    for version in ("9.0.0", "10.0.0", "2.0.0"):
+        shutil.copytree(prepared, tmp_path / "tiny_photos" / version)
+    for old in ("9.0.0", "2.0.0"):
+        for records in (tmp_path / "tiny_photos" / old).glob("*array_record*"):
+            records.unlink()
+    assert len(read_tfds("tfds:tiny_photos/train", 16, data_dir=str(tmp_path))) == 4
 
 
 def test_unknown_names_are_told(data_dir: Path):

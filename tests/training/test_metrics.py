@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The numbers of metrics.jsonl, against NumPy."""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from etils import epath
+from tiny import tiny_concept
+
+from mrti_jax.concept import initial_vectors
+from mrti_jax.models.stable_diffusion import StableDiffusion
+from mrti_jax.training import learn
+from mrti_jax.training.config import ConceptConfig
+from mrti_jax.training.metrics import Metrics
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_tells_the_rate_of_each_update_and_how_far_a_row_has_turned(
+    tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable, tmp_path: Path
+):
+    config = make_config(
+        concept={"num_buckets": 1},
+        optimizer={"schedule": "linear", "warmup_steps": 2, "learning_rate": 0.03},
+        train={"steps": 5, "metrics_every": 1},
+    )
+    concept = learn(tiny_sd, pictures, name="jane", initializer="red", out=tmp_path, config=config)
+    told = lines(tmp_path)
+    rates = [line["learning_rate"] for line in told]
+    np.testing.assert_allclose(rates, [0.01, 0.02, 0.03, 0.02, 0.01], rtol=1e-6)
+    models = tiny_sd.tokenizers, tiny_sd.text_encoder
+    start = initial_vectors("red", ConceptConfig.num_vectors, *models).ravel()
+    row = concept.embeddings.ravel()
+    cosine = row @ start / np.linalg.norm(row) / np.linalg.norm(start)
+    np.testing.assert_allclose(told[-1]["cosine"], [cosine], rtol=1e-5)  # float32
+    assert cosine < 1 - 1e-4
+
+
+def test_speed_and_cosine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """2 seconds pass between any two looks at the clock."""
+    clock = itertools.count(10, 2)
+    monkeypatch.setattr(
+        "mrti_jax.training.metrics.time", SimpleNamespace(perf_counter=lambda: next(clock))
+    )
+    start = tiny_concept(num_buckets=3).embeddings
+    path = epath.Path(tmp_path / "metrics.jsonl")
+    metrics = Metrics(path, "jane", start, lambda step: 0.1, batch_size=4, resumed_step=0)
+    window = {"loss": np.float32([2, 0, 1]), "examples": np.int32([4, 0, 4])}
+    turned = np.stack([2 * start[0], -start[1], start[2][:, ::-1]])
+    metrics.write(1, 1, window, turned)
+    metrics.start_clock(1)
+    for step in (2, 5):
+        metrics.write(step, step, window, turned)
+    told = lines(tmp_path)
+    assert [line["examples_per_second"] for line in told] == [None, 2.0, 6.0]
+    last = start[2].ravel()
+    reversed_cosine = last @ last[::-1] / (last @ last)
+    np.testing.assert_allclose(told[0]["cosine"], [1, -1, reversed_cosine], rtol=1e-5)  # float32
+    assert told[0]["loss_per_bucket"] == [0.5, None, 0.25]
