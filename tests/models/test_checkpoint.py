@@ -50,11 +50,6 @@ def test_the_order_of_filters_in_memory_changes_nothing(
     np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-6)
 
 
-@pytest.fixture
-def copy(tiny_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
-
-
 def change(path: Path, edit: Callable[[dict[str, np.ndarray]], object]) -> None:
     tensors = load_file(path)
     edit(tensors)

@@ -35,11 +35,6 @@ def told(capsys: pytest.CaptureFixture[str], *argv: str, status: int = 0) -> str
 
 
 @pytest.fixture
-def copy(tiny_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
-
-
-@pytest.fixture
 def no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what is not about training, as most of the time goes to tracing the gradient."""
     monkeypatch.setattr(describe, "kept_bytes", lambda *_: 0)

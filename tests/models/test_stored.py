@@ -28,11 +28,6 @@ WEIGHTS = {
 }
 
 
-@pytest.fixture
-def copy(tiny_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
-
-
 def read_all(model: StoredModel) -> dict[str, dict[str, np.ndarray]]:
     return {
         part: {name: tensor.read() for name, tensor in module.tensors.items()}

@@ -72,3 +72,11 @@ def test_uniform_timesteps_are_independent():
 def test_half_of_the_examples_are_mirrored_only_on_request():
     assert not draws(0, range(64), batch_size=64, flip=False).mirrored.any()
     assert 16 < draws(0, range(64), batch_size=64).mirrored.sum() < 48
+
+
+def test_photos_that_fill_up_change_no_draw():
+    def filled(missing: int) -> Draws:
+        first, num = (jnp.pad(jnp.asarray(x), (0, missing)) for x in ([0, 4, 6], [4, 2, 1]))
+        return draws(5, range(8), first_prompt=first, num_prompts=num)
+
+    jax.tree.map(np.testing.assert_array_equal, filled(0), filled(5))

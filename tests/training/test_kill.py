@@ -2,7 +2,6 @@
 """A training process is killed (SIGKILL) at 20 random moments, and loses nothing."""
 
 import collections
-import json
 import multiprocessing
 import random
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from metrics_file import without_speed
 
 from mrti_jax import train
 from mrti_jax.concept import Concept
@@ -100,11 +100,6 @@ def check_what_is_left(out: Path) -> None:
         load_concept(out)
 
 
-def metrics(out: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: line[key] for key in line if key != "examples_per_second"} for line in lines]
-
-
 @pytest.mark.long
 def test_twenty_kills_change_nothing(
     server: BaseContext, tiny_folder: Path, photo_folder: Path, tmp_path: Path
@@ -112,14 +107,14 @@ def test_twenty_kills_change_nothing(
     whole = tmp_path / "whole"
     process = start(server, whole, tiny_folder, photo_folder)
     process.join()
-    steps = [line["step"] for line in metrics(whole)]
+    steps = [line["step"] for line in without_speed(whole)]
     assert steps == list(range(2, int(SETTINGS["train.steps"]) + 1, 2))
 
     def check_end(out: Path) -> None:
         expected = (whole / "concept.safetensors").read_bytes()
         assert (out / "concept.safetensors").read_bytes() == expected
         np.testing.assert_array_equal(load_concept(out).embeddings, Concept.load(out).embeddings)
-        assert metrics(out) == metrics(whole)
+        assert without_speed(out) == without_speed(whole)
         assert not [name for name in checkpoints(out) if not name.isdigit()]
 
     rng = random.Random(0)

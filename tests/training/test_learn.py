@@ -2,13 +2,13 @@
 """Whole runs on a tiny model: what is trained, what is written, how a stopped run resumes."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from metrics_file import read_metrics
 
 from mrti_jax.concept import Concept, initial_vectors
 from mrti_jax.errors import UserError
@@ -23,10 +23,6 @@ FEW_ROWS = {"num_buckets": 2}
 
 def start_vectors(sd: StableDiffusion) -> np.ndarray:
     return initial_vectors("star", ConceptConfig.num_vectors, sd.tokenizers, sd.text_encoder)
-
-
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_run_trains_the_table_alone_and_writes_what_it_should(
@@ -52,7 +48,7 @@ def test_a_run_trains_the_table_alone_and_writes_what_it_should(
     written = read_config(out / "config.yaml")
     assert (written.concept.name, written.train) == ("jane", config.train)
 
-    first, last = lines(out)
+    first, last = read_metrics(out)
     assert (first["step"], last["step"]) == (2, 4)
     assert sum(last["examples_per_bucket"]) == 8 and last["learning_rate"] == pytest.approx(1e-2)
     rows = concept.embeddings.reshape(2, -1)
@@ -72,7 +68,7 @@ def test_the_loss_falls_on_one_photo(
         train={"steps": 80, "metrics_every": 40, "checkpoint_every": 80},
     )
     learn(tiny_sd, pictures[:1], **WORDS, out=tmp_path, config=config)
-    first, last = (line["loss"] for line in lines(tmp_path))
+    first, last = (line["loss"] for line in read_metrics(tmp_path))
     assert last < first - 0.02  # the mean of 160 examples is good to about 0.008
 
 
@@ -105,7 +101,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
     np.testing.assert_array_equal(resumed.embeddings, whole.embeddings)
     keep = ("step", "loss", "loss_per_bucket", "norm", "drift", "learning_rate")
     one, other = (
-        [{key: line[key] for key in keep} for line in lines(tmp_path / name)]
+        [{key: line[key] for key in keep} for line in read_metrics(tmp_path / name)]
         for name in ("whole", "cut")
     )
     assert one == other and [line["step"] for line in one] == [2, 4, 6, 7]

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many concepts at once: each is what it would be alone, in a folder of its own, come what may."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from metrics_file import without_speed
 from PIL import Image
 
 from mrti_jax import train
@@ -22,8 +21,7 @@ from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.preemption import StopRequest
 from mrti_jax.training import Subject, learn, learn_many, load_concept, read_config, run
 from mrti_jax.training.checkpoint import Checkpoints
-from mrti_jax.training.config import ConceptConfig, Config, DataConfig, TrainConfig
-from mrti_jax.training.draws import draw
+from mrti_jax.training.config import ConceptConfig, Config, DataConfig
 from mrti_jax.training.many import resolve_all
 from mrti_jax.training.step import initial_state
 
@@ -67,11 +65,6 @@ def together(
     return out
 
 
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: line[key] for key in line if key != "examples_per_second"} for line in lines]
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -105,7 +98,7 @@ def test_each_is_what_it_would_be_alone(
     np.testing.assert_allclose(many.embeddings, one.embeddings, rtol=0, atol=2e-5)
     assert (many.name, many.metadata) == (one.name, one.metadata)
     np.testing.assert_array_equal(load_concept(out).embeddings, many.embeddings)
-    for line, alone in zip(metrics(out), metrics(tmp_path), strict=True):
+    for line, alone in zip(without_speed(out), without_speed(tmp_path), strict=True):
         assert line["examples_per_bucket"] == alone["examples_per_bucket"]
         assert line["loss"] == pytest.approx(alone["loss"], rel=1e-4)
 
@@ -149,7 +142,7 @@ def test_a_run_that_was_cut_goes_on_to_the_bit(
     for name in KINDS:
         whole, cut = together / name, tmp_path / name
         np.testing.assert_array_equal(Concept.load(cut).embeddings, Concept.load(whole).embeddings)
-        assert metrics(cut) == metrics(whole)
+        assert without_speed(cut) == without_speed(whole)
 
 
 def test_a_fault_of_one_is_told_and_the_others_go_on(
@@ -222,7 +215,7 @@ def test_a_line_of_metrics_that_can_not_be_written_ends_that_one_after_its_check
         jane, rex, tim = learn_many(tiny_sd, subjects(pictures, tmp_path), config=config)
     assert isinstance(jane, Concept) and isinstance(rex, UserError) and isinstance(tim, Concept)
     assert load_concept(tmp_path / "rex").metadata["steps"] == str(TRAIN["checkpoint_every"])
-    assert len(metrics(tmp_path / "tim")) == 2
+    assert len(without_speed(tmp_path / "tim")) == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*had no training example")
@@ -378,21 +371,3 @@ def test_bad_input_is_told_before_any_work(
     assert train.main(command(tiny_folder, folders, out, **flags)) == 2
     assert message in capsys.readouterr().err
     assert not list(out.glob("*/checkpoints"))
-
-
-def test_photos_that_fill_up_change_no_draw():
-    def draws(missing: int) -> Any:
-        return draw(
-            jnp.uint32(3),
-            jnp.int32(5),
-            jnp.arange(8, dtype=jnp.int32),
-            batch_size=8,
-            latent_shape=(2, 2, 1),
-            num_train_timesteps=1000,
-            timesteps=TrainConfig().timesteps,
-            flip=True,
-            first_prompt=jnp.pad(jnp.asarray([0, 4, 6]), (0, missing)),
-            num_prompts=jnp.pad(jnp.asarray([4, 2, 1]), (0, missing)),
-        )
-
-    jax.tree.map(np.testing.assert_array_equal, draws(0), draws(5))

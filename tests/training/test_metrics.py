@@ -2,7 +2,6 @@
 """The numbers of metrics.jsonl, against NumPy."""
 
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from etils import epath
+from metrics_file import read_metrics
 from tiny import tiny_concept
 
 from mrti_jax.concept import initial_vectors
@@ -17,10 +17,6 @@ from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training import learn
 from mrti_jax.training.config import ConceptConfig
 from mrti_jax.training.metrics import Metrics
-
-
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_run_tells_the_rate_of_each_update_and_how_far_a_row_has_turned(
@@ -32,7 +28,7 @@ def test_a_run_tells_the_rate_of_each_update_and_how_far_a_row_has_turned(
         train={"steps": 5, "metrics_every": 1},
     )
     concept = learn(tiny_sd, pictures, name="jane", initializer="red", out=tmp_path, config=config)
-    told = lines(tmp_path)
+    told = read_metrics(tmp_path)
     rates = [line["learning_rate"] for line in told]
     np.testing.assert_allclose(rates, [0.01, 0.02, 0.03, 0.02, 0.01], rtol=1e-6)
     models = tiny_sd.tokenizers, tiny_sd.text_encoder
@@ -58,7 +54,7 @@ def test_speed_and_cosine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     metrics.start_clock(1)
     for step in (2, 5):
         metrics.write(step, step, window, turned)
-    told = lines(tmp_path)
+    told = read_metrics(tmp_path)
     assert [line["examples_per_second"] for line in told] == [None, 2.0, 6.0]
     last = start[2].ravel()
     reversed_cosine = last @ last[::-1] / (last @ last)
