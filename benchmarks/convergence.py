@@ -36,7 +36,11 @@ from mrti_jax.training.yaml import from_mapping, read_yaml
 class Flags:
     concepts: int = 6
     """How many of the world's concepts."""
-    recipes: tuple[str, ...] = ("configs/paper.yaml", "configs/mini.yaml")
+    recipes: tuple[str, ...] = (
+        "configs/paper.yaml",
+        "configs/mini.yaml",
+        "configs/paper.yaml@optimizer.learning_rate=0.0155",
+    )
     """Files of settings, of which those of the word, the optimizer and the training count;
     FILE@SECTION.KEY=VALUE changes one of them."""
     every: int = 400
