@@ -17,8 +17,8 @@ LECUN_NORMAL = nnx.initializers.lecun_normal()
 TABLE_NORMAL = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
 
 # Output positions up to which a convolution is computed as one matrix product. It is then bound by
-# its weights, and what libraries do for large pictures is wasted: on CPUs Eigen's gradient takes many
-# times as long, and on TPUs a single picture is cut into strips that overlap by half.
+# its weights, and what libraries do for large pictures is wasted: on CPUs Eigen's gradient takes
+# many times as long, and on TPUs a single picture is cut into strips that overlap by half.
 FEW_POSITIONS = 256
 
 
