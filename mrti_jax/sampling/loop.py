@@ -21,7 +21,8 @@ from mrti_jax.parallel.mesh import batch_sharded, fetch, place, replicated
 
 MAX_SEED = 2**32 - 1
 
-# What `draw` has compiled: programs with the shapes and dtypes of their arguments.
+# Programs, with the shapes and dtypes of their arguments, that need not be compiled ahead of the
+# call, which hears no signals while it compiles.
 _COMPILED: set[Any] = set()
 
 

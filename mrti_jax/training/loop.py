@@ -75,6 +75,7 @@ def train(
 
 
 def _keeps(runs: Sequence[Run]) -> bool:
+    """Whether anything of the runs is written."""
     return any(run.has_folder for run in runs)
 
 
