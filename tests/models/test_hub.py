@@ -163,6 +163,15 @@ def test_a_header_that_does_not_come(
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize("offsets", [["0", "64"], [0], None, {"0": 64}])
+def test_a_header_that_says_nothing_sensible(hub: FakeHub, tmp_path: Path, offsets: Any) -> None:
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [16], "data_offsets": offsets}})
+    path = hub.folder / "unet/diffusion_pytorch_model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(64))
+    with pytest.raises(UserError, match="is not a safetensors file, or is damaged"):
+        open_model(ModelSource(path=REPO), epath.Path(tmp_path / "outline"))
+
+
 @pytest.mark.parametrize("revision", [None, "v2"])
 def test_offline_from_the_cache(hub: FakeHub, revision: str | None) -> None:
     source = ModelSource(path=REPO, revision=revision)

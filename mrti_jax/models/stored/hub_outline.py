@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import operator
 
 from etils import epath
 
@@ -19,12 +20,11 @@ def write_outline(repo: str, revision: str | None, name: str, path: epath.Path) 
     from huggingface_hub import HfApi, errors
 
     try:
-        found = HfApi().parse_safetensors_file_metadata(repo, name, revision=revision)
-    except errors.SafetensorsParsingError:
+        found = HfApi().parse_safetensors_file_metadata(repo, name, revision=revision).tensors
+        end = max((operator.index(info.data_offsets[1]) for info in found.values()), default=0)
+    except (errors.SafetensorsParsingError, LookupError, TypeError):
         raise UserError(f"{name} of {repo} is not a safetensors file, or is damaged") from None
-    tensors = {key: dataclasses.asdict(info) for key, info in found.tensors.items()}
-    header = json.dumps(tensors).encode()
-    end = max((info.data_offsets[1] for info in found.tensors.values()), default=0)
+    header = json.dumps({key: dataclasses.asdict(info) for key, info in found.items()}).encode()
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + end)
