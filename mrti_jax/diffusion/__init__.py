@@ -5,7 +5,7 @@ from mrti_jax.diffusion.samplers import (
     SAMPLERS,
     check_sampler,
     make_sampler,
-    sampler_from_config,
+    own_sampler,
 )
 from mrti_jax.diffusion.samplers.sampler import Sampler
 from mrti_jax.diffusion.schedule import NoiseSchedule
@@ -16,5 +16,5 @@ __all__ = [
     "Sampler",
     "check_sampler",
     "make_sampler",
-    "sampler_from_config",
+    "own_sampler",
 ]

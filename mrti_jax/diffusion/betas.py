@@ -30,17 +30,15 @@ def betas_from_config(scheduler_config: Mapping[str, Any]) -> Float32[np.ndarray
     name = config.get("beta_schedule", "linear")
     count = config.get("num_train_timesteps", 1000)
     start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
-    if not isinstance(count, int) or count < 1:
-        raise UserError(f"scheduler config: num_train_timesteps is {count!r}, not an integer >= 1")
+    check_option("num_train_timesteps", count, int, least=1)
     check_option("beta_schedule", name, BetaSchedule)
-    for key, value in (("beta_start", start), ("beta_end", end)):
-        if not isinstance(value, int | float) or value < 0:
-            raise UserError(f"scheduler config: {key} is {value!r}, not a number between 0 and 1")
+    check_option("beta_start", start, float, least=0, most=1)
+    check_option("beta_end", end, float, least=0, most=1)
 
     if config.get("trained_betas") is not None:
         try:
             betas = np.asarray(config["trained_betas"], np.float32)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             raise UserError("scheduler config: trained_betas is not a list of numbers") from None
     elif name == "linear":
         betas = np.linspace(start, end, count).astype(np.float32)

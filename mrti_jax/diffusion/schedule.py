@@ -62,8 +62,8 @@ class NoiseSchedule:
 
     @cached_property
     def noise_to_signal(self) -> Float64[np.ndarray, " T"]:
-        """sigma / alpha, the "sigma" of Karras et al. 2022 (arXiv 2206.00364): rises with t; finite
-        at zero terminal SNR too (4096 there)."""
+        """sigma / alpha, the "sigma" of Karras et al. 2022 (arXiv 2206.00364): rises with t. At
+        zero terminal SNR it is 4096, which may be less than before."""
         alphas_cumprod = self.alphas_cumprod.astype(np.float64)
         alphas_cumprod = np.where(alphas_cumprod == 0, LEAST_ALPHA_CUMPROD, alphas_cumprod)
         return np.sqrt((1 - alphas_cumprod) / alphas_cumprod)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from mrti_jax.commands import run_command
 from mrti_jax.errors import UserError, nearest
-from mrti_jax.files import list_folder, to_path, write_whole
+from mrti_jax.files import is_regular, list_folder, reporting, to_path, write_whole
 from mrti_jax.flags import named
 from mrti_jax.mini.world.caption import with_article
 from mrti_jax.mini.world.combos import RESERVED, Combo
@@ -105,7 +105,9 @@ def save_photos(appearance: Appearance, folder: epath.PathLike, seed: int = SAMP
         Image.fromarray(render(scene, PHOTO_SIZE)).save(png, "PNG", optimize=True)
         files[f"{appearance.name}{index}.png"] = png.getvalue()
     for path in list_folder(target):
-        if path.is_dir() or path.read_bytes() != files.get(path.name):
+        with reporting(f"can't read {path}", path):
+            ours = path.name in files and is_regular(path) and path.read_bytes() == files[path.name]
+        if not ours:
             raise UserError(f"'{folder}' holds something else, {path.name}: name a new folder")
     for name, content in files.items():
         write_whole(target / name, content)

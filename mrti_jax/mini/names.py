@@ -16,6 +16,7 @@ from etils import epath
 from jaxtyping import Array, Float, Int
 from safetensors.numpy import save
 
+from mrti_jax.errors import UserError
 from mrti_jax.files import write_whole
 from mrti_jax.mini.world import Scene
 from mrti_jax.mini.world.palette import COLOURS
@@ -84,5 +85,8 @@ def load_map(model: str) -> Float[np.ndarray, "f d"]:
 
     Raises UserError for a file that is missing or damaged.
     """
-    tensors, _ = read_safetensors(local_path(model) / FILE)
+    path = local_path(model) / FILE
+    tensors, _ = read_safetensors(path)
+    if "names" not in tensors or tensors["names"].shape[:1] != (_NUM_VALUES,):
+        raise UserError(f"{path} holds no map from {_NUM_VALUES} values to names")
     return tensors["names"].read().astype(np.float32)

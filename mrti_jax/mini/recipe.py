@@ -11,7 +11,11 @@ from mrti_jax.models.vae import VAEConfig
 PICTURE_SIZE = 64
 
 VAE = VAEConfig(
-    block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=8, latent_channels=4
+    block_out_channels=(16, 32, 64),
+    layers_per_block=1,
+    norm_num_groups=8,
+    latent_channels=4,
+    force_upcast=False,
 )
 
 TEXT_WIDTH = 128

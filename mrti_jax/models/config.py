@@ -2,24 +2,25 @@
 """Reading a diffusers `config.json` into a dataclass, refusing what we would compute wrongly."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from mrti_jax.errors import UserError
+from mrti_jax.errors import UserError, shown
 
 T = TypeVar("T")
 
 _WORDS = {
-    int: "a positive integer",
     float: "a positive number",
     bool: "true or false",
     str: "a string",
     NoneType: "null",
 }
-# No count or width is larger; as a shape it would overflow.
-_MOST = 2**31
+# No width is larger, and with more levels or layers a model would take hours to build.
+_MOST = 2**20
+_MOST_LAYERS = 100
+# Of the latents, along a side.
+_MOST_SAMPLES = 2**12
 
 
 def read_config(
@@ -27,7 +28,8 @@ def read_config(
 ) -> T:
     """The dataclass `cls` from the JSON object `config`; keys that `cls` lacks are ignored.
 
-    Each value must be of its field's type: int and float positive, list for tuple, not empty.
+    Each value must be of its field's type: int and float positive, list for tuple, not empty; none
+    may be so large that no model could have it.
 
     Args:
         where: the file, for the error.
@@ -49,8 +51,8 @@ def read_config(
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name in config:
             value = config[field.name]
-            if not _fits(value, field.type):
-                raise _unsupported(where, field.name, value, _words(field.type))
+            if not _fits(value, field.type, most := _most(field.name)):
+                raise _unsupported(where, field.name, value, _words(field.type, most))
             values[field.name] = tuple(value) if isinstance(value, list) else value
     return cls(**values)
 
@@ -71,32 +73,39 @@ def check_divides(where: str, key: str, divisor: int, of: str, widths: Sequence[
 
 
 def _unsupported(where: str, key: str, value: object, supported: str) -> UserError:
-    return UserError(f"{where}: {key} = {value!r} is not supported (only {supported})")
+    return UserError(f"{where}: {key} = {shown(value)} is not supported (only {supported})")
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def _most(name: str) -> int:
+    """The largest integer that the field `name` may be."""
+    if name == "sample_size":
+        return _MOST_SAMPLES
+    return _MOST_LAYERS if "layers" in name else _MOST
+
+
+def _fits(value: Any, kind: Any, most: int) -> bool:
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return any(_fits(value, arg) for arg in args)
+        return any(_fits(value, arg, most) for arg in args)
     if origin is Literal:
         return any(type(value) is type(arg) and value == arg for arg in args)
     if origin is tuple:
         return (
             isinstance(value, list | tuple)
-            and len(value) > 0
-            and all(_fits(element, args[0]) for element in value)
+            and 0 < len(value) <= _MOST_LAYERS
+            and all(_fits(element, args[0], most) for element in value)
         )
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(value) and value > 0
-    return type(value) is kind and (kind is not int or 0 < value < _MOST)
+        return type(value) in (int, float) and 0 < value <= _MOST
+    return type(value) is kind and (kind is not int or 0 < value <= most)
 
 
-def _words(kind: Any) -> str:
+def _words(kind: Any, most: int) -> str:
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return " or ".join(map(_words, args))
+        return " or ".join(_words(arg, most) for arg in args)
     if origin is Literal:
         return " or ".join(map(repr, args))
     if origin is tuple:
-        return f"a list, not empty, each {_words(args[0])}"
-    return _WORDS[kind]
+        return f"a list of 1 to {_MOST_LAYERS}, each {_words(args[0], most)}"
+    return f"an integer from 1 to {most}" if kind is int else _WORDS[kind]

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from mrti_jax.diffusion.samplers import make_sampler, sampler_from_config
+from mrti_jax.diffusion.samplers import own_sampler
 from mrti_jax.diffusion.schedule import NoiseSchedule
 from mrti_jax.errors import UserError
 from mrti_jax.models.checkpoint import mismatches
@@ -50,11 +50,9 @@ def describe(name: str, stored: StoredModel) -> list[str]:
         f"{name}: {stored.layout}",
         f"family: {family}; predicts {predicts}; made for {side} x {side} px",
     ]
-    lines += [f"note: {note}" for note in stored.notes]
-    try:
-        make_sampler(sampler_from_config(stored.scheduler_config), stored.scheduler_config)
-    except UserError as error:  # any other sampler will do
-        lines.append(f"note: its own sampler can't be used: {error}")
+    sampler, problem = own_sampler(stored.scheduler_config)
+    if problem:
+        lines.append(f"note: its own sampler can't be used, so {sampler} is: {problem}")
     lines += [
         f"note: {part}: that of {words.where} on the Hub, which is not checked"
         for part, words in stored.tokenizers.items()

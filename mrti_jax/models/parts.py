@@ -12,6 +12,7 @@ from flax import nnx
 from mrti_jax.errors import UserError
 from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from mrti_jax.models.frozen import OneKey
+from mrti_jax.models.stored.folder import TOKENIZERS
 from mrti_jax.models.stored.model import StoredModule
 from mrti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from mrti_jax.models.vae import AutoencoderKL, VAEConfig
@@ -22,7 +23,7 @@ PARTS: Mapping[str, tuple[Any, type[nnx.Module]]] = {
     "unet": (UNetConfig, UNet2DConditionModel),
     "vae": (VAEConfig, AutoencoderKL),
 }
-TEXT_PARTS = ("text_encoder", "text_encoder_2")
+TEXT_PARTS = tuple(TOKENIZERS)
 DTYPES = ("bfloat16", "float32")
 """The dtypes that a model can be loaded in."""
 

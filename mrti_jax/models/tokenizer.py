@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 from transformers import CLIPTokenizer
 
-from mrti_jax.errors import UserError
+from mrti_jax.errors import UserError, shown
 from mrti_jax.files import in_object_store, reason
 from mrti_jax.models.clip import CLIPTextConfig
 from mrti_jax.models.stored.folder import TOKENIZER_FILES
@@ -47,13 +47,18 @@ def load_tokenizer(
                 f"the tokenizer in {folder} has {len(tokenizer)} tokens, the text encoder has "
                 f"{text.vocab_size}: they don't belong together"
             )
-        if tokenizer.model_max_length > _UNTOLD:
-            tokenizer.model_max_length = text.max_position_embeddings
-        if tokenizer.model_max_length > text.max_position_embeddings:
+        length, most = tokenizer.model_max_length, text.max_position_embeddings
+        if type(length) is not int or length < 2:
             raise UserError(
-                f"the tokenizer in {folder} allows prompts of {tokenizer.model_max_length} tokens, "
-                f"the text encoder of {text.max_position_embeddings}: they don't belong together"
+                f"the tokenizer in {folder} has model_max_length = {shown(length)}, but must allow "
+                "for the tokens at the start and the end of a prompt"
             )
+        if _UNTOLD >= length > most:
+            raise UserError(
+                f"the tokenizer in {folder} allows prompts of {length} tokens, the text encoder of "
+                f"{most}: they don't belong together"
+            )
+        tokenizer.model_max_length = min(length, most)
     return tokenizer
 
 

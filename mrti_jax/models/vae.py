@@ -27,8 +27,9 @@ class VAEConfig:
     layers_per_block: int = 2
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215
-    force_upcast: bool = False
-    """Whether its activations overflow or lose too much in 16 bits (SDXL's do)."""
+    force_upcast: bool = True
+    """Whether its activations overflow or lose too much in 16 bits; only SDXL's do, and diffusers
+    heeds it only there (see `read_configs`)."""
 
     @property
     def downscale(self) -> int:

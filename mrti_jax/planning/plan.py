@@ -92,12 +92,12 @@ def plan_sampling(target: Target, size: int | None, batch_size: int, num_steps: 
     for name, value in {"steps": num_steps, "batch_size": batch_size}.items():
         if value < 1:
             raise UserError(f"{name} is {value}, but must be at least 1")
+    compiled, countable = models(target)
     if batch_size % target.num_chips:
         whole = -(-batch_size // target.num_chips) * target.num_chips
         raise UserError(
             f"{batch_size} pictures do not divide over {target.num_chips} chips: use {whole}"
         )
-    compiled, countable = models(target)
     size = picture_side(compiled, "size", size)
     sliced = needs_slicing(compiled, "auto", size, size, batch_size, _memory(target))
     traced, counted = (

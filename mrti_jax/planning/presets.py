@@ -40,7 +40,7 @@ PRESETS = {
     "sd15": Preset(
         (CLIP_L,),
         UNetConfig(cross_attention_dim=768),
-        VAEConfig(),
+        VAEConfig(force_upcast=False),
         SD1.scheduler_config,
     ),
     "sd21": Preset(
@@ -59,7 +59,7 @@ PRESETS = {
             attention_head_dim=(5, 10, 20, 20),
             use_linear_projection=True,
         ),
-        VAEConfig(),
+        VAEConfig(force_upcast=False),
         {**SD2.scheduler_config, "prediction_type": "v_prediction"},
     ),
     "sdxl": Preset(
@@ -87,7 +87,7 @@ PRESETS = {
             addition_time_embed_dim=256,
             projection_class_embeddings_input_dim=2816,
         ),
-        VAEConfig(scaling_factor=0.13025, force_upcast=True),
+        VAEConfig(scaling_factor=0.13025),
         SDXL.scheduler_config,
     ),
 }

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mrti_jax.concept import NUM_SLOTS
-from mrti_jax.diffusion import NoiseSchedule, Sampler, make_sampler, sampler_from_config
+from mrti_jax.diffusion import NoiseSchedule, Sampler, make_sampler, own_sampler
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.text_encoder import TextStates
 from mrti_jax.models.unet import NUM_SIZES
@@ -59,7 +59,7 @@ def count_calls(sd: StableDiffusion, num_steps: int) -> int:
 
 
 def _sampler(sd: StableDiffusion) -> Sampler:
-    return make_sampler(sampler_from_config(sd.scheduler_config), sd.scheduler_config)
+    return make_sampler(own_sampler(sd.scheduler_config)[0], sd.scheduler_config)
 
 
 def _plan(sd: StableDiffusion, num_steps: int) -> Any:

@@ -20,7 +20,7 @@ from mrti_jax.concept import (
     read_prompt,
     slot_boundaries,
 )
-from mrti_jax.diffusion import NoiseSchedule, make_sampler, sampler_from_config
+from mrti_jax.diffusion import NoiseSchedule, make_sampler, own_sampler
 from mrti_jax.errors import UserError, warn
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import memory_limit
@@ -83,7 +83,8 @@ def generate(
         original_size, crop, target_size: (height, width), (top, left) and (height, width) that SDXL
             is conditioned on: the picture should look as if an original of that size had been
             scaled and cropped there to the target. Its own size, uncropped, if not given.
-        sampler: a name in `mrti_jax.diffusion.SAMPLERS`; the model's own if not given.
+        sampler: a name in `mrti_jax.diffusion.SAMPLERS`; the model's own if not given, or
+            DDIM, with a warning, if that can't be used.
         eta: DDIM's share of fresh noise, 0 to 1.
         nothing: what replaces a word at steps where it has no row.
         official_semi: `<jane(k)>` as in the code of the paper's authors, without bucket k itself.
@@ -122,7 +123,10 @@ def generate(
     height, width = picture_side(sd, "height", height), picture_side(sd, "width", width)
     sizes = told_sizes(sd, (height, width), original_size, crop, target_size)
     schedule = NoiseSchedule.from_config(sd.scheduler_config)
-    sampler = sampler or sampler_from_config(sd.scheduler_config)
+    if sampler is None:
+        sampler, problem = own_sampler(sd.scheduler_config)
+        if problem:
+            warn(f"drawing with {sampler}, not the model's own sampler: {problem}")
     if eta and sampler != "ddim":
         raise UserError("only DDIM has the option eta: leave it out, or use the sampler ddim")
     options = {"eta": eta} if eta else {}

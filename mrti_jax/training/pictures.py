@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mrti_jax.concept import Concept
-from mrti_jax.diffusion import NoiseSchedule, make_sampler, sampler_from_config
+from mrti_jax.diffusion import NoiseSchedule, make_sampler, own_sampler
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import write_whole
 from mrti_jax.models.stable_diffusion import StableDiffusion
@@ -28,7 +28,6 @@ SEEDS = (0, 1)
 RESOLUTIONS = ("0.0", "0.5", "0.8")
 MAX_COLUMNS = 10
 MIN_PHOTOS = 4
-OTHER_SAMPLER = "ddim"
 PROMPTS = {"object": "a photo of a {}", "style": "a painting in the style of {}"}
 # The photos' backgrounds are not the concept's: unless the prompt names one, they show through.
 FINAL_PROMPTS = {**PROMPTS, "object": "a photo of a {} on a white background"}
@@ -41,7 +40,7 @@ def check_pictures(sd: StableDiffusion, picture_steps: int) -> None:
     most = schedule.num_train_timesteps
     if picture_steps > most:
         raise UserError(f"train.picture_steps is {picture_steps}, but must be at most {most}")
-    name, problem = _sampler(sd)
+    name, problem = own_sampler(sd.scheduler_config)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # drawing gives them
@@ -54,8 +53,7 @@ def check_pictures(sd: StableDiffusion, picture_steps: int) -> None:
         ) from None
     if problem and is_writer():
         warn(
-            f"the training's pictures are drawn with the sampler {name}, and drawing others with "
-            f"this model needs --sampler: {problem}"
+            f"the training's pictures are drawn with {name}, not the model's own sampler: {problem}"
         )
 
 
@@ -79,7 +77,7 @@ def draw_progress(
         prompts,
         [concept],
         seeds=SEEDS,
-        sampler=_sampler(sd)[0],
+        sampler=own_sampler(sd.scheduler_config)[0],
         num_steps=config.train.picture_steps,
         guidance_scale=config.train.picture_guidance,
         height=size,
@@ -129,7 +127,7 @@ def draw_final(
             [concept],
             rows="schemes",
             values=values,
-            sampler=_sampler(sd)[0],
+            sampler=own_sampler(sd.scheduler_config)[0],
             num_steps=config.train.picture_steps,
             guidance_scale=config.train.picture_guidance,
             height=size,
@@ -146,16 +144,6 @@ def draw_final(
     labels = ["photos", *drawn.row_labels]
     sheet = make_grid(cells, labels, drawn.column_labels, title, rows_above=1)
     _save(sheet, out / FINAL_NAME)
-
-
-def _sampler(sd: StableDiffusion) -> tuple[str, str]:
-    """The model's own, or another one and why."""
-    try:
-        name = sampler_from_config(sd.scheduler_config)
-        make_sampler(name, sd.scheduler_config)
-    except UserError as error:
-        return OTHER_SAMPLER, str(error)
-    return name, ""
 
 
 def _save(sheet: Image.Image, path: epath.Path) -> None:

@@ -3,7 +3,7 @@
 
 import pytest
 
-from mrti_jax.diffusion import SAMPLERS, NoiseSchedule, make_sampler, sampler_from_config
+from mrti_jax.diffusion import SAMPLERS, NoiseSchedule, make_sampler, own_sampler
 from mrti_jax.errors import UserError
 
 from .reference import SD15, SD21
@@ -25,9 +25,14 @@ from .reference import SD15, SD21
         ({"num_train_timesteps": 0}, "num_train_timesteps is 0"),
         ({"trained_betas": [0.1, 0.2]}, r"trained_betas has shape \[2\]"),
         ({"trained_betas": ["a"]}, "trained_betas is not a list of numbers"),
-        ({"beta_start": None}, "beta_start is None, not a number between 0 and 1"),
+        ({"beta_start": None}, "beta_start is empty, not a number between 0 and 1"),
         ({"beta_end": "x"}, "beta_end is 'x', not a number between 0 and 1"),
-        ({"beta_end": 1.5}, "betas must lie between 0 and 1"),
+        ({"beta_end": 1.5}, "beta_end is 1.5, not a number between 0 and 1"),
+        ({"beta_end": 1}, "betas must lie between 0 and 1"),
+        ({"beta_start": 10**400}, "beta_start is 1000.*, not a number between 0 and 1"),
+        ({"trained_betas": [10**400]}, "trained_betas is not a list of numbers"),
+        ({"num_train_timesteps": True}, "num_train_timesteps is True, not an integer"),
+        ({"num_train_timesteps": 10**12}, "is 1000000000000, .* between 1 and 1000000"),
         ({"rescale_betas_zero_snr": "false"}, "rescale_betas_zero_snr is 'false', not true or"),
     ],
 )
@@ -46,8 +51,13 @@ def test_schedule(changes, words):
             "timestep_spacing is 'linear', but must be one of",
         ),
         ("ddim", {"steps_offset": "x"}, "steps_offset is 'x', not an integer"),
+        (
+            "ddim",
+            {"steps_offset": 10**400},
+            "steps_offset is 1000.*, not an integer between -1000000",
+        ),
         ("ddim", {"clip_sample": 1}, "clip_sample is 1, not true or false"),
-        ("ddim", {"clip_sample_range": None}, "clip_sample_range is None, not a number"),
+        ("ddim", {"clip_sample_range": None}, "clip_sample_range is empty, not a number"),
         ("pndm", {"skip_prk_steps": False}, "skip_prk_steps is False"),
         ("pndm", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True"),
         ("euler", {"use_exponential_sigmas": True}, "use_exponential_sigmas is True"),
@@ -67,7 +77,7 @@ def test_options_in_the_config(name, changes, words):
 
 
 def test_options_of_the_caller():
-    with pytest.raises(UserError, match=r"unknown sampler 'eulr'.*mean 'euler'"):
+    with pytest.raises(UserError, match=r"sampler is 'eulr', but must be.*mean 'euler'"):
         make_sampler("eulr", SD15)
     with pytest.raises(UserError, match=r"no option 'etta'.*mean 'eta'"):
         make_sampler("ddim", SD15, etta=1.0)
@@ -135,13 +145,27 @@ def test_karras_noise_levels_need_no_spacing():
 
 
 def test_scheduler_classes():
-    assert sampler_from_config(SD15) == "pndm"
-    assert sampler_from_config(SD21) == "ddim"
+    assert own_sampler(SD15) == ("pndm", "")
+    assert own_sampler(SD21) == ("ddim", "")
     karras = {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}
-    assert sampler_from_config(karras) == "dpmpp_2m_karras"
-    with pytest.raises(UserError, match="_class_name is 'LCMScheduler', but must be one of DDIM"):
-        sampler_from_config({"_class_name": "LCMScheduler"})
-    with pytest.raises(UserError, match=r"_class_name is \['DDIMScheduler'\]"):
-        sampler_from_config({"_class_name": ["DDIMScheduler"]})
-    with pytest.raises(UserError, match="_class_name is None"):
-        sampler_from_config({})
+    assert own_sampler(karras) == ("dpmpp_2m_karras", "")
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"_class_name": "LCMScheduler"}, "_class_name is 'LCMScheduler', but must be one of DDIM"),
+        ({"_class_name": ["DDIMScheduler"]}, "_class_name is ['DDIMScheduler'], but"),
+        ({}, "_class_name is empty"),
+        ({"_class_name": "EulerDiscreteScheduler", "use_beta_sigmas": True}, "use_beta_sigmas"),
+    ],
+)
+def test_another_sampler_where_the_own_is_not_known(config, told):
+    name, problem = own_sampler(config)
+    assert name == "ddim"
+    assert told in problem
+
+
+def test_null_is_no():
+    config = SD15 | {"use_beta_sigmas": None}
+    assert make_sampler("euler", config) == make_sampler("euler", SD15)

@@ -125,7 +125,7 @@ def test_a_sampler_that_we_lack_is_only_told(
 ) -> None:
     edit_json(copy / "scheduler/scheduler_config.json", _class_name="UniPCMultistepScheduler")
     text = told(capsys, str(copy))
-    assert "note: its own sampler can't be used: " in text
+    assert "note: its own sampler can't be used, so ddim is: " in text
     assert "UniPCMultistepScheduler" in text and "tensors: all present" in text
 
 

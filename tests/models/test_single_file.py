@@ -158,24 +158,31 @@ def test_leftovers_of_training_and_old_names(
     stored = open_model(ModelSource(path=path))
     assert_same(stored, states["sd1"])
     assert stored.unused == ("embedding_manager.placeholder",)
-    assert stored.notes == ()
 
 
 @pytest.mark.parametrize(
     ("family", "encoder"), [("sd1", "cond_stage_model"), ("sdxl", "conditioner.embedders.0")]
 )
-def test_leftovers_of_clip(
+def test_leftovers_of_whole_parts(
     tmp_path: Path,
     states: dict[Family, States],
     files: dict[Family, dict[str, Any]],
     family: Family,
     encoder: str,
 ) -> None:
-    left = f"{encoder}.transformer.text_projection.weight"
-    extra = {left: torch.ones(3, 3), f"{encoder}.logit_scale": torch.ones(())}
+    extra = {
+        f"{encoder}.transformer.text_projection.weight": torch.ones(3, 3),
+        f"{encoder}.transformer.vision_model.pre_layrnorm.bias": torch.ones(3),
+        f"{encoder}.logit_scale": torch.ones(()),
+        "first_stage_model.model_ema.decay": torch.ones(()),
+    }
     stored = open_model(ModelSource(path=write(tmp_path / "a.ckpt", files[family] | extra)))
     assert_same(stored, states[family])
-    assert stored.unused == (left,)
+    assert stored.unused == (
+        "text_encoder: text_projection.weight",
+        "text_encoder: vision_model.pre_layrnorm.bias",
+        "vae: model_ema.decay",
+    )
 
 
 def test_autoencoder_with_attention_as_in_diffusers(
@@ -207,7 +214,7 @@ def test_a_folder_that_holds_a_single_file(
     assert f"holds a model in a single file: give {path}" in error_of(tmp_path)
 
 
-def test_ema_copy_is_preferred_and_told(
+def test_weights_and_not_their_ema_copy(
     tmp_path: Path, states: dict[Family, States], files: dict[Family, dict[str, Any]]
 ) -> None:
     prefix = "model.diffusion_model."
@@ -217,13 +224,15 @@ def test_ema_copy_is_preferred_and_told(
         if name.startswith(prefix)
     }
     stored = open_model(ModelSource(path=write(tmp_path / "a.ckpt", files["sd1"] | ema)))
-    unet = {name: tensor + 1 for name, tensor in states["sd1"]["unet"].items()}
-    assert_same(stored, {**states["sd1"], "unet": unet})
-    assert "EMA copy" in stored.notes[0]
-    ema.popitem()
-    stored = open_model(ModelSource(path=write(tmp_path / "b.ckpt", files["sd1"] | ema)))
     assert_same(stored, states["sd1"])
-    assert "not the EMA copy" in stored.notes[0]
+    assert stored.unused == ("model_ema.diffusion_model* (the EMA copy of the U-Net)",)
+
+
+def test_a_level_of_any_number(tmp_path: Path, files: dict[Family, dict[str, Any]]) -> None:
+    name = f"model.diffusion_model.down_blocks.{10**11}.x"
+    path = write(tmp_path / "a.ckpt", files["sd1"] | {name: torch.ones(3)})
+    told = "\n".join(describe("a", open_model(ModelSource(path=path))))
+    assert f"WRONG: unet: 1 tensors are not part of this module: down_blocks.{10**11}.x" in told
 
 
 @pytest.mark.parametrize(

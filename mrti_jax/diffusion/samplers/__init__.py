@@ -11,7 +11,7 @@ from mrti_jax.diffusion.samplers.euler import Euler
 from mrti_jax.diffusion.samplers.euler_ancestral import EulerAncestral
 from mrti_jax.diffusion.samplers.pndm import PNDM
 from mrti_jax.diffusion.samplers.sampler import Sampler
-from mrti_jax.errors import UserError, nearest
+from mrti_jax.errors import UserError, check_word
 
 # The name, not the config, decides whether the noise levels are Karras's.
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
@@ -23,6 +23,9 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "dpmpp_2m": partial(DPMpp2M.from_config, use_karras_sigmas=False),
     "dpmpp_2m_karras": partial(DPMpp2M.from_config, use_karras_sigmas=True),
 }
+
+# For models whose own sampler is not among them.
+OTHER_SAMPLER = "ddim"
 
 SCHEDULER_CLASSES = {
     "DDIMScheduler": "ddim",
@@ -45,23 +48,19 @@ def make_sampler(name: str, scheduler_config: Mapping[str, Any], **options: Any)
 
 def check_sampler(name: str) -> None:
     """Raises UserError for an unknown name."""
-    if name not in SAMPLERS:
-        raise UserError(
-            f"unknown sampler {name!r}: choose from {', '.join(SAMPLERS)}{nearest(name, SAMPLERS)}"
-        )
+    check_word("sampler", name, tuple(SAMPLERS))
 
 
-def sampler_from_config(scheduler_config: Mapping[str, Any]) -> str:
-    """The name of the sampler that a `scheduler_config.json` is written for.
-
-    Raises UserError if its `_class_name` is missing or not a known scheduler.
-    """
+def own_sampler(scheduler_config: Mapping[str, Any]) -> tuple[str, str]:
+    """The name of the sampler that a `scheduler_config.json` is written for, and an empty string;
+    if that can't be used, the name of another, and why."""
     class_name = scheduler_config.get("_class_name")
-    if not isinstance(class_name, str) or class_name not in SCHEDULER_CLASSES:
-        raise UserError(
-            f"scheduler config: _class_name is {class_name!r}, but must be one of "
-            f"{', '.join(SCHEDULER_CLASSES)}; name a sampler yourself: {', '.join(SAMPLERS)}"
-        )
-    name = SCHEDULER_CLASSES[class_name]
-    karras = scheduler_config.get("use_karras_sigmas") and f"{name}_karras" in SAMPLERS
-    return f"{name}_karras" if karras else name
+    try:
+        check_word("scheduler config: _class_name", class_name, tuple(SCHEDULER_CLASSES))
+        name = SCHEDULER_CLASSES[str(class_name)]
+        if scheduler_config.get("use_karras_sigmas") and f"{name}_karras" in SAMPLERS:
+            name = f"{name}_karras"
+        make_sampler(name, scheduler_config)
+    except UserError as error:
+        return OTHER_SAMPLER, str(error)
+    return name, ""

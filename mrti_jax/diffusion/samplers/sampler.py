@@ -65,9 +65,10 @@ class Sampler(ABC):
                     f"{', '.join(kinds)}{nearest(name, kinds)}"
                 )
         for name, value in cls.only.items():
-            if scheduler_config.get(name, value) != value:
+            given = scheduler_config.get(name, value)
+            if given != value and not (given is None and value is False):
                 raise UserError(
-                    f"scheduler config: {name} is {scheduler_config[name]!r}, but sampler "
+                    f"scheduler config: {name} is {given!r}, but sampler "
                     f"{cls.__name__} supports only {value!r}: choose another sampler"
                 )
         values = {name: scheduler_config[name] for name in kinds if name in scheduler_config}

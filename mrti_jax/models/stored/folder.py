@@ -29,9 +29,9 @@ from mrti_jax.models.stored.weights import (
 )
 
 INDEX = "model_index.json"
-MODULES = ("text_encoder", "text_encoder_2", "unet", "vae")
 # By the text encoder that they belong to.
 TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+MODULES = (*TOKENIZERS, "unet", "vae")
 # Either the first two or the third hold the vocabulary; the others modify it.
 TOKENIZER_FILES = (
     "vocab.json",

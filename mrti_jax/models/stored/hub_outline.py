@@ -3,11 +3,13 @@
 
 import dataclasses
 import json
-import operator
 
 from etils import epath
 
 from mrti_jax.errors import UserError
+
+# No file of a model is larger, nor may any be on some file systems.
+_MOST_BYTES = 2**40
 
 
 def write_outline(repo: str, revision: str | None, name: str, path: epath.Path) -> None:
@@ -21,7 +23,9 @@ def write_outline(repo: str, revision: str | None, name: str, path: epath.Path) 
 
     try:
         found = HfApi().parse_safetensors_file_metadata(repo, name, revision=revision).tensors
-        end = max((operator.index(info.data_offsets[1]) for info in found.values()), default=0)
+        end = max((info.data_offsets[1] for info in found.values()), default=0)
+        if type(end) is not int or not 0 <= end < _MOST_BYTES:
+            raise TypeError("no such place")
     except (errors.SafetensorsParsingError, LookupError, TypeError):
         raise UserError(f"{name} of {repo} is not a safetensors file, or is damaged") from None
     header = json.dumps({key: dataclasses.asdict(info) for key, info in found.items()}).encode()

@@ -58,7 +58,7 @@ def unet_config(
         sample_size: side of the latents it was trained on.
         pooled_dim: width of the pooled text (SDXL).
     """
-    num_levels = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("down_"))
+    num_levels = _count(tensors, r"down_blocks\.(\d+)\.resnets\.0\.conv2\.weight")
     levels = [f"down_blocks.{i}." for i in range(num_levels)]
     widths = [tensors[f"{level}resnets.0.conv2.weight"].shape[0] for level in levels]
     depths = [_depth(tensors, level) for level in levels]

@@ -81,8 +81,7 @@ class StoredModel:
         scheduler_config: the JSON object of `scheduler_config.json`.
         index: the JSON object of `model_index.json`; empty without this file.
         layout: the layout it was found in, in words.
-        notes: what was chosen among several possibilities, one line each.
-        unused: names of tensors and folders (with a trailing `/`) that are not part of it.
+        unused: names of tensors and folders (with a trailing `/`) that are not read.
     """
 
     modules: Mapping[str, StoredModule]
@@ -90,5 +89,4 @@ class StoredModel:
     scheduler_config: Mapping[str, Any]
     index: Mapping[str, Any]
     layout: str
-    notes: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from mrti_jax.models.stored.model import (
     StoredTokenizer,
     UNetPrediction,
 )
-from mrti_jax.models.stored.names import current_names
+from mrti_jax.models.stored.names import current_names, leftovers
 from mrti_jax.models.stored.refuse import LCM, UNCLIP, image_conditioned, what_else
 from mrti_jax.models.stored.tensor import StoredTensor, Tensors
 from mrti_jax.models.stored.tensor_file import read_tensor_file
@@ -34,10 +34,8 @@ _LEFTOVERS = re.compile(
     r"|posterior_.*|lvlb_weights|denoiser\..*|v_pred|ztsnr"
     r"|cond_stage_model\.model\.(text_projection|transformer\.resblocks\.23\..*)"
 )
-# Of the whole CLIP that the text encoder comes from: some tools save it as well.
-_UNUSED = re.compile(
-    r"(cond_stage_model|conditioner\.embedders\.0)\.transformer\.text_projection\.weight"
-)
+# Kept under names without dots. Merged and trained-on models often still have that of another.
+_EMA = "model_ema.diffusion_model"
 # Where the U-Net and the autoencoder take the latents.
 _CONV_IN = ldm_unet.PREFIX + "input_blocks.0.0.weight"
 _LATENTS_IN = ldm_vae.PREFIX + "decoder.conv_in.weight"
@@ -68,42 +66,31 @@ def open_file(path: epath.Path, prediction_type: UNetPrediction | None) -> Store
         raise UserError(f"{path} {what_else(tensors, facts)}")
     if unsupported := _unsupported(family, tensors):
         raise UserError(f"{path} {unsupported}")
-    parts = {prefix: _under(prefix, tensors) for prefix in (*family.text, ldm_vae.PREFIX)}
-    lacking = [prefix for prefix, part in parts.items() if not part]
+    prefixes = (ldm_unet.PREFIX, ldm_vae.PREFIX, *family.text)
+    lacking = [prefix for prefix in prefixes if not _under(prefix, tensors)]
     if lacking:
         raise UserError(
             f"{path} is not a whole model: it holds a U-Net, but no {lacking[0]}* (text encoder or "
             "autoencoder)"
         )
     predicts = prediction_type or _prediction_type(path, family, tensors, facts)
-    sample_size = family.sample_size[predicts]
+    unused = [
+        name for name in tensors if not name.startswith(prefixes) and not _LEFTOVERS.fullmatch(name)
+    ]
+    if any(name.startswith(_EMA) for name in tensors):
+        unused.append(f"{_EMA}* (the EMA copy of the U-Net)")
     try:
-        unet, notes = _unet(tensors)
-        text = _text_encoders(family, parts)
-        vae = ldm_vae.vae_tensors(parts[ldm_vae.PREFIX])
-        configs = {part: config for part, (config, _) in text.items()} | {
-            "unet": ldm_unet.unet_config(
-                unet,
-                fixed_heads=family is SD1,
-                sample_size=sample_size,
-                pooled_dim=text["text_encoder_2"][0].get("projection_dim")
-                if family is SDXL
-                else None,
-            ),
-            "vae": ldm_vae.vae_config(
-                vae,
-                scaling_factor=family.scaling_factor,
-                force_upcast=family is SDXL,
-            ),
-        }
+        modules = _modules(family, tensors)
+        for part, found in modules.items():
+            left = leftovers(part, found)
+            unused += [f"{part}: {name}" for name in sorted(left)]
+            modules[part] = {name: found[name] for name in found if name not in left}
+        configs = _configs(family, modules, family.sample_size[predicts])
     except (LookupError, StopIteration, ValueError) as error:
         raise UserError(
             f"{path} looks like {family.name}, but lacks tensors, or has some of the wrong shape: "
             f"{error}"
         ) from None
-    found = {part: part_tensors for part, (_, part_tensors) in text.items()}
-    found |= {"unet": unet, "vae": vae}
-    prefixes = (ldm_unet.PREFIX, *parts)
     tokenizers = {"tokenizer": StoredTokenizer(TOKENIZER, _PAD if family is SD2 else None)}
     index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline"}
     if family is SDXL:
@@ -118,18 +105,12 @@ def open_file(path: epath.Path, prediction_type: UNetPrediction | None) -> Store
         "rescale_betas_zero_snr": "ztsnr" in tensors,
     }
     return StoredModel(
-        {part: StoredModule(str(path), configs[part], found[part]) for part in sorted(found)},
+        {part: StoredModule(str(path), configs[part], modules[part]) for part in sorted(modules)},
         tokenizers,
         scheduler_config,
         index,
         layout="single file in the original layout",
-        notes=tuple(notes),
-        unused=tuple(
-            name
-            for name in tensors
-            if (_UNUSED.fullmatch(name) or not name.startswith(prefixes))
-            and not _LEFTOVERS.fullmatch(name)
-        ),
+        unused=tuple(unused),
     )
 
 
@@ -175,43 +156,43 @@ def _under(prefix: str, tensors: Tensors) -> dict[str, StoredTensor]:
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
-        if name.startswith(prefix)
-        and not _LEFTOVERS.fullmatch(name)
-        and not _UNUSED.fullmatch(name)
+        if name.startswith(prefix) and not _LEFTOVERS.fullmatch(name)
     }
 
 
-def _unet(tensors: Tensors) -> tuple[dict[str, StoredTensor], list[str]]:
-    """The U-Net under the names of diffusers, from its EMA copy if that is complete."""
-    plain = _under(ldm_unet.PREFIX, tensors)
-    # The original code keeps them under names without dots.
-    ema = {name: "model_ema.diffusion_model" + name.replace(".", "") for name in plain}
-    copies = sum(copy in tensors for copy in ema.values())
-    notes = []
-    if copies == len(plain):
-        plain = {name: tensors[ema[name]] for name in plain}
-        notes = ["U-Net: the EMA copy of its weights, as in the folders that diffusers publishes"]
-    elif copies:
-        notes = [
-            f"U-Net: not the EMA copy of its weights, which lacks {len(plain) - copies} of them"
-        ]
-    return ldm_unet.unet_tensors(plain), notes
-
-
-def _text_encoders(
-    family: Family, parts: Mapping[str, Tensors]
-) -> dict[str, tuple[dict[str, Any], dict[str, StoredTensor]]]:
-    """Config and tensors of each text encoder."""
-    first = parts[family.text[0]]
-    if family is SD2:
-        states = ldm_text.open_clip_tensors(first)
-        return {"text_encoder": (ldm_text.text_config(states, "gelu"), states)}
-    states = current_names(first)
-    encoders = {"text_encoder": (ldm_text.text_config(states, "quick_gelu"), states)}
+def _modules(family: Family, tensors: Tensors) -> dict[str, dict[str, StoredTensor]]:
+    """The tensors of each part under the names of diffusers."""
+    text = [_under(prefix, tensors) for prefix in family.text]
+    modules = {
+        "text_encoder": ldm_text.open_clip_tensors(text[0])
+        if family is SD2
+        else current_names(text[0]),
+        "unet": ldm_unet.unet_tensors(_under(ldm_unet.PREFIX, tensors)),
+        "vae": ldm_vae.vae_tensors(_under(ldm_vae.PREFIX, tensors)),
+    }
     if family is SDXL:
-        states = ldm_text.open_clip_tensors(parts[family.text[1]])
-        encoders["text_encoder_2"] = ldm_text.text_config(states, "gelu"), states
-    return encoders
+        modules["text_encoder_2"] = ldm_text.open_clip_tensors(text[1])
+    return modules
+
+
+def _configs(
+    family: Family, modules: Mapping[str, Tensors], sample_size: int
+) -> dict[str, dict[str, Any]]:
+    """The `config.json` of each part."""
+    act = "gelu" if family is SD2 else "quick_gelu"
+    configs = {"text_encoder": ldm_text.text_config(modules["text_encoder"], act)}
+    if family is SDXL:
+        configs["text_encoder_2"] = ldm_text.text_config(modules["text_encoder_2"], "gelu")
+    configs["unet"] = ldm_unet.unet_config(
+        modules["unet"],
+        fixed_heads=family is SD1,
+        sample_size=sample_size,
+        pooled_dim=configs.get("text_encoder_2", {}).get("projection_dim"),
+    )
+    configs["vae"] = ldm_vae.vae_config(
+        modules["vae"], scaling_factor=family.scaling_factor, force_upcast=family is SDXL
+    )
+    return configs
 
 
 def _prediction_type(

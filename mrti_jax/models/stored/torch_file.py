@@ -9,7 +9,7 @@ finds stand-ins for the few that weights need, and nothing else.
 import io
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
@@ -71,7 +71,31 @@ class _Refused(Exception):
 
 
 class _Dict(dict):
-    """Stands in for OrderedDict."""
+    """Stands in for dict and OrderedDict, and keeps what has a string for a key: other keys can be
+    chosen so that each is compared with all before it."""
+
+    def __init__(self, items: Iterable[tuple[object, object]] = ()) -> None:
+        super().__init__()
+        for key, value in items:
+            self[key] = value
+
+    def __setitem__(self, key: object, value: object) -> None:
+        if isinstance(key, str):
+            super().__setitem__(key, value)
+
+    @classmethod
+    def of(cls, stack: Sequence[object]) -> "_Dict":
+        """The dict of keys and values that follow each other."""
+        return cls(zip(stack[::2], stack[1::2], strict=True))
+
+
+class _Memo(dict):
+    """What a pickle refers back to by numbers, which as keys have the trouble described above."""
+
+    def __setitem__(self, key: int, value: object) -> None:
+        if key >= 2**32:
+            raise ValueError("no such place")
+        super().__setitem__(key, value)
 
 
 class _Nothing:
@@ -172,8 +196,8 @@ def _unpickle(path: epath.Path, file: BinaryIO) -> Any:
             raise UserError(f"{path} is damaged: its pickle ends in {kind}") from None
 
 
-def _replaced(load: Callable[[Any], None], kind: type) -> Callable[[Any], None]:
-    """An opcode whose result, on top of the stack, becomes a `kind`."""
+def _replaced(load: Callable[[Any], None], kind: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """An opcode whose result, on top of the stack, becomes a `kind` of it."""
 
     def run(unpickler: Any) -> None:
         load(unpickler)
@@ -196,6 +220,8 @@ class _Unpickler(pickle._Unpickler):
             code[0]: _replaced(pickle._Unpickler.dispatch[code[0]], _Tuple)
             for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
         },
+        pickle.EMPTY_DICT[0]: _replaced(pickle._Unpickler.dispatch[pickle.EMPTY_DICT[0]], _Dict),
+        pickle.DICT[0]: _replaced(pickle._Unpickler.dispatch[pickle.LIST[0]], _Dict.of),
         # Sets would hash and compare what is in them.
         pickle.EMPTY_SET[0]: _replaced(pickle._Unpickler.dispatch[pickle.EMPTY_SET[0]], _Nothing),
         pickle.FROZENSET[0]: _replaced(pickle._Unpickler.dispatch[pickle.LIST[0]], _Nothing),
@@ -208,6 +234,7 @@ class _Unpickler(pickle._Unpickler):
         place: Callable[[str], tuple[int, int]],
     ) -> None:
         super().__init__(file, encoding="utf-8")
+        self.memo = _Memo()
         self._path = path
         self._place = place
         self._known: Mapping[tuple[str, str], Any] = {
