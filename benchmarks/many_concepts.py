@@ -15,7 +15,6 @@ from benchmarks.report import Report
 from mrti_jax.concept import initial_vectors
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training.config import Config, TrainConfig
-from mrti_jax.training.learning_rate import with_learning_rate
 from mrti_jax.training.slots import fill
 from mrti_jax.training.step import frozen_params, initial_state, make_train_step
 
@@ -39,7 +38,6 @@ class Side:
 
     def __init__(self, sd: StableDiffusion, flags: Flags, num_concepts: int):
         config = Config(train=TrainConfig(batch_size=flags.examples // num_concepts))
-        config = with_learning_rate(config, sd.text_encoder)
         vectors = initial_vectors(
             "star", config.concept.num_vectors, sd.tokenizers, sd.text_encoder
         )
@@ -49,14 +47,17 @@ class Side:
         data = random_photos(sd, config, flags.size)
         self._data: Any = fill(data, num_concepts, sd.mesh)
         self._state = fill(initial_state(table, config.optimizer), num_concepts, sd.mesh)
+        self._rates = np.full(num_concepts, 1e-3, np.float32)
         step: Any = make_train_step(sd, config)
-        self._step = step.lower(self._state, self._frozen, self._data).compile()
+        self._step = step.lower(self._state, self._frozen, self._data, self._rates).compile()
         self.times: list[tuple[float, float]] = []
 
     def update(self) -> None:
         """One update, timed."""
         start = time.perf_counter(), time.process_time()
-        self._state = jax.block_until_ready(self._step(self._state, self._frozen, self._data))
+        self._state = jax.block_until_ready(
+            self._step(self._state, self._frozen, self._data, self._rates)
+        )
         self.times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
 
     def figures(self) -> list[float]:

@@ -15,7 +15,6 @@ from mrti_jax.concept import initial_vectors
 from mrti_jax.parallel.compiler import compile_ahead
 from mrti_jax.parallel.mesh import memory_limit
 from mrti_jax.training.config import ConceptConfig, Config, TrainConfig
-from mrti_jax.training.learning_rate import with_learning_rate
 from mrti_jax.training.memory import needs_remat
 from mrti_jax.training.slots import fill
 from mrti_jax.training.step import frozen_params, initial_state, make_train_step
@@ -32,21 +31,21 @@ def train(work: Work) -> Callable[[], tuple[float, float]]:
     config = Config(
         concept=ConceptConfig(num_vectors=1), train=TrainConfig(batch_size=work.batch_size)
     )
-    config = with_learning_rate(config, sd.text_encoder)
     data = fill(random_photos(sd, config, work.size), 1, sd.mesh)
     latent_shape = sd.vae.config.latent_shape(work.size, work.size)
     remat = needs_remat(sd, config, latent_shape, memory_limit(sd.mesh))
     step = make_train_step(sd, config, remat=remat)
     vectors = initial_vectors("red", 1, sd.tokenizers, sd.text_encoder)
     table = np.tile(vectors, (config.concept.num_buckets, 1, 1))
+    rates = np.full(1, 1e-3, np.float32)
     state, frozen = fill(initial_state(table, config.optimizer), 1, sd.mesh), frozen_params(sd)
-    compile_ahead(step, state, frozen, data)
+    compile_ahead(step, state, frozen, data, rates)
 
     def measure(steps: int = work.steps) -> tuple[float, float]:
         nonlocal state
         start = time.perf_counter(), time.process_time()
         for _ in range(steps):
-            state = step(state, frozen, data)
+            state = step(state, frozen, data, rates)
         jax.block_until_ready(state)
         wall, processor = time.perf_counter() - start[0], time.process_time() - start[1]
         return wall / steps, processor / steps

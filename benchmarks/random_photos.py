@@ -18,4 +18,4 @@ def random_photos(sd: StableDiffusion, config: Config, size: int) -> Data:
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     subject = Subject(images=list(pixels), name="noise", initializer="red")
     read = read_training_set(sd, subject, config, size)
-    return read.encode(sd, *read.extent, config.train.seed)
+    return read.encode(sd, *read.extent, config.train)

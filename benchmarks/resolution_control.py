@@ -34,6 +34,7 @@ from mrti_jax.mini.concepts import best_caption
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sampling.grid import make_grid
 
+COARSE = 0.8  # the resolution of outlines and colours
 MEASURES = ("coarse", "fine", "aligned", "low-pass", "high-pass")
 
 
@@ -127,7 +128,8 @@ def tell_scheme(
     values: Float[np.ndarray, "concepts k seeds m"],
     unrelated: Float[np.ndarray, "concepts seeds m"],
 ) -> None:
-    """A table of one scheme: a row for each k, the unrelated prompt, and Spearman's rho."""
+    """A table of one scheme: a row for each k, the unrelated prompt, how many concepts are farther
+    at a coarse resolution than at the finest, and Spearman's rho."""
     ks = np.arange(values.shape[1])
     per_concept = values.mean(2)
     rows = [
@@ -137,6 +139,8 @@ def tell_scheme(
     others = unrelated.mean(1)
     rows.append(("unrelated prompt", *(mean_and_error(others[:, m]) for m in range(len(MEASURES)))))
     curves = per_concept.mean(0)
+    far = per_concept[:, round(COARSE * len(ks))] > per_concept[:, 0]
+    rows.append((f"farther at {COARSE:g} than at 0", *(f"{n} of {len(far)}" for n in far.sum(0))))
     rows.append(("Spearman with k", *(rank(curves[:, m]) for m in range(len(MEASURES)))))
     own = [
         f"{np.mean([float(rank(curve[:, m])) for curve in per_concept]):.2f}"

@@ -6,10 +6,16 @@ import ctypes
 import os
 import sys
 import threading
-from concurrent.futures import Future
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any
 
 from jax.sharding import Mesh
+
+from mrti_jax.errors import Preempted
+
+# Seconds between looks at whether to stop.
+_BETWEEN = 0.1
 
 
 def compiler_options(mesh: Mesh) -> dict[str, bool | int]:
@@ -26,17 +32,21 @@ def compiler_options(mesh: Mesh) -> dict[str, bool | int]:
     return {}
 
 
-def compile_ahead(program: Any, *arguments: Any) -> None:
+def compile_ahead(
+    program: Any, *arguments: Any, heed_stop: Callable[[], None] = lambda: None
+) -> None:
     """Compiles a jitted function for these arguments; calling it with such then compiles nothing.
 
-    Signals are heard meanwhile. Returns the memory that compiling took to the system: with glibc it
-    would stay in the process, on top of what the program needs.
+    Signals are heard meanwhile, and `heed_stop` is called now and then; it may raise. Returns the
+    memory that compiling took to the system: with glibc it would stay in the process, on top of
+    what the program needs.
     """
+    lowered = program.lower(*arguments)  # here: JAX's settings may be those of this thread
     compiled: Future[Any] = Future()
 
     def work() -> None:
         try:
-            compiled.set_result(program.lower(*arguments).compile())
+            compiled.set_result(lowered.compile())
         except BaseException as error:
             compiled.set_exception(error)
 
@@ -44,19 +54,21 @@ def compile_ahead(program: Any, *arguments: Any) -> None:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        compiled.result()
-    except KeyboardInterrupt:
-        atexit.register(_leave, thread)
+        while not wait([compiled], _BETWEEN).done:
+            heed_stop()
+    except (KeyboardInterrupt, Preempted) as stopped:
+        atexit.register(_leave, thread, 130 if isinstance(stopped, KeyboardInterrupt) else 75)
         raise
+    compiled.result()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
         if trim is not None:
             trim(0)
 
 
-def _leave(thread: threading.Thread) -> None:
-    """Ends an interrupted process in which XLA still compiles: Python's own end would abort it."""
+def _leave(thread: threading.Thread, status: int) -> None:
+    """Ends a stopped process in which XLA still compiles: Python's own end would abort it."""
     if thread.is_alive():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(130)  # as after any Ctrl-C
+        os._exit(status)

@@ -40,6 +40,11 @@ class StopRequest:
         if self.reached():
             raise Stopped
 
+    @property
+    def alone(self) -> bool:
+        """Whether to stop this process, of which there are no others to agree with."""
+        return self._signal is not None and not jax.distributed.is_initialized()
+
     def leave(self, message: str) -> NoReturn:
         """Raises Preempted, or KeyboardInterrupt if the user asked to stop, with this message."""
         if self._signal == signal.SIGINT:

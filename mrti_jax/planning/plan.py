@@ -89,15 +89,16 @@ def plan_training(target: Target, config: Config, size: int | None) -> Plan:
 
 def plan_sampling(target: Target, size: int | None, batch_size: int, num_steps: int) -> Plan:
     """A batch of pictures with guidance. Raises UserError and DoesNotFit."""
-    for name, value in {"steps": num_steps, "batch_size": batch_size}.items():
+    given = {"steps": num_steps, "batch_size": batch_size, "chips": target.num_chips}
+    for name, value in given.items():
         if value < 1:
             raise UserError(f"{name} is {value}, but must be at least 1")
-    compiled, countable = models(target)
     if batch_size % target.num_chips:
         whole = -(-batch_size // target.num_chips) * target.num_chips
         raise UserError(
             f"{batch_size} pictures do not divide over {target.num_chips} chips: use {whole}"
         )
+    compiled, countable = models(target)
     size = picture_side(compiled, "size", size)
     sliced = needs_slicing(compiled, "auto", size, size, batch_size, _memory(target))
     traced, counted = (

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The train step for shapes instead of arrays, to compile it where it can't run."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -44,10 +43,10 @@ def trace_train_step(
         integers(NUM_PHOTOS),
         integers(NUM_PHOTOS),
         jax.ShapeDtypeStruct((1,), jnp.uint32),
+        integers(),
     )
     everywhere = replicated(sd.mesh)
     state = on_mesh(fill(initial_state(table, config.optimizer), 1, here), everywhere)
-    # Shapes have no embeddings to choose a learning rate by, and any rate costs the same.
-    optimizer = dataclasses.replace(config.optimizer, learning_rate=1.0)
-    step = make_train_step(sd, dataclasses.replace(config, optimizer=optimizer), remat=remat)
-    return step.trace(state, frozen_params(sd), on_mesh(Data(*shapes), everywhere))  # type: ignore[attr-defined]
+    step: Any = make_train_step(sd, config, remat=remat)
+    data, rates = on_mesh((Data(*shapes), np.zeros(1, np.float32)), everywhere)
+    return step.trace(state, frozen_params(sd), data, rates)

@@ -27,6 +27,8 @@ from mrti_jax.parallel.mesh import fetch
 from mrti_jax.parallel.processes import as_writer, failing_together, gather, means_a_lost_process
 
 FOLDER = "checkpoints"
+# Seconds for which processes wait for one that could not write.
+_PATIENCE = 300
 # How tensorstore's errors begin where a store, and not what it holds, is the trouble.
 _OUT_OF_REACH = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
 _ITEMS = ("state", "concept", "meta")
@@ -41,14 +43,19 @@ class _Manager(ocp.CheckpointManager):
 
 
 class Checkpoints:
-    """The checkpoints of an output folder; a context manager, which waits for the last write."""
+    """The checkpoints of the concept `name` in an output folder; a context manager, which waits for
+    the last write."""
 
-    def __init__(self, out: epath.Path, keep: int):
+    def __init__(self, out: epath.Path, name: str, keep: int):
         self.folder = _absolute(out) / FOLDER
-        # Folders that are written at the same time must not share barriers of the processes.
-        own_barriers = MultiprocessingOptions(barrier_sync_key_prefix=str(self.folder))
+        # Folders that are written at the same time must not share barriers of the processes. Each
+        # process may know the folder by another path, but not the concept by another name.
+        own_barriers = MultiprocessingOptions(barrier_sync_key_prefix=name)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, multiprocessing_options=own_barriers
+            max_to_keep=keep,
+            cleanup_tmp_directories=True,
+            multiprocessing_options=own_barriers,
+            async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE),
         )
         as_writer(self._make)  # before Orbax's own, for which the other processes would wait
         with _writing(self.folder):

@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from mrti_jax.models.frozen import Frozen
 from mrti_jax.models.text_encoder import TextEncoder
@@ -55,6 +56,12 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
     # From 1/(w+1), not from 0, so that the first update is not lost.
     rise = optax.linear_schedule(peak / (warm_up + 1), peak, warm_up)
     return optax.join_schedules([rise, after], [warm_up]) if warm_up else after
+
+
+def learning_rates(config: OptimizerConfig, steps: int) -> Float32[np.ndarray, " steps"]:
+    """The learning rate of each of `steps` updates."""
+    schedule = learning_rate_schedule(config, steps)
+    return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(steps, dtype=jnp.int32)), np.float32)
 
 
 def _root_mean_square(text_encoder: Frozen[TextEncoder]) -> Float[Array, ""]:

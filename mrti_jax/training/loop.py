@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float32
 from tqdm import tqdm
 
 from mrti_jax.concept import Concept
@@ -134,8 +135,9 @@ class _Loop:
         """One update of all slots."""
         if self._updates == 0:
             with self._busy("compiling"):
-                compile_ahead(train_step, self._state, frozen, self._data)
-        self._state = train_step(self._state, frozen, self._data)
+                arguments = self._state, frozen, self._data, self._rates()
+                compile_ahead(train_step, *arguments, heed_stop=self._leave_at_once)
+        self._state = train_step(self._state, frozen, self._data, self._rates())
         self._updates += 1
         # A copy: the state itself is donated to the next update.
         self._launched.append(jnp.copy(self._state["step"]))
@@ -149,6 +151,13 @@ class _Loop:
         for run in self._fresh:
             run.metrics.start_clock(run.done)
         self._fresh = []
+
+    def _rates(self) -> Float32[np.ndarray, " slots"]:
+        """The learning rate of each slot."""
+        rates = np.zeros(self._num_slots, np.float32)
+        for slot, run in self._active.items():
+            rates[slot] = run.rate
+        return rates
 
     def record(self) -> None:
         """Takes and writes the metrics that are due."""
@@ -197,6 +206,11 @@ class _Loop:
         self._stop.leave(
             f"stopped after {self._done} of {total} steps; {kept if _keeps(self._runs) else lost}"
         )
+
+    def _leave_at_once(self) -> None:
+        """Leaves, if asked to, before the first update."""
+        if self._stop.alone:
+            self.leave()
 
     def _save(self, saving: Sequence[int]) -> None:
         # A state stays as it was before an update that is not finite. Checking it at every step

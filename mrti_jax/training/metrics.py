@@ -38,7 +38,7 @@ class Metrics:
         path: epath.Path | None,
         name: str,
         start: Float32[np.ndarray, "n v d"],
-        schedule: Any,
+        rates: Float32[np.ndarray, " steps"],
         batch_size: int,
         resumed_step: int,
     ):
@@ -55,7 +55,7 @@ class Metrics:
         self._path = path
         self._name = name
         self._start = start
-        self._schedule = schedule
+        self._rates = rates
         self._batch_size = batch_size
         self._clock: tuple[int, float] | None = None
         if path is not None:
@@ -71,15 +71,16 @@ class Metrics:
         updates: int,
         window: dict[str, np.ndarray],
         table: Float32[np.ndarray, "n v d"],
+        now: float,
     ) -> None:
-        """Writes a line about the state after `step` steps, of which `updates` were done.
+        """Writes a line about the state after `step` steps, of which `updates` were done; `now`:
+        what `time.perf_counter` said then.
 
         Warns, once, of rows that grow far beyond any word of the vocabulary.
         """
         self.stuck = updates < step
         if self.stuck:
             return
-        now = time.perf_counter()
         speed = float("nan")
         if self._clock is not None and step > self._clock[0]:
             first, since = self._clock
@@ -96,7 +97,7 @@ class Metrics:
             ],
             "examples_per_bucket": window["examples"].tolist(),
             **{key: list(map(_number, values.tolist())) for key, values in rows.items()},
-            "learning_rate": float(self._schedule(step - 1)),
+            "learning_rate": float(self._rates[step - 1]),
             "examples_per_second": _number(speed),
         }
         if self._path is not None:
@@ -133,7 +134,7 @@ class Recorder:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._pending: tuple[dict[int, tuple[Metrics, int]], Any] | None = None
+        self._pending: tuple[dict[int, tuple[Metrics, int]], Any, float] | None = None
 
     def record(self, state: State, due: dict[int, tuple[Metrics, int]]) -> State:
         """Takes the sums out of the slots `due`, whose metrics and steps they give.
@@ -143,19 +144,19 @@ class Recorder:
         self.flush()
         is_due = place(np.isin(np.arange(len(state["step"])), list(due)), replicated(self._mesh))
         taken, window = _split_off(state, is_due, self._mesh)
-        self._pending = due, taken
+        self._pending = due, taken, time.perf_counter()
         return state | {"window": window}
 
     def flush(self) -> None:
         """Waits for the sums that were taken last, and writes them."""
         if self._pending is None:
             return
-        due, arrays = self._pending
+        due, arrays, now = self._pending
         self._pending = None
         taken = jax.device_get(arrays)
         for slot, (metrics, step) in due.items():
             one = jax.tree.map(lambda array, slot=slot: array[slot], taken)
-            metrics.write(step, int(one["step"]), one["window"], one["table"])
+            metrics.write(step, int(one["step"]), one["window"], one["table"], now)
 
 
 def _number(value: float) -> float | None:

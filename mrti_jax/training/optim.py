@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from mrti_jax.training.config import OptimizerConfig
-from mrti_jax.training.learning_rate import learning_rate_schedule
 
 
 def initial_optimizer(
@@ -26,16 +25,16 @@ def initial_optimizer(
 
 def update_table(
     config: OptimizerConfig,
-    steps: int,
-    step: Int[Array, ""],
+    rate: Float[Array, ""],
     table: Float[Array, "n v d"],
     gradient: Float[Array, "n v d"],
     state: optax.ScaleByAdamState,
     trained: Bool[Array, "n"],
 ) -> tuple[Float[Array, "n v d"], optax.ScaleByAdamState]:
-    """One update; `trained` says which buckets had an example. Rows that none of them moves keep
-    value and state, bit for bit, unless the config is `dense`, which is PyTorch's AdamW on the
-    whole table.
+    """One update by the learning rate `rate`; `trained` says which buckets had an example.
+
+    Rows that none of them moves keep value and state, bit for bit, unless the config is `dense`,
+    which is PyTorch's AdamW on the whole table.
 
     Row n moves by the sum of the gradients of bucket n and of all noisier ones m, each times
     `sharing`^(10 (m - n) / N). Then what the noisy buckets tell of a concept reaches the other
@@ -52,7 +51,6 @@ def update_table(
         return jnp.where(trained.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
     directions, moved = jax.vmap(_adam(config).update)(gradient, state)
-    rate = learning_rate_schedule(config, steps)(step)
     new_table = table - rate * (directions + config.weight_decay * table)
     return keep(new_table, table), jax.tree.map(keep, moved, state)
 

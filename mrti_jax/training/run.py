@@ -30,7 +30,7 @@ from mrti_jax.training.fault import describe_fault
 from mrti_jax.training.folder import held, move_aside, writable
 from mrti_jax.training.idle_rows import warn_of_idle_rows
 from mrti_jax.training.initial_concept import initial_concept
-from mrti_jax.training.learning_rate import learning_rate_schedule
+from mrti_jax.training.learning_rate import learning_rates
 from mrti_jax.training.metrics import FILE_NAME as METRICS_NAME
 from mrti_jax.training.metrics import Metrics
 from mrti_jax.training.pictures import (
@@ -71,6 +71,7 @@ class Run:
         self._settings = flatten(self.config) | self._training_set.fingerprints
         self._settings |= {"initial table": fingerprint(self._start.embeddings)}
         check_same(_to_compare(self._settings), f"the settings or photos of <{self.name}>")
+        self._rates = learning_rates(self.config.optimizer, self.config.train.steps)
         self._files = contextlib.ExitStack()
         self._checkpoints: Checkpoints | None = None
 
@@ -111,7 +112,7 @@ class Run:
         self.done = self.saved = 0
         if self._folder is not None:
             self._files.enter_context(held(self._folder))
-            checkpoints = Checkpoints(self._folder, self.config.train.keep)
+            checkpoints = Checkpoints(self._folder, self.name, self.config.train.keep)
             self._checkpoints = self._files.enter_context(checkpoints)
             self.done, state = checkpoints.resume(
                 state, functools.partial(check_resumable, self._settings, self._folder)
@@ -128,7 +129,7 @@ class Run:
                 None if written is None else written / METRICS_NAME,
                 self.name,
                 self._start.embeddings,
-                learning_rate_schedule(self.config.optimizer, self.config.train.steps),
+                self._rates,
                 self.config.train.batch_size,
                 self.done,
             )
@@ -136,7 +137,7 @@ class Run:
 
     def data(self, num_photos: int, num_captions: int) -> Data:
         """What the step trains on, padded to these numbers of photos and captions."""
-        return self._training_set.encode(self._sd, num_photos, num_captions, self.config.train.seed)
+        return self._training_set.encode(self._sd, num_photos, num_captions, self.config.train)
 
     def save(self, state: State) -> None:
         """Writes the metrics, a checkpoint, in the background, and the concept file. Raises
@@ -151,6 +152,11 @@ class Run:
         self.saved = self.done
         if self.metrics.problem is not None:
             raise self.metrics.problem
+
+    @property
+    def rate(self) -> np.float32:
+        """The learning rate of the next update."""
+        return self._rates[self.done]
 
     @property
     def is_last(self) -> bool:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, Float32, Int, UInt32
 
 from mrti_jax.concept import bucket, splice
 from mrti_jax.diffusion import NoiseSchedule
@@ -38,7 +38,7 @@ State = dict[str, Any]
 
 The train step has S of them in slots, along a new first axis of every array (see `slots.py`)."""
 
-TrainStep = Callable[[State, dict[str, Any], "Data"], State]
+TrainStep = Callable[[State, dict[str, Any], "Data", Float32[Array | np.ndarray, "s"]], State]
 
 
 class Data(NamedTuple):
@@ -48,7 +48,7 @@ class Data(NamedTuple):
     `ids` and `vector_index` [K, E, L]: the captions' token ids for each of E text models, and v
     where the concept's vector v goes, else -1; `end` [K, E]: where the captions end. Photo m has
     the captions `first_prompt[m]` .. `first_prompt[m] + num_prompts[m] - 1`; a photo without
-    captions only fills the arrays.
+    captions only fills the arrays. `steps`: updates in all.
     """
 
     moments: Float[Array, "f m h w c"]
@@ -59,6 +59,7 @@ class Data(NamedTuple):
     first_prompt: Int[Array, "m"]
     num_prompts: Int[Array, "m"]
     seed: UInt32[Array, ""]
+    steps: Int[Array, ""]
 
 
 class Examples(NamedTuple):
@@ -92,12 +93,14 @@ def initial_state(table: Float[np.ndarray, "n v d"], optimizer: OptimizerConfig)
 
 
 def make_train_step(sd: StableDiffusion, config: Config, *, remat: bool = False) -> TrainStep:
-    """The jitted `train_step(state, frozen, data) -> state`; `frozen` is `frozen_params(sd)`.
+    """The jitted `train_step(state, frozen, data, rates) -> state`; `frozen` is
+    `frozen_params(sd)`, `rates` [S] the learning rate of each slot.
 
     State and data are those of S slots, each with a batch of its own; all examples go through the
     model together. A slot that has done all its updates, or had one that was not finite, stays the
     same. `state` is donated. With `remat` the gradient recomputes the U-Net's blocks. Compiled once
-    per model, settings and shapes, also across runs.
+    per model, shapes and the settings that change the program; the number of updates and the course
+    of the learning rate don't.
     """
     return _train_step(
         sd.text_encoder.graphdef,
@@ -105,8 +108,7 @@ def make_train_step(sd: StableDiffusion, config: Config, *, remat: bool = False)
         json.dumps(sd.scheduler_config, sort_keys=True),
         float(sd.vae.config.scaling_factor),
         config.concept.num_buckets,
-        config.optimizer,
-        _deciding(config.train),
+        *_deciding(config),
         remat,
         sd.mesh,
     )
@@ -117,10 +119,17 @@ def frozen_params(sd: StableDiffusion) -> dict[str, Any]:
     return {"text_encoder": sd.text_encoder.params, "unet": sd.unet.params}
 
 
-def _deciding(train: TrainConfig) -> TrainConfig:
+def _deciding(config: Config) -> tuple[OptimizerConfig, TrainConfig]:
     """Only the settings that change the program: others must not recompile it."""
-    return TrainConfig(
-        steps=train.steps,
+    optimizer, train = config.optimizer, config.train
+    return OptimizerConfig(
+        beta1=optimizer.beta1,
+        beta2=optimizer.beta2,
+        eps=optimizer.eps,
+        weight_decay=optimizer.weight_decay,
+        dense=optimizer.dense,
+        sharing=optimizer.sharing,
+    ), TrainConfig(
         batch_size=train.batch_size,
         accumulation=train.accumulation,
         timesteps=train.timesteps,
@@ -223,13 +232,18 @@ def _train_step(
 
     gradient_of = jax.grad(losses, has_aux=True)
 
-    def update(state: State, gradient: Float[Array, "n v d"], sums: dict[str, Array]) -> State:
+    def update(
+        state: State,
+        gradient: Float[Array, "n v d"],
+        sums: dict[str, Array],
+        rate: Float[Array, ""],
+        steps: Int[Array, ""],
+    ) -> State:
         """The state of one slot after the update."""
         trained = sums["examples"] > 0
         table, optimizer_state = update_table(
             optimizer,
-            train.steps,
-            state["step"],
+            rate,
             state["table"],
             gradient,
             state["optimizer"],
@@ -246,13 +260,15 @@ def _train_step(
         fault = ~(jnp.isfinite(gradient).all((1, 2)) & jnp.isfinite(sums["loss"]))
         # One bad gradient spoils all rows that share it: the table tells only if nothing else does.
         fault = jnp.where(fault.any(), fault, ~jnp.isfinite(table).all((1, 2)))
-        stay = jnp.any(fault) | (state["step"] >= train.steps)
+        stay = jnp.any(fault) | (state["step"] >= steps)
         before = {name: state[name] for name in updated}
         kept = jax.tree.map(lambda new, old: jnp.where(stay, old, new), updated, before)
         return kept | {"fault": fault}
 
     @functools.partial(jax.jit, donate_argnames="state", compiler_options=compiler_options(mesh))
-    def train_step(state: State, frozen: dict[str, Any], data: Data) -> State:
+    def train_step(
+        state: State, frozen: dict[str, Any], data: Data, rates: Float32[Array, "s"]
+    ) -> State:
         def add_part(total: Any, number: Int[Array, ""]) -> tuple[Any, None]:
             first = number * microbatch_size
             one = gradient_of(state["table"], state["step"], first, (frozen, data))
@@ -264,7 +280,7 @@ def _train_step(
         else:
             parts = jnp.arange(train.accumulation, dtype=jnp.int32)
             (gradient, sums), _ = jax.lax.scan(add_part, zero, parts)
-        updated = jax.vmap(update)(state, gradient, sums)
+        updated = jax.vmap(update)(state, gradient, sums, rates, data.steps)
         return jax.lax.with_sharding_constraint(updated, slots_sharded(mesh, len(state["table"])))
 
     return train_step

@@ -9,7 +9,7 @@ from jaxtyping import Int32, UInt8
 from mrti_jax.errors import warn
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import place, replicated
-from mrti_jax.training.config import Config
+from mrti_jax.training.config import Config, TrainConfig
 from mrti_jax.training.crops import sizes_of, spread
 from mrti_jax.training.latents import check_moments, encode_moments
 from mrti_jax.training.pictures import MAX_COLUMNS
@@ -47,7 +47,9 @@ class TrainingSet:
         """Short texts that differ where the squares or the captions do."""
         return {"photos": fingerprint(self.pixels), "captions": fingerprint(*self.prompts)}
 
-    def encode(self, sd: StableDiffusion, num_photos: int, num_captions: int, seed: int) -> Data:
+    def encode(
+        self, sd: StableDiffusion, num_photos: int, num_captions: int, train: TrainConfig
+    ) -> Data:
         """What the step trains on, padded to these numbers of squares and captions.
 
         Raises UserError for a photo that the autoencoder can't encode.
@@ -60,7 +62,8 @@ class TrainingSet:
             _fill_up(self.sizes, num_photos, axis=1),
             *(_fill_up(array, num_captions) for array in (ids, vector_index, end)),
             *(_fill_up(array, num_photos) for array in (first, num)),
-            np.uint32(seed),
+            np.uint32(train.seed),
+            np.int32(train.steps),
         )
         return Data(*place(on_host, replicated(sd.mesh)))
 

@@ -20,7 +20,9 @@ from mrti_jax.training import Subject, learn_many
 def main(folder: str, fsdp: int, num_concepts: int) -> None:
     sd = StableDiffusion.load(folder, mesh=make_mesh(fsdp=fsdp))
 
-    def report_instead(train_step: Any, state: Any, frozen: Any, data: Any) -> None:
+    def report_instead(
+        train_step: Any, state: Any, frozen: Any, data: Any, rates: Any, **_: Any
+    ) -> None:
         weights = jax.tree.leaves(frozen)
         found = {
             "table": state["table"].nbytes,
@@ -29,7 +31,7 @@ def main(folder: str, fsdp: int, num_concepts: int) -> None:
             "weights": sum(leaf.nbytes for leaf in weights),
             "weights per device": sum(leaf.addressable_shards[0].data.nbytes for leaf in weights),
             "collectives": collective_bytes(
-                train_step.lower(state, frozen, data).compile().as_text()
+                train_step.lower(state, frozen, data, rates).compile().as_text()
             ),
         }
         print(json.dumps(found))

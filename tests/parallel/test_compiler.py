@@ -3,6 +3,9 @@
 
 import hashlib
 import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import jax
@@ -12,6 +15,21 @@ import pytest
 
 from mrti_jax.parallel.compiler import compile_ahead, compiler_options
 from mrti_jax.parallel.mesh import make_mesh
+
+
+def compilations(run: Callable[[], object]) -> int:
+    """How many programs are compiled in it."""
+    compiled: list[str] = []
+
+    def count(event: str, duration: float, **_: str) -> None:
+        compiled.extend([event] * (event == "/jax/core/compile/backend_compile_duration"))
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        run()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    return len(compiled)
 
 
 def test_the_call_then_compiles_nothing():
@@ -24,14 +42,9 @@ def test_the_call_then_compiles_nothing():
     compile_ahead(program, state, x)
     assert not state.is_deleted()
 
-    def refuse(event: str, duration: float, **_: str) -> None:
-        assert event != "/jax/core/compile/backend_compile_duration"
-
-    jax.monitoring.register_event_duration_secs_listener(refuse)
-    try:
-        np.testing.assert_allclose(program(state, x), 3 * np.sin(1) * np.ones((3, 3)), rtol=1e-6)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(refuse)
+    results: list[jax.Array] = []
+    assert compilations(lambda: results.append(program(state, x))) == 0
+    np.testing.assert_allclose(results[0], 3 * np.sin(1) * np.ones((3, 3)), rtol=1e-6)
     assert state.is_deleted()
 
 
@@ -49,6 +62,37 @@ def test_signals_are_heard_meanwhile():
     finally:
         signal.signal(signal.SIGALRM, before)
     assert events == ["heard", "compiled"]
+
+
+def test_a_setting_of_the_callers_thread_holds():
+    program = jax.jit(lambda x: x @ x)
+    x = jnp.ones((3, 3))
+    with jax.default_matmul_precision("highest"):
+        compile_ahead(program, x)
+        assert compilations(lambda: program(x)) == 0
+
+
+def test_a_stop_is_heeded_before_the_end():
+    """Runs in a process of its own, which a compiler at work would otherwise outlive."""
+    code = """
+import time
+from types import SimpleNamespace
+from mrti_jax.errors import Preempted
+from mrti_jax.parallel.compiler import compile_ahead
+
+def stop():
+    raise Preempted("told to")
+
+slow = SimpleNamespace(lower=lambda: SimpleNamespace(compile=lambda: time.sleep(60)))
+try:
+    compile_ahead(slow, heed_stop=stop)
+except Preempted:
+    print("stopped")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (done.stdout, done.returncode) == ("stopped\n", 75), done.stderr
 
 
 def test_what_compiling_raises_is_raised():

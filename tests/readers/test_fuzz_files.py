@@ -174,7 +174,7 @@ def test_configs_of_models(part: str, data: st.DataObject) -> None:
 def training_folder(place: Path) -> Path:
     """Two checkpoints of one concept, with other numbers."""
     out = place / "run"
-    with Checkpoints(epath.Path(out), keep=2) as checkpoints:
+    with Checkpoints(epath.Path(out), "jane", keep=2) as checkpoints:
         for step in (1, 2):
             concept = tiny_concept(num_buckets=2 + step)
             checkpoints.save(step, {"step": np.int32(step)}, concept, {})

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The numbers of metrics.jsonl, against NumPy."""
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,20 +39,19 @@ def test_a_run_tells_the_rate_of_each_update_and_how_far_a_row_has_turned(
 
 
 def test_speed_and_cosine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """2 seconds pass between any two looks at the clock."""
-    clock = itertools.count(10, 2)
     monkeypatch.setattr(
-        "mrti_jax.training.metrics.time", SimpleNamespace(perf_counter=lambda: next(clock))
+        "mrti_jax.training.metrics.time", SimpleNamespace(perf_counter=lambda: 10.0)
     )
     start = tiny_concept(num_buckets=3).embeddings
     path = epath.Path(tmp_path / "metrics.jsonl")
-    metrics = Metrics(path, "jane", start, lambda step: 0.1, batch_size=4, resumed_step=0)
+    rates = np.full(100, 0.1, np.float32)
+    metrics = Metrics(path, "jane", start, rates, batch_size=4, resumed_step=0)
     window = {"loss": np.float32([2, 0, 1]), "examples": np.int32([4, 0, 4])}
     turned = np.stack([2 * start[0], -start[1], start[2][:, ::-1]])
-    metrics.write(1, 1, window, turned)
+    metrics.write(1, 1, window, turned, now=8.0)
     metrics.start_clock(1)
-    for step in (2, 5):
-        metrics.write(step, step, window, turned)
+    for step, now in ((2, 12.0), (5, 14.0)):
+        metrics.write(step, step, window, turned, now)
     told = read_metrics(tmp_path)
     assert [line["examples_per_second"] for line in told] == [None, 2.0, 6.0]
     last = start[2].ravel()

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from mrti_jax.training.config import OptimizerConfig
+from mrti_jax.training.learning_rate import learning_rates
 from mrti_jax.training.optim import initial_optimizer, update_table
 
 RNG = np.random.default_rng(0)
@@ -16,12 +17,11 @@ GRADIENTS = RNG.standard_normal((12, 3, 2, 4), np.float32)
 
 def run(config: OptimizerConfig, trained: np.ndarray, gradients: np.ndarray = GRADIENTS):
     table, state = jnp.asarray(START), initial_optimizer(config, jnp.asarray(START))
-    tables = [START]
+    rates, tables = learning_rates(config, len(trained)), [START]
     for step, rows in enumerate(trained):
         gradient = jnp.asarray(gradients[step] * rows[:, None, None])
-        table, state = update_table(
-            config, len(trained), jnp.int32(step), table, gradient, state, jnp.asarray(rows)
-        )
+        rate = jnp.asarray(rates[step])
+        table, state = update_table(config, rate, table, gradient, state, jnp.asarray(rows))
         tables.append(np.asarray(table))
     return np.stack(tables)
 

@@ -191,7 +191,7 @@ def test_checkpoints_leave_the_agreement_on_a_step_to_the_loop(
 ):
     asked: list[int] = []
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
-    with Checkpoints(epath.Path(tmp_path), keep=1) as checkpoints:
+    with Checkpoints(epath.Path(tmp_path), "jane", keep=1) as checkpoints:
         checkpoints.save(1, {"table": jnp.zeros(3)}, tiny_concept("jane"), {})
     assert not asked
 

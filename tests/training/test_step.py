@@ -16,6 +16,7 @@ from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import make_mesh
 from mrti_jax.training.config import Config
 from mrti_jax.training.draws import Draws, draw
+from mrti_jax.training.learning_rate import learning_rates
 from mrti_jax.training.slots import fill
 from mrti_jax.training.step import Data, frozen_params, initial_state, make_train_step
 from mrti_jax.training.subject import Subject
@@ -37,7 +38,7 @@ def training_set(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]
 
 def make_data(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -> Data:
     read = training_set(sd, config, pictures)
-    return read.encode(sd, *read.extent, config.train.seed)
+    return read.encode(sd, *read.extent, config.train)
 
 
 def first_draws(sd: StableDiffusion, config: Config, data: Data) -> Draws:
@@ -66,8 +67,8 @@ def run(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -> dict
     step = make_train_step(sd, config)
     state = fill(initial_state(start_table(sd, config), config.optimizer), 1, sd.mesh)
     data = fill(make_data(sd, config, pictures), 1, sd.mesh)
-    for _ in range(config.train.steps):
-        state = step(state, frozen_params(sd), data)
+    for rate in learning_rates(config.optimizer, config.train.steps):
+        state = step(state, frozen_params(sd), data, rate[None])
     assert step._cache_size() == 1
     return jax.tree.map(lambda array: np.asarray(array)[0], state)
 
@@ -128,7 +129,7 @@ def test_a_fault_is_told_of_the_buckets_of_the_photo_that_makes_it(
     data = data._replace(moments=data.moments.at[bad].set(np.nan))
     state = fill(initial_state(start_table(tiny_sd, config), config.optimizer), 1, tiny_sd.mesh)
     after = make_train_step(tiny_sd, config)(
-        state, frozen_params(tiny_sd), fill(data, 1, tiny_sd.mesh)
+        state, frozen_params(tiny_sd), fill(data, 1, tiny_sd.mesh), np.zeros(1, np.float32)
     )
     draws = first_draws(tiny_sd, config, data)
     has_bad = draws.mirrored if flip else draws.photo == 1
@@ -211,7 +212,7 @@ def pytorch_loop(
     ]
     scheduler = diffusers.DDPMScheduler.from_pretrained(folder / "scheduler")
     read = training_set(sd, config, pictures)
-    data = read.encode(sd, *read.extent, config.train.seed)
+    data = read.encode(sd, *read.extent, config.train)
     vae = diffusers.AutoencoderKL.from_pretrained(folder / "vae").requires_grad_(False)
     pixels = torch.tensor(read.pixels).float().permute(0, 3, 1, 2)
     moments = vae.encode(2 * pixels / 255 - 1).latent_dist
