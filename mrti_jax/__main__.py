@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m mrti_jax`: which commands there are."""
 
+import sys
+
 COMMANDS = """\
 python -m mrti_jax.train          learn a word for what a few photos show
 python -m mrti_jax.sample         draw pictures from prompts, with learned words
@@ -13,3 +15,5 @@ Each has --help."""
 
 if __name__ == "__main__":
     print(COMMANDS)
+    if sys.argv[1:]:  # such as `python -m mrti_jax train`
+        sys.exit(2)

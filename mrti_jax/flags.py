@@ -4,7 +4,9 @@
 import contextlib
 import io
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, get_type_hints
 
@@ -19,13 +21,25 @@ _MOST_MEANT = 3  # for each wrong flag
 _LONG = 20  # characters, on the narrowest terminal
 
 
+# What tyro objects to: the value in a group.
+_NOT_A_NUMBER = {
+    r"invalid literal for int\(\) with base 10: ('.*')": "a whole number",
+    r"could not convert string to float: ('.*')": "a number",
+    r"\[('.*')\] is not INT": "a whole number",
+    r"\[('.*')\] is not FLOAT": "a number",
+}
+
+
 def named(metavar: str) -> Any:
     """What `--help` calls a positional argument, instead of its type."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
-def read_flags(flags_type: type[Flags], argv: Sequence[str] | None, **options: Any) -> Flags:
-    """The flags in `argv`, the process's own arguments if None; `options` are those of `tyro.cli`.
+def read_flags(
+    flags_type: type[Flags], argv: Sequence[str] | None, *, description: str = "", **options: Any
+) -> Flags:
+    """The flags in `argv`, the process's own arguments if None; `description` and other `options`
+    are those of `tyro.cli`.
 
     Raises UserError for flags that can't be read; `--help` exits by SystemExit.
     """
@@ -33,7 +47,9 @@ def read_flags(flags_type: type[Flags], argv: Sequence[str] | None, **options: A
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told), _whole_paragraphs():
-            return tyro.cli(flags_type, args=arguments, **options)
+            return tyro.cli(
+                flags_type, args=arguments, description=_wrapped(description), **options
+            )
     except SystemExit as ended:
         if ended.code != 2:
             sys.stdout.flush()  # a closed pipe is noticed here
@@ -64,6 +80,18 @@ def _whole_paragraphs() -> Iterator[None]:
         docstring_parser.parse_from_object = read
 
 
+def _wrapped(description: str) -> str:
+    """The text in lines that fit the terminal, without empty ones; those that are indented stay as
+    they are. Each begins with a space: tyro would join those that begin with a letter."""
+    width = min(shutil.get_terminal_size().columns, 100) - 2
+    paragraphs = re.sub(r"(?<=\S)\n(?=\S)", " ", description).split("\n")
+    return "\n".join(
+        f" {line}"
+        for text in paragraphs
+        for line in ([text] if text.startswith(" ") else textwrap.wrap(text, width))
+    )
+
+
 def _without_box(text: str, arguments: Sequence[str]) -> str:
     """The text of tyro's box in one line: the problem, and the flags that may be meant."""
     lines = text.splitlines()
@@ -85,6 +113,15 @@ def _without_box(text: str, arguments: Sequence[str]) -> str:
         problem,
     )
     problem = re.sub(r"\. Expected one of \((.+?)\)", _choices, problem)
+    problem = re.sub(
+        r"^Missing from .*?: (\S+) (.+?) ?\(required\)$",
+        lambda told: f"There is no {told[1]}: {told[2][0].lower()}{told[2][1:].rstrip('.')}",
+        problem,
+    )
+    for objection, wanted in _NOT_A_NUMBER.items():
+        problem = re.sub(
+            rf"^Error parsing (\S+?): {objection}$", rf"\1 is \2, not {wanted}", problem
+        )
     meant: list[str] = []
     for part in parts[1:]:
         if re.match(r"\s*(Perhaps you meant|Arguments similar to)", part):
@@ -104,7 +141,7 @@ def _choices(match: re.Match[str]) -> str:
 def _repeat_hint(flags_type: type, problem: str, arguments: Sequence[str]) -> str:
     """What to do if the first unrecognized option is a second value of a flag to be repeated."""
     told = re.match(r"unrecognized options: (\S+?)(,|;|$)", problem)
-    if told is None or told[1] not in arguments:
+    if told is None or told[1].startswith("-") or told[1] not in arguments:
         return ""
     at = arguments.index(told[1])
     flag = next((one for one in reversed(arguments[:at]) if one.startswith("--")), "")

@@ -3,6 +3,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ DESCRIPTION = """Draws pictures from prompts, in which a learned concept is a wo
 A number with a decimal point is a resolution, one without is a bucket."""
 EXAMPLE = f'{PROG} "a photo of a red circle"'
 
+# As other tools write what changes the model.
+_OTHER_TOOLS = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.I)
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 50, 7.5
 # More guidance makes the embedded model's colours stronger than a caption says.
 MINI_STEPS, MINI_GUIDANCE = 30, 3.0
@@ -198,6 +201,9 @@ def _check_prompts(
     checked = ("num_steps", "guidance_scale", "guidance_rescale", "eta", "sampler", "batch_size")
     check_request(texts, table, **{name: options[name] for name in checked})
     expand_seeds(options["seeds"], options["images_per_prompt"])
+    for text in texts:
+        if foreign := _OTHER_TOOLS.search(text):
+            warn(f"{foreign[0]} is drawn as text: LoRAs and their like can't be used here")
     words = [word for text in texts for word in read_prompt(text, table).words]
     for name in sorted(table.keys() - {word.name for word in words}):
         warn(f"concept '{name}' is loaded, but no prompt names it: write <{name}> to draw it")

@@ -27,7 +27,7 @@ LONG = "/a/folder/with/a/name/that/is/longer/than/a/line/of/a/terminal/and/has/n
         ),
         (train.Flags, f"--data.paht {LONG}", f"--data.paht, {LONG}; .*--data.path"),
         (train.Flags, "--stepz 3", r"unrecognized options: --stepz, 3 \(--help"),
-        (train.Flags, "--train.steps x", "--train.steps: invalid literal for int.*'x'"),
+        (train.Flags, "--train.steps x", "--train.steps is 'x', not a whole number"),
         (
             train.Flags,
             "--data.learnable-property cat",
@@ -37,7 +37,14 @@ LONG = "/a/folder/with/a/name/that/is/longer/than/a/line/of/a/terminal/and/has/n
         (sample.Flags, "a --seed 1 2 3", "options: 2, 3; for .*, as in --seed 1 --seed 2"),
         (sample.Flags, "a --steps 1 2", r"unrecognized options: 2 \(--help"),
         (sample.Flags, "a --guidance", "missing value for argument '--guidance'"),
-        (sample.Flags, "a --steps abc", r"--steps: \['abc'\] is not INT \(--help"),
+        (sample.Flags, "a --steps abc", r"--steps is 'abc', not a whole number \(--help"),
+        (sample.Flags, "a --guidance 1,5", r"--guidance is '1,5', not a number \(--help"),
+        (
+            sample.Flags,
+            "a --concept b --stepz 3",
+            r"options: --stepz, 3; perhaps you meant --steps \(",
+        ),
+        (concepts.Flags, "", r"there is no FOLDER: where to write the photos \(--help"),
         (sample.Flags, "a --original-size 3", r"--original-size: \['3'\] is not INT INT \("),
     ],
 )

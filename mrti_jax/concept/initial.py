@@ -43,7 +43,7 @@ def _one_token(word: str, tokenizer: CLIPTokenizer) -> int:
     if len(ids) > 1:
         tokens = tokenizer.convert_ids_to_tokens(ids)
         shown = " + ".join(token.removesuffix("</w>") for token in tokens)
-        last = word.split()[-1]
+        last = (word.split() or [""])[-1]
         known = len(tokenizer(last, add_special_tokens=False)["input_ids"]) == 1
         raise UserError(
             f"the initializer {word!r} is {len(ids)} tokens ({shown}), but must be one: "

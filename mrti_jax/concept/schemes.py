@@ -16,6 +16,9 @@ _TAG = re.compile(
 )
 
 _NO_WORD = re.compile(rf"(?<!\\)(?P<escape>\\*+)<(?P<name>{NAME})(?![>\[(|])")
+_OUTSIDE = re.compile(
+    rf"(?<!\\)(?:\\\\)*+<(?P<name>{NAME})>(?P<number>\[[0-9.]+\]|\([0-9.]+\)|\|[0-9.]+\|)"
+)
 # What is neither HTML nor the prompt syntax of other tools, such as <lora:name:1>.
 _SLIP = re.compile(r"\s*+[:=]?\s*+(?:[\[({|][^<>]*|[0-9.]+\s*+[\])}|]?)>")
 
@@ -67,7 +70,7 @@ def read_words(text: str, names: Collection[str]) -> Prompt:
     A tag is one that the prompt closes (`<x>...</x>`), or a common formatting tag (`<b>`). Raises
     UserError for a malformed or unknown word, and a name after `<` that no word's bracket follows;
     also for one similar to a name if a number or another kind of bracket follows (`<jnae:0.8>`).
-    A backslash makes text of these, too.
+    A backslash makes text of these, too. Also for brackets with a number right after a bare word.
     """
     parts: list[str | Word] = []
     for part in parse(text).parts:
@@ -87,6 +90,10 @@ def read_words(text: str, names: Collection[str]) -> Prompt:
             name, end = match["name"], match.end()
             expected = f"expected '>', '[', '(' or '|' after '<{name}'"
             malformed(text, end, expected, f"; for text, write \\<{name}{hint}")
+    for match in _OUTSIDE.finditer(text):
+        if (name := match["name"]) in names:
+            inside = f"write <{name}{match['number']}>, with the brackets inside"
+            malformed(text, match.start("number"), inside)
     return Prompt(
         tuple(_unescaped(part, names, text) if isinstance(part, str) else part for part in parts)
     )

@@ -220,6 +220,13 @@ def _check_contents(source: epath.Path, names: Collection[str], metadata: dict[s
             raise UserError(
                 f"{source} has format {kind}, but this version of mrti_jax reads {FORMAT}"
             )
+        if any(name == "emb_params" or name.startswith(("clip_l", "<")) for name in names):
+            raise UserError(
+                f"{source} is not a concept but an ordinary embedding, as other tools write them: "
+                "these can't be used here"
+            )
+        if any("lora_" in name for name in names):
+            raise UserError(f"{source} is not a concept but a LoRA: these can't be used here")
         held = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise UserError(f"{source} is not a concept file ({FORMAT}); it holds: {held or 'nothing'}")
     expected = [_BOUNDARIES, *map(_tensor_name, _part_names(names))]

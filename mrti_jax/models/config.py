@@ -3,10 +3,11 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from reprlib import repr as brief  # a value from a file may be endless
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from mrti_jax.errors import UserError, shown
+from mrti_jax.errors import UserError
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ def check_divides(where: str, key: str, divisor: int, of: str, widths: Sequence[
 
 
 def _unsupported(where: str, key: str, value: object, supported: str) -> UserError:
-    return UserError(f"{where}: {key} = {shown(value)} is not supported (only {supported})")
+    return UserError(f"{where}: {key} = {brief(value)} is not supported (only {supported})")
 
 
 def _most(name: str) -> int:

@@ -13,7 +13,7 @@ from mrti_jax.parallel.processes import as_writer, is_writer
 from mrti_jax.sampling.bar import drawing_bar
 from mrti_jax.sampling.generate import Picture, generate
 from mrti_jax.sampling.grid import make_grid
-from mrti_jax.sampling.png import save_new, save_picture
+from mrti_jax.sampling.png import save_new, save_picture, sheet_info
 from mrti_jax.sampling.sweep import sweep
 
 MAX_COLUMNS = 10
@@ -53,6 +53,9 @@ def draw_sweep(
     with _saving(out) as callbacks:
         result = sweep(sd, templates, concepts, **callbacks, **options)
     title = _title(result.pictures[0][0])
+    seeds = {row[0].parameters["seed"] for row in result.pictures}
+    if len(seeds) == 1:
+        title = f"{title}, seed {seeds.pop()}"
     if len(templates) == 1:  # if there are several, each is the label of its rows
         title = f"{templates[0]} - {title}"
     _save_sheet(out, result.pictures, result.row_labels, result.column_labels, title)
@@ -90,7 +93,8 @@ def _save_sheet(
 
     def save() -> None:
         cells = [[picture.image for picture in row] for row in rows]
-        path = save_new(make_grid(cells, row_labels, column_labels, title), out, "grid")
+        sheet = make_grid(cells, row_labels, column_labels, title)
+        path = save_new(sheet, out, "grid", sheet_info(rows))
         print(f"{path} (all {count} on one sheet)")
 
     as_writer(save)

@@ -2,7 +2,7 @@
 """PNG files that say in text chunks how they were drawn.
 
 `parameters` is text as A1111's web UI writes it, which other tools show; `mrti_jax` is a JSON
-object with everything needed to draw the picture again.
+object with everything needed to draw the picture again, on sheets a list of rows of such objects.
 """
 
 import io
@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -40,9 +41,16 @@ def save_picture(picture: Picture, folder: epath.PathLike) -> epath.Path:
     """Writes `folder/<prompt>-seed<seed>.png`, numbered if that exists; returns its path."""
     info = PngInfo()
     info.add_text("parameters", a1111_text(picture.parameters))
-    info.add_text(CHUNK, json.dumps(picture.parameters, default=np.generic.item))
+    info.add_text(CHUNK, _json(picture.parameters))
     stem = f"{slug(picture.parameters['prompt'])}-seed{picture.parameters['seed']}"
     return save_new(Image.fromarray(picture.image), folder, stem, info)
+
+
+def sheet_info(rows: Sequence[Sequence[Picture]]) -> PngInfo:
+    """The text chunk of a sheet of pictures: lists of their parameters, row by row."""
+    info = PngInfo()
+    info.add_text(CHUNK, _json([[picture.parameters for picture in row] for row in rows]), zip=True)
+    return info
 
 
 def save_new(
@@ -68,6 +76,10 @@ def save_new(
             path.unlink(missing_ok=True)
         raise
     return path
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=np.generic.item)
 
 
 def _reserved(path: epath.Path) -> bool:

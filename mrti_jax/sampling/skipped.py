@@ -2,9 +2,10 @@
 """A warning if a sampler has so few steps that it skips rows that a prompt asks for."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from mrti_jax.concept import Concept, bucket_from_boundaries, read_prompt, rows
 from mrti_jax.diffusion import NoiseSchedule, Sampler
@@ -27,30 +28,29 @@ def warn_of_skipped_buckets(
         own = rows(word, concepts[word.name].num_buckets, official_semi)
         wanted.setdefault(word.name, []).append(own)
     for name, words in wanted.items():
+
+        def skipped(count: int, words: list[Rows] = words, name: str = name) -> list[int]:
+            timesteps = np.asarray(sampler.plan(schedule, count).timesteps)
+            buckets = bucket_from_boundaries(timesteps, concepts[name].boundaries)
+            return _skipped(words, np.asarray(buckets))
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the sampler's own warnings have been given already
-            missing = _skipped(words, concepts[name], schedule, sampler, num_steps)
+            missing = skipped(num_steps)
             if not missing:
                 continue
-            enough = _enough(words, concepts[name], schedule, sampler, num_steps)
+            enough = _enough(skipped, range(num_steps + 1, schedule.num_train_timesteps + 1))
         plural = "s" if len(missing) > 1 else ""
+        steps = "1 step skips" if num_steps == 1 else f"{num_steps} steps skip"
         warn(
-            f"{num_steps} steps skip bucket{plural} {', '.join(map(str, missing))} of <{name}>: "
-            "what was learned there has no effect"
-            + (f"; {enough} steps reach all of them" if enough else "")
+            f"{steps} bucket{plural} {', '.join(map(str, missing))} of <{name}>: what was learned "
+            "there has no effect" + (f"; {enough} steps reach all of them" if enough else "")
         )
 
 
-def _skipped(
-    words: Sequence[Rows],
-    concept: Concept,
-    schedule: NoiseSchedule,
-    sampler: Sampler,
-    num_steps: int,
-) -> list[int]:
-    """The buckets whose row a word asks for but uses at none of the steps."""
-    timesteps = np.asarray(sampler.plan(schedule, num_steps).timesteps)
-    met = np.unique(bucket_from_boundaries(timesteps, concept.boundaries)).tolist()
+def _skipped(words: Sequence[Rows], buckets: Int[np.ndarray, "calls"]) -> list[int]:
+    """The buckets whose row a word asks for but uses at none of the calls."""
+    met = np.unique(buckets).tolist()
     missing: set[int] = set()
     for wanted in words:
         used = {wanted[bucket] for bucket in met} | {None}
@@ -58,18 +58,9 @@ def _skipped(
     return sorted(missing)
 
 
-def _enough(
-    words: Sequence[Rows],
-    concept: Concept,
-    schedule: NoiseSchedule,
-    sampler: Sampler,
-    num_steps: int,
-) -> int | None:
-    """The smallest number of steps above `num_steps` that skips nothing."""
-    for count in range(num_steps + 1, schedule.num_train_timesteps + 1):
-        try:
-            if not _skipped(words, concept, schedule, sampler, count):
-                return count
-        except UserError:  # more steps than the sampler supports
-            return None
-    return None
+def _enough(skipped: Callable[[int], list[int]], counts: Iterable[int]) -> int | None:
+    """The first number of steps that skips nothing."""
+    try:
+        return next((count for count in counts if not skipped(count)), None)
+    except UserError:  # more steps than the sampler supports
+        return None

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mrti_jax.concept import BRACKETS, MARK, Concept, by_name, parse
+from mrti_jax.concept import BRACKETS, MARK, Concept, by_name
+from mrti_jax.concept.prompt import NAME
 from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sampling.generate import Picture, generate
@@ -16,6 +17,7 @@ SweepRows = Literal["seeds", "schemes"]
 
 _BARE = re.compile(r"<[\w-]+\{k\}>")
 _WORD = re.compile(r"[\[(|]\{k\}[\])|]>")
+_MARKED = re.compile(rf"<(?P<name>{NAME})[\[(|]\{{k\}}[\])|]>")
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,9 @@ def _listed(templates: str | Sequence[str]) -> list[str]:
 
 
 def default_values(templates: Sequence[str], concepts: Iterable[Concept]) -> list[str]:
-    """All buckets of the concepts that templates name, or tenths if their numbers differ."""
-    named = {word.name for text in templates for word in parse(text.replace(MARK, "0")).words}
+    """All buckets of the concepts that templates name with `{k}`, or tenths if their numbers
+    differ."""
+    named = {match["name"] for text in templates for match in _MARKED.finditer(text)}
     counts = {concept.num_buckets for concept in concepts if concept.name in named}
     if len(counts) == 1:
         return [str(k) for k in range(counts.pop())]

@@ -21,6 +21,7 @@ from etils import epath
 from orbax.checkpoint.options import MultiprocessingOptions
 
 from mrti_jax.concept import Concept
+from mrti_jax.concept.table import FILE_NAME
 from mrti_jax.errors import UserError, warn
 from mrti_jax.files import failures, in_object_store, reason, reporting, to_path
 from mrti_jax.parallel.mesh import fetch
@@ -146,7 +147,9 @@ def load_concept(out: epath.PathLike) -> Concept:
         found = folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
     if not found:
         meant = f"'{folder.parent}'" if folder.name.isdigit() else "its checkpoints/"
-        raise UserError(f"'{out}' holds no checkpoints: give a training folder, or {meant}")
+        raise UserError(
+            f"'{out}' holds neither {FILE_NAME} nor checkpoints: give a training folder, or {meant}"
+        )
     options = ocp.CheckpointManagerOptions(read_only=True)
     with ocp.CheckpointManager(folder, options=options, item_names=_ITEMS) as manager:
 

@@ -14,6 +14,8 @@ from mrti_jax.files import in_object_store, reason, reporting, to_path
 from mrti_jax.parallel.processes import as_writer, gather, is_writer
 
 LOCK_NAME = ".lock"
+# A run's folder holds one of these.
+_MARKS = ("checkpoints", "concept.safetensors", "config.yaml")
 
 
 def check_apart(out: epath.PathLike, photos: epath.PathLike, *, restart: bool) -> None:
@@ -98,7 +100,7 @@ def move_aside(folder: epath.Path) -> None:
     """Renames a run's folder to `<folder>-1`, `<folder>-2`, ..., so that another one can begin in
     its place, and says so in a warning. Does nothing if it holds nothing but the lock.
 
-    Raises UserError if it can't be renamed.
+    Raises UserError if it holds anything but a run, or can't be renamed.
     """
     as_writer(lambda: _rename(folder))
 
@@ -107,6 +109,11 @@ def _rename(folder: epath.Path) -> None:
     with reporting(f"can't rename the folder '{folder}'", folder):
         if not folder.exists() or all(path.name == LOCK_NAME for path in folder.iterdir()):
             return
+        if not any((folder / mark).exists() for mark in _MARKS):
+            raise UserError(
+                f"the folder '{folder}' (--out) holds no run that --restart could start over: "
+                "choose another folder"
+            )
         names = (folder.parent / f"{folder.name}-{i}" for i in itertools.count(1))
         aside = next(name for name in names if not name.exists())
         folder.rename(aside)

@@ -18,10 +18,10 @@ from mrti_jax.errors import UserError, warn
 from mrti_jax.files import is_regular, list_folder, read_text, reason, reporting, to_path
 from mrti_jax.parallel.processes import check_same, map_in_parts
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 # Pictures too, but in formats that are not read.
-OTHERS = (".heic", ".heif", ".gif", ".tif", ".tiff", ".avif", ".jxl", ".jfif", ".dng")
+OTHERS = (".heic", ".heif", ".gif", ".tif", ".tiff", ".avif", ".jxl", ".dng")
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +201,8 @@ def _is_other(file: epath.Path) -> bool:
 
 def _open(content: bytes | Image.Image) -> Image.Image:
     if isinstance(content, Image.Image):
+        if content.mode in ("I", "F"):
+            raise ValueError(f"what white is in mode {content.mode} is not known: convert it to L")
         return content
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it refuses twice as many

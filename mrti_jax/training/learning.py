@@ -114,8 +114,12 @@ def check_subjects(subjects: Sequence[Subject], *, restart: bool) -> None:
         raise UserError("there is no subject to learn a word for")
     names = [subject.name for subject in subjects]
     check_same(names, "the concepts")
-    if len(set(names)) < len(names):
-        raise UserError(f"each concept needs a name of its own, but got {', '.join(names)}")
+    for name in names:
+        same = [subject.path or "pictures" for subject in subjects if subject.name == name]
+        if len(same) > 1:
+            raise UserError(
+                f"each concept needs a name of its own, but {' and '.join(same)} are both <{name}>"
+            )
     for subject in subjects:
         with _naming(subject, alone=len(subjects) == 1):
             subject.check(restart=restart)

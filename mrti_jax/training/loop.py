@@ -31,6 +31,8 @@ Result: TypeAlias = Concept | UserError
 # Updates that the host may launch before they are done: enough to keep the devices busy, and few
 # enough that a stop finds them done at once.
 AHEAD = 2
+# Seconds between the states of the bar in a file.
+_IN_LOGS = 10
 # What a user who presses Ctrl-C is told.
 SAVING = "stopping once the work so far is saved; Ctrl-C again stops at once, without saving"
 ENDING = "stopping after this step"
@@ -55,7 +57,14 @@ def train(
     written; so does a folder in which it can't resume or write.
     """
     total = len(runs) * config.steps
-    bar = tqdm(desc=_title(runs), total=total, unit="step", disable=not progress, file=sys.stderr)
+    bar = tqdm(
+        desc=_title(runs),
+        total=total,
+        unit="step",
+        disable=not progress,
+        file=sys.stderr,
+        mininterval=0.1 if sys.stderr.isatty() else _IN_LOGS,
+    )
     answer = SAVING if _keeps(runs) else ENDING
     with bar, stop_requests(answer) as stop, contextlib.ExitStack() as stack:
         for run in runs:

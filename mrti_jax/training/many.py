@@ -37,9 +37,10 @@ def resolve_all(config: Config) -> list[Config]:
 
         check_apart(config.out or "runs", config.data.path, restart=False)
     if config.concept.name:
+        place = "the list" if config.concepts else f"'{config.data.path}'"
         raise UserError(
-            f"--concept.name {config.concept.name} is one name, but there are {len(found)} "
-            "concepts, with names of their own: leave it out"
+            f"--concept.name {config.concept.name}: {place} holds concepts with names of their "
+            "own, so leave it out"
         )
     common = replace(config, concepts=())
     return [_resolve_one(common, concept, place) for concept, place in found]
@@ -64,12 +65,13 @@ def _in_folders(path: str) -> list[tuple[ListedConcept, str]]:
     """
     if not is_folder_path(path):
         return []
-    from mrti_jax.training.images import EXTENSIONS, check_exists  # not before the flags are read
+    # Not before the flags are read.
+    from mrti_jax.training.images import EXTENSIONS, OTHERS, check_exists
 
     check_exists(to_path(path))
     inside = list_folder(to_path(path))
     folders = [entry for entry in inside if entry.is_dir()]
-    pictures = [entry.name for entry in inside if entry.suffix.lower() in EXTENSIONS]
+    pictures = [entry.name for entry in inside if entry.suffix.lower() in (*EXTENSIONS, *OTHERS)]
     if folders and pictures:
         raise UserError(
             f"'{path}' holds pictures ({pictures[0]}) and folders ({folders[0].name}): move the "

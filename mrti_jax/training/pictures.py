@@ -2,7 +2,7 @@
 """Labelled sheets of pictures drawn with the concept, during training and at its end."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from etils import epath
@@ -15,10 +15,10 @@ from mrti_jax.errors import UserError, warn
 from mrti_jax.files import write_whole
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.processes import as_writer, is_writer
-from mrti_jax.sampling import generate
+from mrti_jax.sampling import Picture, generate
 from mrti_jax.sampling.bar import drawing_bar
 from mrti_jax.sampling.grid import make_grid
-from mrti_jax.sampling.png import png_bytes
+from mrti_jax.sampling.png import png_bytes, sheet_info
 from mrti_jax.sampling.sweep import sweep
 from mrti_jax.training.config import Config
 
@@ -84,12 +84,11 @@ def draw_progress(
         width=size,
         on_progress=lambda done, total: heed_stop(),
     )
-    cells = [
-        [picture.image for picture in pictures[row :: len(SEEDS)]] for row in range(len(SEEDS))
-    ]
+    rows = [pictures[row :: len(SEEDS)] for row in range(len(SEEDS))]
+    cells = [[picture.image for picture in row] for row in rows]
     labels = [f"seed {seed}" for seed in SEEDS]
     sheet = make_grid(cells, labels, prompts, f"<{concept.name}> after {step} steps")
-    _save(sheet, progress_path(out, step))
+    _save(sheet, rows, progress_path(out, step))
 
 
 def progress_path(out: epath.Path, step: int) -> epath.Path:
@@ -143,8 +142,8 @@ def draw_final(
     )
     labels = ["photos", *drawn.row_labels]
     sheet = make_grid(cells, labels, drawn.column_labels, title, rows_above=1)
-    _save(sheet, out / FINAL_NAME)
+    _save(sheet, drawn.pictures, out / FINAL_NAME)
 
 
-def _save(sheet: Image.Image, path: epath.Path) -> None:
-    as_writer(lambda: write_whole(path, png_bytes(sheet)))
+def _save(sheet: Image.Image, rows: Sequence[Sequence[Picture]], path: epath.Path) -> None:
+    as_writer(lambda: write_whole(path, png_bytes(sheet, sheet_info(rows))))

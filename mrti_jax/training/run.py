@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from mrti_jax.concept import Concept
 from mrti_jax.concept.table import FILE_NAME
@@ -43,7 +42,7 @@ from mrti_jax.training.settings import check_resumable, fingerprint
 from mrti_jax.training.step import Data, State, initial_state
 from mrti_jax.training.subject import Subject
 from mrti_jax.training.training_set import read_training_set
-from mrti_jax.training.yaml import write_yaml
+from mrti_jax.training.yaml import is_ours, write_yaml
 
 CONFIG_NAME = "config.yaml"
 
@@ -68,7 +67,8 @@ class Run:
         self._start = initial_concept(sd, self.config)
         self._folder = None if subject.out is None else writable(to_path(subject.out))
         self._training_set = read_training_set(sd, subject, self.config, size)
-        self._settings = flatten(self.config) | self._training_set.fingerprints
+        is_xl = sd.unet.config.pooled_dim is not None
+        self._settings = flatten(self.config) | self._training_set.fingerprints(sized=is_xl)
         self._settings |= {"initial table": fingerprint(self._start.embeddings)}
         check_same(_to_compare(self._settings), f"the settings or photos of <{self.name}>")
         self._rates = learning_rates(self.config.optimizer, self.config.train.steps)
@@ -119,7 +119,7 @@ class Run:
             )
             self.saved = self.done
         with failing_together():
-            self._check_no_other_concept()
+            self._check_nothing_is_lost()
             written = self._folder if is_writer() else None
             if written is not None:
                 write_yaml(self.config, written / CONFIG_NAME)
@@ -198,25 +198,30 @@ class Run:
             self._checkpoints.wait()
         concept = self._concept(state)
         warn_of_idle_rows(state, self._start)
-        if self._folder is not None and self.config.train.final_grid:
-            self._draw_final(concept, self._folder, heed_stop, progress=progress)
+        folder = self._folder
+        if folder is not None and self.config.train.final_grid:
+            drawn = all(gather((folder / FINAL_NAME).exists()))  # by a run that ended before
+            if not drawn:
+                draw_final(
+                    self._sd,
+                    concept,
+                    self._training_set.shown,
+                    folder,
+                    self.config,
+                    heed_stop,
+                    progress=progress,
+                )
         self.close()
         return concept
 
     def finish_again(self, state: State, heed_stop: Callable[[], None]) -> Concept:
         """Writes what a stop after the last checkpoint left out; `heed_stop`: as in `finish`."""
-        concept = self._concept(state)
-        assert self._folder is not None
-        self._save_concept(concept)
+        self._save_concept(self._concept(state))
         warn(
             f"the run in '{self._folder}' has already done its {self.done} steps: nothing is left "
             "to train (--restart starts over)"
         )
-        drawn = all(gather((self._folder / FINAL_NAME).exists()))
-        if self.config.train.final_grid and not drawn:
-            self._draw_final(concept, self._folder, heed_stop, progress=False)
-        self.close()
-        return concept
+        return self.finish(state, heed_stop, progress=False)
 
     def fail(self, state: State) -> UserError:
         """The error for an update that is not finite; writes the table before it."""
@@ -236,14 +241,19 @@ class Run:
         precision = "" if exact else ", or in float32 (--model.dtype)"
         return UserError(f"{fault}{saved}: {again} a lower --optimizer.learning-rate{precision}")
 
-    def _check_no_other_concept(self) -> None:
-        """Raises UserError for a concept file in the folder that is not of a run to go on with."""
+    def _check_nothing_is_lost(self) -> None:
+        """Raises UserError for files in the folder that are not of a run to go on with, and that
+        this one would write over."""
         folder = self._folder
-        if folder is not None and not self.done and (folder / FILE_NAME).exists():
-            raise UserError(
-                f"the folder '{folder}' holds a concept, but no checkpoint to go on from: choose "
-                "another --out, or keep the folder under another name with --restart"
-            )
+        if folder is None or self.done:
+            return
+        for name in (FILE_NAME, FINAL_NAME, CONFIG_NAME):
+            path = folder / name
+            if path.exists() and not (name == CONFIG_NAME and is_ours(path)):
+                raise UserError(
+                    f"the folder '{folder}' holds {name}, but no checkpoint to go on from: choose "
+                    "another --out, or keep the folder under another name with --restart"
+                )
 
     def _concept(self, state: State) -> Concept:
         metadata = self._start.metadata | {
@@ -251,19 +261,6 @@ class Run:
             "planned_steps": str(self.config.train.steps),
         }
         return replace(self._start, embeddings=np.array(state["table"]), metadata=metadata)
-
-    def _draw_final(
-        self, concept: Concept, folder: epath.Path, heed_stop: Callable[[], None], *, progress: bool
-    ) -> None:
-        draw_final(
-            self._sd,
-            concept,
-            self._training_set.shown,
-            folder,
-            self.config,
-            heed_stop,
-            progress=progress,
-        )
 
     def _save_concept(self, concept: Concept) -> None:
         folder = self._folder

@@ -56,6 +56,8 @@ def check_resumable(
     # Other settings explain other inputs, and other photos other captions.
     told = [f"{key} ({before.get(key)} -> {settings[key]})" for key in differ if key not in _INPUTS]
     what = f"settings: {', '.join(told)}" if told else differ[0]
+    if differ == ["train.steps"] and settings["optimizer.schedule"] != "constant":
+        what += ", with which its learning rate falls to zero"
     raise UserError(
         f"the folder '{folder}' holds a run with other {what}; set them back to resume, start over "
         "with --restart, or choose another --out"

@@ -73,6 +73,11 @@ def read_photos(subject: Subject, size: int, data: DataConfig) -> list[Photo]:
             "things are in it: three to five are better"
         )
     if data.captions:
+        if subject.path is None or not is_folder_path(subject.path):
+            raise UserError(
+                f"captions are asked for, but only folders of images have them, not those of "
+                f"<{subject.name}>: leave out --data.captions"
+            )
         _check_captions(photos, subject.name)
     return photos
 

@@ -42,10 +42,10 @@ class TrainingSet:
         """Numbers of squares and of captions, M and K."""
         return len(self.pixels), len(self.prompts.ids)
 
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """Short texts that differ where the squares or the captions do."""
-        return {"photos": fingerprint(self.pixels), "captions": fingerprint(*self.prompts)}
+    def fingerprints(self, *, sized: bool) -> dict[str, str]:
+        """Short texts that differ where the squares or the captions do; `sized`: or the sizes."""
+        photos = (self.pixels, self.sizes) if sized else (self.pixels,)
+        return {"photos": fingerprint(*photos), "captions": fingerprint(*self.prompts)}
 
     def encode(
         self, sd: StableDiffusion, num_photos: int, num_captions: int, train: TrainConfig

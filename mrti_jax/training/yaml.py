@@ -15,6 +15,7 @@ from mrti_jax.files import is_regular, read_text, reason, reporting, write_whole
 
 T = TypeVar("T")
 MAX_BYTES = 1_000_000
+_OURS = "# All settings of this run, written by mrti_jax."
 
 
 class _Loader(yaml.SafeLoader):
@@ -49,7 +50,8 @@ def read_yaml(path: epath.Path) -> Mapping[Any, Any]:
     try:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 99th of May
-        raise UserError(f"{path} is not YAML: {reason(error)}") from None
+        told = reason(error).replace('in "<unicode string>", ', "").rstrip(" ^")
+        raise UserError(f"{path} is not YAML: {told}") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -107,6 +109,11 @@ def _convert(value: Any, hint: Any, what: str) -> Any:
 
 
 def write_yaml(value: Any, path: epath.Path) -> None:
-    """Writes a dataclass as YAML that `from_mapping` reads."""
+    """Writes a dataclass as YAML that `from_mapping` reads, after a line that says who wrote it."""
     text = yaml.safe_dump(dataclasses.asdict(value), sort_keys=False, allow_unicode=True)
-    write_whole(path, text.encode())
+    write_whole(path, f"{_OURS}\n{text}".encode())
+
+
+def is_ours(path: epath.Path) -> bool:
+    """Whether a file was written by `write_yaml`. Raises UserError if it can't be read."""
+    return read_text(path, f"can't read {path}").startswith(_OURS)

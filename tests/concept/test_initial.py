@@ -32,6 +32,7 @@ def test_the_word_and_neutral_vectors_after_it(
         ("ox", r"2 tokens \(o \+ x\).*such as 'object'"),
         ("xdog", r"2 tokens \(x \+ dog\).*such as 'object'"),
         ("  ", "is empty"),
+        ("\x1c\x1d", "2 tokens .*such as 'object'"),
     ],
 )
 def test_an_initializer_that_is_not_one_token(

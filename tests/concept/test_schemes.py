@@ -93,6 +93,18 @@ def test_a_concepts_name_without_the_bracket_of_a_word(
     assert "".join(map(str, told.parts)) == text.replace(r"\\<star>", r"\<star>")
 
 
+@pytest.mark.parametrize("behind", ["[0.8]", "(3)", "|7|"])
+def test_brackets_that_belong_inside(behind: str, make_concept: Callable[..., Concept]) -> None:
+    concepts = by_name([make_concept("jane")])
+    with pytest.raises(UserError) as error:
+        read_prompt(f"a <jane>{behind}", concepts)
+    assert f'write <jane{behind}>, with the brackets inside, at column 9 of "a <jane>^' in str(
+        error.value
+    )
+    for text in (f"a <jane> {behind}", "a <jane>(red)", rf"a \<jane>{behind}"):
+        assert str(read_prompt(text, concepts)) == text
+
+
 @pytest.mark.parametrize(
     "text",
     ["<jan:0.8>", "<jan {3}>", "a <Jane [.5]>", "<jaen =3>", "<jan{x}>", "<jan |7|>", "<jan 3)>"],

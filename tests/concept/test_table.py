@@ -121,7 +121,9 @@ NAN[1, 0, 2] = np.nan
         ({"embeddings": NAN, "boundaries": EDGES}, GOOD, r"bucket \[1\] hold NaN"),
         ({"embeddings": TABLE}, GOOD, "instead of boundaries, embeddings"),
         ({"emb": TABLE, "boundaries": EDGES}, GOOD, "instead of boundaries, embeddings"),
-        ({"emb_params": TABLE[0]}, None, "not a concept file.*emb_params"),
+        ({"emb_params": TABLE[0]}, None, "not a concept but an ordinary embedding"),
+        ({"<cat>": TABLE[0, 0]}, {"format": "pt"}, "not a concept but an ordinary embedding"),
+        ({"lora_unet_mid.alpha": TABLE[0]}, None, "not a concept but a LoRA"),
         ({f"layer.{i}": TABLE for i in range(9)}, {}, "not a concept file.*layer.0, .*, ..."),
         ({"embeddings": TABLE, "boundaries": EDGES}, None, "not a concept file"),
         (

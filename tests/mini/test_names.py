@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from mrti_jax.errors import UserError
 from mrti_jax.mini.names import (
@@ -97,6 +98,9 @@ def test_other_captions_have_no_names() -> None:
 
 def test_the_map_in_a_models_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"names\.safetensors can't be read"):
+        load_map(str(tmp_path))
+    save_file({"other": np.zeros((3, 8), np.float32)}, tmp_path / "names.safetensors")
+    with pytest.raises(UserError, match=r"names\.safetensors holds no map from"):
         load_map(str(tmp_path))
     names = initial_map(jnp.eye(8))
     save_map(names, tmp_path)

@@ -2,6 +2,7 @@
 """Configs of a model's parts: what diffusers allows is read, contradictions are reported."""
 
 import dataclasses
+from reprlib import repr as brief
 from typing import Any
 
 import pytest
@@ -80,6 +81,11 @@ def test_what_diffusers_allows(given: dict[str, Any], meant: dict[str, Any]) -> 
         ("vae", {"force_upcast": 1}),
         ("vae", {"block_out_channels": None}),
         ("vae", {"norm_num_groups": 5}),
+        ("vae", {"scaling_factor": 1e30}),
+        ("vae", {"layers_per_block": 10**6}),
+        ("vae", {"block_out_channels": [16] * 3000}),
+        ("unet", {"sample_size": 2**31 - 1}),
+        ("text_encoder", {"num_hidden_layers": 10**6}),
     ],
 )
 def test_what_is_wrong_is_told(part: str, wrong: dict[str, Any]) -> None:
@@ -89,7 +95,18 @@ def test_what_is_wrong_is_told(part: str, wrong: dict[str, Any]) -> None:
     assert message.startswith(f"{part}/config.json: ") and "\n" not in message
     assert key in message
     if not isinstance(wrong[key], list):
-        assert str(wrong[key]) in message
+        assert brief(wrong[key]) in message
+
+
+def test_a_number_of_any_length_is_told_in_brief() -> None:
+    with pytest.raises(UserError) as caught:
+        read_part_config("unet", {"norm_eps": 10**400})
+    assert "norm_eps = 1000" in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_only_what_says_so_of_xl_is_not_upcast() -> None:
+    assert read_part_config("vae", {}).force_upcast  # as diffusers reads it
+    assert not read_part_config("vae", {"force_upcast": False}).force_upcast
 
 
 def test_the_defaults_are_of_their_types() -> None:

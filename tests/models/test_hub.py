@@ -163,7 +163,7 @@ def test_a_header_that_does_not_come(
     assert told in str(caught.value)
 
 
-@pytest.mark.parametrize("offsets", [["0", "64"], [0], None, {"0": 64}])
+@pytest.mark.parametrize("offsets", [["0", "64"], [0], None, {"0": 64}, [0, 2**63]])
 def test_a_header_that_says_nothing_sensible(hub: FakeHub, tmp_path: Path, offsets: Any) -> None:
     header = json.dumps({"weight": {"dtype": "F32", "shape": [16], "data_offsets": offsets}})
     path = hub.folder / "unet/diffusion_pytorch_model.safetensors"

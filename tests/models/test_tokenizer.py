@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,11 +46,13 @@ def test_more_tokens_than_the_text_encoder_has(tiny_folder: Path, tmp_path: Path
     [
         ({"tokenizer": 100}, "allows prompts of 100 tokens, the text encoder of 77"),
         ({"tokenizer": 60}, r"same length, not \[60, 77\] tokens"),
+        ({"tokenizer": 1}, "has model_max_length = 1, but must allow for the tokens"),
+        ({"tokenizer": "77"}, "has model_max_length = '77', but must allow for the tokens"),
     ],
-    ids=["longer-than-the-text-encoder", "of-two-lengths"],
+    ids=["longer-than-the-text-encoder", "of-two-lengths", "too-short", "of-text"],
 )
 def test_lengths_that_do_not_fit(
-    tiny_xl_folder: Path, tmp_path: Path, lengths: dict[str, int], said: str
+    tiny_xl_folder: Path, tmp_path: Path, lengths: dict[str, Any], said: str
 ) -> None:
     copy = Path(shutil.copytree(tiny_xl_folder, tmp_path / "model"))
     for name, length in lengths.items():

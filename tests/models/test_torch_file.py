@@ -259,6 +259,21 @@ def test_a_small_pickle_takes_little_memory(tmp_path: Path, pickled: bytes) -> N
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("code", [b"}(%s u", b"(%s d", b"ccollections\nOrderedDict\n](%s e\x85R"])
+def test_keys_that_are_all_alike_take_no_time(tmp_path: Path, code: bytes) -> None:
+    """As keys, multiples of 2**61 - 1 have one hash: each would be compared with all before it."""
+    number = b"\x8a\x0a%s"  # of ten bytes
+    keys = [number % (i * (2**61 - 1)).to_bytes(10, "little") for i in range(20_000)]
+    pair = b"%s\x86" if b"OrderedDict" in code else b"%s"
+    items = b"".join(pair % (key + b"N") for key in keys)
+    path = epath.Path(
+        write_torch_zip(tmp_path / "a.bin", b"\x80\x02" + code.replace(b" ", b"") % items + b".")
+    )
+    start = time.process_time()
+    assert read_torch_file(path) == ({}, {})
+    assert time.process_time() - start < 3  # it took ten
+
+
 DEPTH = 32
 
 

@@ -139,6 +139,7 @@ def test_chips_that_do_not_exist(chip: str, num_chips: int, told: str):
         ("--steps 20", "--steps does not apply to --program train"),
         ("--program sample --remat none", "--remat does not apply to --program sample"),
         ("--program sample --steps 0", "steps is 0, but must be at least 1"),
+        ("--program sample --chips 0", "chips is 0, but must be at least 1"),
         ("--program sample --batch-size 6 --chips 4", "6 pictures do not divide over 4.*use 8"),
     ],
 )

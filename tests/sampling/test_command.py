@@ -178,6 +178,18 @@ def test_a_concept_that_no_prompt_names_is_told(
     assert "no prompt names it: write <jane>" in line
 
 
+def test_what_other_tools_write_is_told(
+    model: str, jane: str, tmp_path: Path, capsys: Capture
+) -> None:
+    given = flags(model, tmp_path / "out", "--concept", jane)
+    assert main(["a <jane> <lora:film:0.8>", *given]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert (
+        "warning: <lora:film:0.8> is drawn as text: LoRAs and their like can't be used here"
+        in lines
+    )
+
+
 @pytest.mark.parametrize(("word", "told"), [("<jane[3]>", 2), ("<jane(3)>", 0)])
 def test_flags_that_no_word_heeds_are_told(
     word: str, told: int, model: str, jane: str, tmp_path: Path, capsys: Capture
@@ -259,7 +271,7 @@ def test_bad_concepts_are_one_line(model: str, jane: str, tmp_path: Path, capsys
     assert "cut.safetensors" in error_of(capsys, [*common, str(tmp_path / "cut.safetensors")])
 
     (tmp_path / "empty").mkdir()
-    assert "no checkpoint" in error_of(capsys, [*common, str(tmp_path / "empty")])
+    assert "nor checkpoints" in error_of(capsys, [*common, str(tmp_path / "empty")])
 
 
 def test_missing_model_folder(tmp_path: Path, capsys: Capture) -> None:

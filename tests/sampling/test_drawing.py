@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sheet of all pictures: each is what its labels say."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def sheet(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     made: dict[str, Any] = {}
 
     def record(cells: Any, rows: list[str], columns: list[str], title: str) -> Image.Image:
-        made.update(cells=cells, rows=rows, columns=columns)
+        made.update(cells=cells, rows=rows, columns=columns, title=title)
         return Image.new("RGB", (8, 8))
 
     monkeypatch.setattr("mrti_jax.sampling.drawing.make_grid", record)
@@ -68,3 +69,8 @@ def test_a_sweep(tiny_sd: StableDiffusion, sheet: dict[str, Any], tmp_path: Path
     assert (sheet["rows"], sheet["columns"]) == (templates, ["k = 2", "k = 7"])
     told = [[(text.replace("{k}", k), 0) for k in ("2", "7")] for text in templates]
     check(sheet["cells"], tiny_sd, told)
+    assert sheet["title"].endswith(", seed 0")
+    with Image.open(tmp_path / "grid.png") as file:
+        parameters = json.loads(file.text["mrti_jax"])  # type: ignore[attr-defined]
+    found = [[(one["prompt"], one["seed"]) for one in row] for row in parameters]
+    assert found == told

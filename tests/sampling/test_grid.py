@@ -129,7 +129,7 @@ def test_values_of_concepts_with_different_buckets() -> None:
     concepts = [tiny_concept("jane", 4), tiny_concept("bob", 10), tiny_concept("eve", 3)]
     assert default_values(["<jane[{k}]>"], concepts) == ["0", "1", "2", "3"]
     assert default_values(["<jane[{k}]>", "<bob[{k}]>"], concepts)[:2] == ["0.0", "0.1"]
-    assert default_values(["<jane[{k}]> and <bob(0)>"], concepts)[:2] == ["0.0", "0.1"]
+    assert default_values(["<jane[{k}]> and <bob(0)>"], concepts) == ["0", "1", "2", "3"]
 
 
 def test_templates_without_a_place_for_k(tiny_sd: StableDiffusion) -> None:

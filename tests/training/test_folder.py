@@ -52,15 +52,38 @@ def test_a_concept_without_its_checkpoints_is_not_overwritten(
     out, config = tmp_path / "out", make_config(train={"steps": 1, "final_grid": False})
     out.mkdir()
     tiny_concept("bob").save(out)
-    (out / "config.yaml").write_text("out: elsewhere")
     words: dict[str, Any] = {"name": "jane", "initializer": "star", "out": out, "config": config}
-    with pytest.raises(UserError, match=r"holds a concept.*--out.*--restart"):
+    with pytest.raises(UserError, match=r"holds concept\.safetensors.*--out.*--restart"):
         learn(tiny_sd, pictures, **words)
     assert Concept.load(out).name == "bob"
-    assert (out / "config.yaml").read_text() == "out: elsewhere"
+    assert not (out / "config.yaml").exists()
     with pytest.warns(UserWarning, match="is now in"):
         learn(tiny_sd, pictures, **words, restart=True)
     assert (Concept.load(out).name, Concept.load(tmp_path / "out-1").name) == ("jane", "bob")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "grid.png"])
+def test_files_of_the_user_are_not_overwritten(
+    name: str,
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    make_config: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / name).write_text("mine")
+    words = {"name": "jane", "initializer": "star", "config": make_config()}
+    with pytest.raises(UserError, match=f"holds {name}, but no checkpoint"):
+        learn(tiny_sd, pictures, out=tmp_path, **words)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_folder_that_holds_no_run_is_not_moved(
+    tiny_sd: StableDiffusion, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds no run that --restart could start over"):
+        learn(tiny_sd, pictures, name="jane", initializer="star", out=tmp_path, restart=True)
+    assert (tmp_path / "thesis.txt").exists()
 
 
 @pytest.mark.parametrize("inside", [".", "rex", "a/rex"])

@@ -87,11 +87,12 @@ def test_grey_16_bit_palette_and_cmyk(tmp_path: Path):
 
 
 def test_all_formats_sorted_hidden_files_and_others_ignored(tmp_path: Path):
-    for name in ("d.BMP", "c.webp", "b.jpeg", "a.PNG", ".hidden.png"):
+    for name in ("d.BMP", "c.webp", "b.jpeg", "a.PNG", ".hidden.png", "e.jfif"):
         Image.new("RGB", (16, 16)).save(tmp_path / name)
     (tmp_path / "notes.md").write_text("x")
     (tmp_path / "folder.png").mkdir()
-    assert [p.name for p in read_folder(tmp_path, 16)] == ["a.PNG", "b.jpeg", "c.webp", "d.BMP"]
+    names = [p.name for p in read_folder(tmp_path, 16)]
+    assert names == ["a.PNG", "b.jpeg", "c.webp", "d.BMP", "e.jfif"]
 
 
 def test_truncated_jpeg_among_good_ones_is_named_and_skipped(tmp_path: Path):
@@ -186,6 +187,12 @@ def test_pictures_of_formats_that_are_not_read_are_told(tmp_path: Path):
 def test_what_is_no_picture_in_memory(image: object, told: str):
     with pytest.raises(UserError, match=rf"uint8 arrays \[height, width, 3\], {told}"):
         inspect.unwrap(from_arrays)([image], 16)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pictures_in_memory_whose_white_is_not_known(mode: str):
+    with pytest.raises(UserError, match=f"what white is in mode {mode} is not known"):
+        from_arrays([Image.new(mode, (16, 16))], 16)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mrti_jax.concept import initial_vectors
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.training import learn
 from mrti_jax.training.config import ConceptConfig
+from mrti_jax.training.loop import _Loop
 from mrti_jax.training.metrics import Metrics
 
 
@@ -36,6 +38,31 @@ def test_a_run_tells_the_rate_of_each_update_and_how_far_a_row_has_turned(
     cosine = row @ start / np.linalg.norm(row) / np.linalg.norm(start)
     np.testing.assert_allclose(told[-1]["cosine"], [cosine], rtol=1e-5)  # float32
     assert cosine < 1 - 1e-4
+
+
+def test_speed_is_that_of_the_updates_since_the_line_before(
+    tiny_sd: StableDiffusion,
+    pictures: list[np.ndarray],
+    make_config: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """A second passes in each update, and none while lines and checkpoints are written."""
+    clock, update = SimpleNamespace(now=0.0), _Loop.update
+
+    def timed(self: Any, *arguments: Any) -> None:
+        clock.now += 1
+        update(self, *arguments)
+
+    monkeypatch.setattr(_Loop, "update", timed)
+    monkeypatch.setattr(
+        "mrti_jax.training.metrics.time", SimpleNamespace(perf_counter=lambda: clock.now)
+    )
+    config = make_config(
+        train={"steps": 8, "batch_size": 4, "metrics_every": 2, "checkpoint_every": 4},
+    )
+    learn(tiny_sd, pictures, name="jane", initializer="red", out=tmp_path, config=config)
+    assert [line["examples_per_second"] for line in read_metrics(tmp_path)] == [4.0] * 4
 
 
 def test_speed_and_cosine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -73,6 +73,17 @@ def run(sd: StableDiffusion, config: Config, pictures: list[np.ndarray]) -> dict
     return jax.tree.map(lambda array: np.asarray(array)[0], state)
 
 
+def test_more_updates_and_other_rates_compile_nothing_new(
+    tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable
+):
+    for steps, optimizer in (
+        (1, {"learning_rate": 0.01}),
+        (3, {"learning_rate": 0.02, "schedule": "linear", "warmup_steps": 1}),
+    ):
+        # `run` counts what was compiled.
+        run(tiny_sd, make_config(train={"steps": steps}, optimizer=optimizer), pictures)
+
+
 @pytest.mark.slow
 def test_accumulation_and_devices_change_nothing_but_rounding(
     tiny_folder: Path, tiny_sd: StableDiffusion, pictures: list[np.ndarray], make_config: Callable

@@ -12,6 +12,15 @@ UNetPrediction = Literal["epsilon", "v_prediction"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourcePath:
+    """Where a model is."""
+
+    path: str = MINI
+    """A diffusers folder, a single .safetensors or .ckpt file, a Hub id (owner/model), or `mini`,
+    the embedded model."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceOptions:
     """What a model needs besides its path."""
 
@@ -32,12 +41,8 @@ class SourceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSource(SourceOptions):
+class ModelSource(SourceOptions, SourcePath):
     """Where a model comes from, and what its files don't say."""
-
-    path: str = MINI
-    """A diffusers folder, a single .safetensors or .ckpt file, a Hub id (owner/model), or `mini`,
-    the embedded model."""
 
     @property
     def name(self) -> str:

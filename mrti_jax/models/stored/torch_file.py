@@ -9,7 +9,7 @@ finds stand-ins for the few that weights need, and nothing else.
 import io
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
@@ -74,7 +74,7 @@ class _Dict(dict):
     """Stands in for dict and OrderedDict, and keeps what has a string for a key: other keys can be
     chosen so that each is compared with all before it."""
 
-    def __init__(self, items: Iterable[tuple[object, object]] = ()) -> None:
+    def __init__(self, items: Any = ()) -> None:
         super().__init__()
         for key, value in items:
             self[key] = value
