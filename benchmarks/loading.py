@@ -8,6 +8,7 @@ written. Memory is what the process has beyond what its imports took. Pages of m
 Processor time says more than wall time if something else is running.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -31,57 +32,15 @@ from benchmarks.report import Report
 from mrti_jax.models import export
 from mrti_jax.models.checkpoint import stored_axes, tensor_name
 from mrti_jax.models.frozen import abstract
-from mrti_jax.models.parts import build_part, read_part_config
+from mrti_jax.models.parts import build_part
 from mrti_jax.models.stored.find import mini_folder
 from mrti_jax.models.stored.safetensors_file import read_safetensors
+from mrti_jax.planning.presets import PRESETS
 
 Size = Literal["sd15", "sdxl"]
 Loader = Literal["ours", "diffusers", "read and cast"]
 
-CLIP_L = {
-    "vocab_size": 49408,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "hidden_act": "quick_gelu",
-}
-CLIP_G = CLIP_L | {
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 20,
-    "hidden_act": "gelu",
-    "projection_dim": 1280,
-}
-CONFIGS: dict[Size, dict[str, dict[str, Any]]] = {
-    "sd15": {"text_encoder": CLIP_L, "unet": {"cross_attention_dim": 768}, "vae": {}},
-    "sdxl": {
-        "text_encoder": CLIP_L,
-        "text_encoder_2": CLIP_G,
-        "unet": {
-            "sample_size": 128,
-            "block_out_channels": [320, 640, 1280],
-            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-            "transformer_layers_per_block": [1, 2, 10],
-            "attention_head_dim": [5, 10, 20],
-            "cross_attention_dim": 2048,
-            "use_linear_projection": True,
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
-        },
-        "vae": {"scaling_factor": 0.13025, "force_upcast": True},
-    },
-}
 ON_DISK: dict[Size, str] = {"sd15": "F32", "sdxl": "F16"}
-SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-}
 MOST_MEMORY = 1.3
 CHUNK = 64 * 2**20
 
@@ -152,17 +111,20 @@ def row(loader: Loader, result: dict[str, float], loaded: int) -> tuple[str, ...
 def write_model(size: Size, folder: Path) -> tuple[int, int]:
     """Writes a diffusers folder with random weights; gives its parameters and bytes of weights."""
     parameters = 0
-    suffixes = [""]
-    for part, values in CONFIGS[size].items():
-        config = read_part_config(part, values)
+    preset = PRESETS[size]
+    suffixes = ("", "_2")[: len(preset.text)]
+    configs: dict[str, Any] = {
+        f"text_encoder{suffix}": text for suffix, text in zip(suffixes, preset.text, strict=True)
+    }
+    for part, config in {**configs, "unet": preset.unet, "vae": preset.vae}.items():
         (folder / part).mkdir(parents=True)
         if part.startswith("text_encoder"):
             suffix = part.removeprefix("text_encoder")
             name = "model.safetensors"
             kind = "CLIPTextModelWithProjection" if suffix else "CLIPTextModel"
-            described = {"architectures": [kind], "model_type": "clip_text_model", **values}
+            about = {"architectures": [kind], "model_type": "clip_text_model"}
+            described = dataclasses.asdict(config) | about
             copy_tokenizer(folder / f"tokenizer{suffix}")
-            suffixes += [suffix] if suffix else []
         else:
             name = export.WEIGHTS
             described = (
@@ -179,8 +141,8 @@ def write_model(size: Size, folder: Path) -> tuple[int, int]:
             shapes[tensor] = [want.shape[axes.index(axis)] for axis in range(len(axes))]
         parameters += write_weights(folder / part / name, shapes, ON_DISK[size])
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
-    index = export.model_index("DDIMScheduler", suffixes)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(dict(preset.scheduler)))
+    index = export.model_index(preset.scheduler["_class_name"], suffixes)
     (folder / "model_index.json").write_text(json.dumps(index))
     return parameters, sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 

@@ -22,7 +22,7 @@ from etils import epath
 from PIL import Image
 
 from mrti_jax.commands import run_command
-from mrti_jax.errors import UserError, nearest
+from mrti_jax.errors import UserError, check_word
 from mrti_jax.files import is_regular, list_folder, reporting, to_path, write_whole
 from mrti_jax.flags import named
 from mrti_jax.mini.world.caption import with_article
@@ -53,11 +53,7 @@ PHOTO_SIZE = 256  # larger than the model's pictures, like a user's photos
 
 def concept(name: str) -> Appearance:
     """The concept called `name`. Raises UserError if there is none."""
-    if name not in CONCEPTS:
-        raise UserError(
-            f"no built-in concept '{name}': choose from {', '.join(CONCEPTS)}"
-            + nearest(name, CONCEPTS)
-        )
+    check_word("the built-in concept", name, tuple(CONCEPTS))
     return CONCEPTS[name]
 
 

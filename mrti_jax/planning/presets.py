@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mrti_jax.errors import UserError
+from mrti_jax.errors import check_word
 from mrti_jax.models.attention import Kernel, with_kernel
 from mrti_jax.models.clip import CLIPTextConfig
 from mrti_jax.models.frozen import Frozen, without_weights
@@ -95,8 +95,7 @@ PRESETS = {
 
 def find_preset(name: str) -> Preset:
     """A preset by its name; UserError if there is none."""
-    if name not in PRESETS:
-        raise UserError(f"unknown model '{name}': choose from {', '.join(PRESETS)}")
+    check_word("model", name, tuple(PRESETS))
     return PRESETS[name]
 
 

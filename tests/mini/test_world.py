@@ -168,7 +168,7 @@ def test_a_concepts_photos_by_the_command(
     out = capsys.readouterr().out
     assert f"--data.path {tmp_path / 'new'} --concept.name dax --concept.initializer" in out
     assert main([str(tmp_path), "dex"]) == 2
-    assert "no built-in concept 'dex'" in capsys.readouterr().err
+    assert "the built-in concept is 'dex', but must be one of" in capsys.readouterr().err
     assert main([str(tmp_path / "new"), "dax"]) == 0  # the same ones again
     (tmp_path / "new" / "dax4.png").write_text("mine")
     for name in ("dax", "hugo"):
