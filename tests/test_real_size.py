@@ -29,7 +29,7 @@ SIZE = 256
 
 
 @pytest.mark.long
-@pytest.mark.filterwarnings("ignore:.*(learned nothing|steps skip bucket)")
+@pytest.mark.filterwarnings("ignore:.*(only one image|learned nothing|steps skip bucket)")
 def test_sd15_trains_and_samples() -> None:
     sd = StableDiffusion(
         source=ModelSource(path="sd15-random"),
