@@ -41,7 +41,7 @@ class StopRequest:
             raise Stopped
 
     @property
-    def alone(self) -> bool:
+    def asked_alone(self) -> bool:
         """Whether to stop this process, of which there are no others to agree with."""
         return self._signal is not None and not jax.distributed.is_initialized()
 

@@ -218,7 +218,7 @@ class _Loop:
 
     def _leave_at_once(self) -> None:
         """Leaves, if asked to, before the first update."""
-        if self._stop.alone:
+        if self._stop.asked_alone:
             self.leave()
 
     def _save(self, saving: Sequence[int]) -> None:
