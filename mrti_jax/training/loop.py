@@ -183,7 +183,7 @@ class _Loop:
         losses = [run.metrics.loss for run in self._active.values()]
         known = [loss for loss in losses if np.isfinite(loss)]
         if known:
-            self._bar.set_postfix_str(f"loss {np.mean(known):.4f}")
+            self._bar.set_postfix_str(f"loss {np.mean(known):.4f}", refresh=False)
 
     def save(self) -> None:
         """Writes the checkpoints that are due, and ends runs whose last update was not finite.
