@@ -54,8 +54,8 @@ class Flags:
     """A diffusers folder, a single .safetensors or .ckpt file, a Hub id (owner/model), or 'mini',
     the embedded model."""
     sampler: str | None = None
-    """ddim, pndm, euler, euler_karras, euler_ancestral, dpmpp_2m or dpmpp_2m_karras; the model's
-    own if not given."""
+    """ddim, pndm, euler, euler_karras, euler_ancestral, dpmpp_2m or dpmpp_2m_karras; if not given,
+    the model's own or, with a warning, ddim if that is none of these."""
     steps: int | None = None
     """Number of sampling steps; 50 if not given, 30 for the embedded model."""
     guidance: float | None = None

@@ -57,6 +57,7 @@ def compile_ahead(
         while not wait([compiled], _BETWEEN).done:
             heed_stop()
     except (KeyboardInterrupt, Preempted) as stopped:
+        # The statuses that the commands have for these.
         atexit.register(_leave, thread, 130 if isinstance(stopped, KeyboardInterrupt) else 75)
         raise
     compiled.result()

@@ -50,7 +50,8 @@ class TrainingSet:
     def encode(
         self, sd: StableDiffusion, num_photos: int, num_captions: int, train: TrainConfig
     ) -> Data:
-        """What the step trains on, padded to these numbers of squares and captions.
+        """What the step trains on, padded to these numbers of squares and captions, with the seed
+        and the number of updates in `train`.
 
         Raises UserError for a photo that the autoencoder can't encode.
         """

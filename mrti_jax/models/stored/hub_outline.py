@@ -8,7 +8,7 @@ from etils import epath
 
 from mrti_jax.errors import UserError
 
-# No file of a model is larger, nor may any be on some file systems.
+# No file of a model is larger.
 _MOST_BYTES = 2**40
 
 
