@@ -80,7 +80,7 @@ def run_command(
         except BrokenPipeError:
             return _closed_pipe()
         except Exception as error:
-            if less_memory and "RESOURCE_EXHAUSTED" in str(error):
+            if less_memory and _means_out_of_memory(error):
                 return _fail(f"a device is out of memory: {less_memory} ({error})", EXIT_USER_ERROR)
             if not _is_one_of_several():
                 raise
@@ -140,6 +140,13 @@ def _fail(message: str, status: int) -> int:
             sys.stdout.flush()
         os._exit(status)
     return status
+
+
+def _means_out_of_memory(error: Exception) -> bool:
+    # A CPU's run time calls it INTERNAL, numpy a MemoryError.
+    return isinstance(error, MemoryError) or any(
+        told in str(error) for told in ("RESOURCE_EXHAUSTED", "Out of memory allocating")
+    )
 
 
 def _is_one_of_several() -> bool:

@@ -11,10 +11,10 @@ from mrti_jax.concept.buckets import (
     resolution_to_bucket,
 )
 from mrti_jax.concept.encode import (
-    NUM_SLOTS,
+    NUM_INTERVALS,
     EncodedPrompts,
     encode_prompts,
-    slot_boundaries,
+    interval_boundaries,
     splice,
 )
 from mrti_jax.concept.initial import initial_vectors
@@ -27,7 +27,7 @@ from mrti_jax.concept.tokens import Nothing, placeholder_ids, tokenize
 __all__ = [
     "BRACKETS",
     "MARK",
-    "NUM_SLOTS",
+    "NUM_INTERVALS",
     "OBJECT_TEMPLATES",
     "STYLE_TEMPLATES",
     "Concept",
@@ -42,12 +42,12 @@ __all__ = [
     "encode_prompts",
     "equal_boundaries",
     "initial_vectors",
+    "interval_boundaries",
     "parse",
     "placeholder_ids",
     "read_prompt",
     "resolution_to_bucket",
     "rows",
-    "slot_boundaries",
     "splice",
     "tokenize",
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts -> text states for every interval ("slot") of diffusion time, without duplicates."""
+"""Prompts -> text states for every interval of diffusion time, without duplicates."""
 
 import dataclasses
 import functools
@@ -24,22 +24,24 @@ from mrti_jax.parallel.mesh import fetch
 
 # Sequences per call of the text encoder: one shape for all prompts, so one compilation.
 ENCODE_BATCH = 8
-# The minimum number of slots: one shape for all usual tables, so one compilation.
-NUM_SLOTS = 10
+# The minimum number of intervals: one shape for all usual tables, so one compilation.
+NUM_INTERVALS = 10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedPrompts:
-    """Text states of prompts in every slot of diffusion time, on the host.
+    """Text states of prompts in every interval of diffusion time, on the host.
 
-    `distinct`: each state once, [D, l, d] and [D, p]; `index`: which one a prompt has in a slot.
+    `distinct`: each state once, [D, l, d] and [D, p]; `index`: which one a prompt has in an
+    interval.
     """
 
     distinct: TextStates
-    index: Int32[np.ndarray, "slots b"]
+    index: Int32[np.ndarray, "intervals b"]
 
     def of(self, prompts: Int[np.ndarray, "*n"]) -> TextStates:
-        """The states of the prompts with these indices: [slots, *n, l, d] and [slots, *n, p]."""
+        """The states of the prompts with these indices, in each interval: [intervals, *n, l, d] and
+        [intervals, *n, p]."""
         index = self.index[:, prompts]
         return jax.tree.map(lambda values: values[index], self.distinct)
 
@@ -50,25 +52,26 @@ class EncodedPrompts:
         return EncodedPrompts(distinct, np.append(self.index, zeros, axis=1))
 
 
-def slot_boundaries(
+def interval_boundaries(
     concepts: Iterable[Concept], num_train_timesteps: int
 ) -> Int32[np.ndarray, "edges"]:
-    """Edges of the slots, from 0 to T, including every boundary of every concept.
+    """Edges of the intervals, from 0 to T, including every boundary of every concept.
 
-    Tables of 1, 2, 5 or 10 equal buckets, and no table at all, give the same NUM_SLOTS slots, so
-    programs compiled for one serve the others. Pass all loaded concepts, not only those of one
-    prompt. Raises UserError for a concept with a different number of training timesteps.
+    Tables of 1, 2, 5 or 10 equal buckets, and no table at all, give the same NUM_INTERVALS
+    intervals, so programs compiled for one serve the others. Pass all loaded concepts, not only
+    those of one prompt. Raises UserError for a concept with a different number of training
+    timesteps.
     """
     edges = {0, num_train_timesteps}
     for concept in concepts:
         _check_timesteps(concept, num_train_timesteps)
         edges |= set(concept.boundaries.tolist())
-    num_slots = min(NUM_SLOTS, num_train_timesteps)
-    equal = equal_boundaries(num_slots, num_train_timesteps)
+    num_intervals = min(NUM_INTERVALS, num_train_timesteps)
+    equal = equal_boundaries(num_intervals, num_train_timesteps)
     if edges <= set(equal.tolist()):
         return equal
     ordered = sorted(edges)
-    while len(ordered) <= num_slots:
+    while len(ordered) <= num_intervals:
         widest = int(np.argmax(np.diff(ordered)))
         ordered.insert(widest + 1, (ordered[widest] + ordered[widest + 1]) // 2)
     return np.asarray(ordered, np.int32)
@@ -84,11 +87,11 @@ def encode_prompts(
     nothing: Nothing = "zero",
     official_semi: bool = False,
 ) -> EncodedPrompts:
-    """Text states of every prompt in every slot, in the text encoder's dtype.
+    """Text states of every prompt in every interval, in the text encoder's dtype.
 
-    `boundaries`: from `slot_boundaries`. The text encoder runs once per distinct prompt and rows.
-    Warns once of each prompt that is too long. Raises UserError for malformed prompts, unknown
-    words, buckets that a table lacks, and concepts for another text encoder or schedule.
+    `boundaries`: from `interval_boundaries`. The text encoder runs once per distinct prompt and
+    rows. Warns once of each prompt that is too long. Raises UserError for malformed prompts,
+    unknown words, buckets that a table lacks, and concepts for another text encoder or schedule.
     """
     if not texts:
         raise UserError("there is no prompt to encode")
@@ -105,7 +108,7 @@ def encode_prompts(
     for column, text in enumerate(texts):
         prompt = read_prompt(text, concepts)
         versions: list[Tokens] = []
-        for slot, timestep in enumerate(boundaries[:-1].tolist()):
+        for interval, timestep in enumerate(boundaries[:-1].tolist()):
             tokens = tuple(
                 tokenize(
                     prompt,
@@ -120,8 +123,8 @@ def encode_prompts(
             )
             versions += tokens
             key = b"".join(one.key for one in tokens)
-            index[slot, column] = distinct.setdefault(key, len(sequences))
-            if index[slot, column] == len(sequences):
+            index[interval, column] = distinct.setdefault(key, len(sequences))
+            if index[interval, column] == len(sequences):
                 sequences.append(tokens)
         longest = max(versions, key=lambda one: one.num_cut)
         if longest.num_cut:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mrti_jax.concept import NUM_SLOTS
+from mrti_jax.concept import NUM_INTERVALS
 from mrti_jax.diffusion import NoiseSchedule, Sampler, make_sampler, own_sampler
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.text_encoder import TextStates
@@ -24,21 +24,21 @@ def trace_sampling(
     """Drawing `batch_size` pictures with guidance, traced; `sd` may hold shapes only."""
     steps = _plan(sd, num_steps)
     text = sd.text_encoder.config
-    per_pass = (NUM_SLOTS, batch_size, 2)
+    per_pass = (NUM_INTERVALS, batch_size, 2)
     hidden = jax.ShapeDtypeStruct(
         (*per_pass, text.max_position_embeddings, text.hidden_size), sd.dtype
     )
     pooled = jax.ShapeDtypeStruct((*per_pass, text.pooled_dim or 0), sd.dtype)
     states = TextStates(hidden, pooled if text.pooled_dim else None)  # type: ignore[arg-type]
     everywhere = replicated(sd.mesh)
-    slots = np.zeros(count_calls(sd, num_steps), np.int32)
+    intervals = np.zeros(count_calls(sd, num_steps), np.int32)
     return drawing(sd.mesh).trace(
         make_program(sd, _sampler(sd), size, size, vae_slicing=vae_slicing),
         {"unet": sd.unet.params, "vae": sd.vae.params},
         on_mesh(states, batch_sharded(sd.mesh, axis=1)),
         on_mesh(np.zeros(NUM_SIZES, np.int32), everywhere),
         on_mesh(jax.tree.map(np.asarray, steps), everywhere),
-        on_mesh(slots, everywhere),
+        on_mesh(intervals, everywhere),
         on_mesh(np.zeros(batch_size, np.uint32), batch_sharded(sd.mesh)),
         *on_mesh((np.float32(0), np.float32(0)), everywhere),
     )

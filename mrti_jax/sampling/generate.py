@@ -17,8 +17,8 @@ from mrti_jax.concept import (
     bucket_from_boundaries,
     by_name,
     encode_prompts,
+    interval_boundaries,
     read_prompt,
-    slot_boundaries,
 )
 from mrti_jax.diffusion import NoiseSchedule, make_sampler, own_sampler
 from mrti_jax.errors import UserError, warn
@@ -68,7 +68,7 @@ def generate(
 
     Another prompt, seed, guidance scale or concept compiles nothing new. What does: another number
     of pictures, size, sampler or number of steps, guidance where there was none, and concepts whose
-    tables have other boundaries (`slot_boundaries`).
+    tables have other boundaries (`interval_boundaries`).
 
     Args:
         concepts: what the words in the prompts, such as `<jane[3]>`, may name.
@@ -133,13 +133,13 @@ def generate(
     solver = make_sampler(sampler, sd.scheduler_config, **options)
     steps = solver.plan(schedule, num_steps)
 
-    boundaries = slot_boundaries(table.values(), schedule.num_train_timesteps)
+    boundaries = interval_boundaries(table.values(), schedule.num_train_timesteps)
     away = negatives if guided else []
     encoded, passes = _encode(
         sd, prompts, away, table, boundaries, nothing=nothing, official_semi=official_semi
     )
     warn_of_skipped_buckets([*prompts, *away], table, schedule, solver, num_steps, official_semi)
-    slots = np.asarray(bucket_from_boundaries(np.asarray(steps.timesteps), boundaries))
+    intervals = np.asarray(bucket_from_boundaries(np.asarray(steps.timesteps), boundaries))
 
     shared = _about(sd) | {
         "sampler": sampler,
@@ -178,7 +178,7 @@ def generate(
             encoded.of(passes[[index for index, _ in filled]]),
             sizes,
             steps,
-            slots,
+            intervals,
             np.asarray([seed for _, seed in filled], np.uint32),
             guidance_scale,
             guidance_rescale,

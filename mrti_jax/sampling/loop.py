@@ -76,7 +76,7 @@ def draw(
     text_states: TextStates,
     sizes: Int[np.ndarray, "n"],
     steps: Any,
-    slots: Int[np.ndarray, "s"],
+    intervals: Int[np.ndarray, "s"],
     seeds: UInt32[np.ndarray, "b"],
     guidance_scale: float,
     guidance_rescale: float,
@@ -86,18 +86,18 @@ def draw(
     A second call compiles only if a shape, a dtype or `program` differs.
 
     Args:
-        text_states: what the U-Net sees in each slot of diffusion time, [slots, b, g, ...]. g = 2
-            is classifier-free guidance, [unconditional, conditional]; with g = 1 `guidance_scale`
-            and `guidance_rescale` have no effect.
+        text_states: what the U-Net sees in each interval of diffusion time,
+            [intervals, b, g, ...]. g = 2 is classifier-free guidance, [unconditional, conditional];
+            with g = 1 `guidance_scale` and `guidance_rescale` have no effect.
         sizes: what SDXL is conditioned on, see `Photo.sizes`; other models ignore it.
         steps: the sampler's plan, S calls of the network.
-        slots: the slot of each call.
+        intervals: the interval of each call.
         seeds: a picture's noise is a function of its seed alone.
     """
     arguments = (
         {"unet": sd.unet.params, "vae": sd.vae.params},
         place(text_states, batch_sharded(program.mesh, axis=1)),
-        *place((sizes, steps, slots.astype(np.int32)), replicated(program.mesh)),
+        *place((sizes, steps, intervals.astype(np.int32)), replicated(program.mesh)),
         place(seeds, batch_sharded(program.mesh)),
         *place(
             (np.float32(guidance_scale), np.float32(guidance_rescale)), replicated(program.mesh)
@@ -123,14 +123,14 @@ def _draw(
     text_states: TextStates,
     sizes: Int[Array, "n"],
     steps: Any,
-    slots: Int[Array, "s"],
+    intervals: Int[Array, "s"],
     seeds: UInt32[Array, "b"],
     guidance_scale: Float[Array, ""],
     guidance_rescale: Float[Array, ""],
 ) -> UInt8[Array, "b H W 3"]:
     sampler = program.sampler
     unet = nnx.merge(program.unet, nnx.State(params["unet"]))
-    num_slots, batch, passes = text_states.hidden.shape[:3]
+    num_intervals, batch, passes = text_states.hidden.shape[:3]
     keys = jax.vmap(jax.random.key)(seeds)
 
     def noise(index: int | Int[Array, ""]) -> Float[Array, "b h w c"]:
@@ -139,15 +139,15 @@ def _draw(
 
     # A branch only picks precomputed text states: the text encoder isn't part of the loop.
     branches = [
-        partial(jax.tree.map, partial(jnp.take, indices=slot, axis=0), text_states)
-        for slot in range(num_slots)
+        partial(jax.tree.map, partial(jnp.take, indices=interval, axis=0), text_states)
+        for interval in range(num_intervals)
     ]
 
     def call(state: Any, xs: Any) -> tuple[Any, None]:
-        index, step, slot = xs
+        index, step, interval = xs
         # The passes of one picture are adjacent, so that they stay on one device.
         context, pooled = jax.tree.map(
-            lambda x: x.reshape(batch * passes, *x.shape[2:]), jax.lax.switch(slot, branches)
+            lambda x: x.reshape(batch * passes, *x.shape[2:]), jax.lax.switch(interval, branches)
         )
         latents = jnp.repeat(sampler.model_input(state, step), passes, axis=0)
         timesteps = jnp.broadcast_to(step.timesteps, latents.shape[:1])
@@ -166,7 +166,7 @@ def _draw(
         return sampler.update(state, prediction, step, fresh), None
 
     state = sampler.initialize(noise(0), steps)
-    state, _ = jax.lax.scan(call, state, (jnp.arange(len(slots)), steps, slots))
+    state, _ = jax.lax.scan(call, state, (jnp.arange(len(intervals)), steps, intervals))
     return decode(program, params["vae"], sampler.finalize(state))
 
 

@@ -7,7 +7,8 @@ from jaxtyping import Int32
 from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 
-MAX_SIZE = 2**31 - 1  # the U-Net's sizes are int32
+MAX_SIDE = 2**16
+MAX_SIZE = 2**31 - 1  # what SDXL is told is int32
 
 
 def picture_side(sd: StableDiffusion, name: str, value: int | None) -> int:
@@ -26,8 +27,8 @@ def picture_side(sd: StableDiffusion, name: str, value: int | None) -> int:
             f"{name} {value} is not a multiple of {factor}, this model's pixels per latent: use "
             f"{near}"
         )
-    if value > MAX_SIZE:
-        raise UserError(f"{name} {value} is larger than any picture: use at most {MAX_SIZE}")
+    if value > MAX_SIDE:
+        raise UserError(f"{name} {value} is larger than any picture: use at most {MAX_SIDE}")
     return value
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts as text states per slot of diffusion time."""
+"""Prompts as text states per interval of diffusion time."""
 
 from collections.abc import Callable
 
@@ -14,8 +14,8 @@ from mrti_jax.concept import (
     Concept,
     by_name,
     encode_prompts,
+    interval_boundaries,
     placeholder_ids,
-    slot_boundaries,
     splice,
 )
 from mrti_jax.concept.encode import EncodedPrompts
@@ -32,7 +32,7 @@ def encode(
     tokenizer: CLIPTokenizer, text_encoder: Frozen[TextEncoder]
 ) -> Callable[..., EncodedPrompts]:
     def run(texts: list[str], concepts: list[Concept], **options: object) -> EncodedPrompts:
-        boundaries = slot_boundaries(concepts, 1000)
+        boundaries = interval_boundaries(concepts, 1000)
         return encode_prompts(
             texts,
             by_name(concepts),
@@ -66,16 +66,16 @@ def test_equals_the_encoder_with_the_word_in_its_place(
     assert result.shape == (10, 2, 20, 16)
     encoder = text_model.bind(text_model.params)
     ids, index, _ = placeholder_ids("a photo of {} in red", 2, tokenizer)
-    for slot in range(10):
+    for interval in range(10):
         embeddings = np.array(encoder.embed(jnp.asarray(ids)[None]))
-        embeddings[0, index >= 0] = concept.embeddings[max(slot, 3)]
+        embeddings[0, index >= 0] = concept.embeddings[max(interval, 3)]
         expected = encoder.encode(jnp.asarray(embeddings))
         # The same float32 arithmetic in another batch size.
-        np.testing.assert_allclose(result[slot, 0], expected[0], atol=1e-5)
+        np.testing.assert_allclose(result[interval, 0], expected[0], atol=1e-5)
     plain = tokenizer("the dog", padding="max_length")["input_ids"]
     expected = encoder.encode(encoder.embed(jnp.asarray([plain])))
-    for slot in range(10):
-        np.testing.assert_allclose(result[slot, 1], expected[0], atol=1e-5)
+    for interval in range(10):
+        np.testing.assert_allclose(result[interval, 1], expected[0], atol=1e-5)
 
 
 def test_identities_to_the_bit(states: Encode, make_concept: Callable[..., Concept]) -> None:
@@ -119,30 +119,30 @@ def test_a_second_prompt_compiles_nothing(
     assert compilations == []
 
 
-def test_slots(make_concept: Callable[..., Concept]) -> None:
+def test_intervals(make_concept: Callable[..., Concept]) -> None:
     ten = list(range(0, 1001, 100))
     for buckets in ((), (10,), (1,), (2, 5), (10, 1)):
         concepts = [make_concept(f"c{i}", n) for i, n in enumerate(buckets)]
-        assert slot_boundaries(concepts, 1000).tolist() == ten
-    both = slot_boundaries([make_concept("a", 3), make_concept("b", 10)], 1000)
+        assert interval_boundaries(concepts, 1000).tolist() == ten
+    both = interval_boundaries([make_concept("a", 3), make_concept("b", 10)], 1000)
     assert both.tolist() == sorted([*ten, 334, 667])
-    three = slot_boundaries([make_concept("a", 3)], 1000).tolist()
+    three = interval_boundaries([make_concept("a", 3)], 1000).tolist()
     assert len(three) == 11 and {0, 334, 667, 1000} <= set(three)
     assert three == sorted(set(three))
-    assert slot_boundaries([], 4).tolist() == [0, 1, 2, 3, 4]
+    assert interval_boundaries([], 4).tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(UserError, match=r"'a' was trained with 500 .* has 1000"):
-        slot_boundaries([make_concept("a", num_train_timesteps=500)], 1000)
+        interval_boundaries([make_concept("a", num_train_timesteps=500)], 1000)
 
 
-def test_padded_slots_use_the_right_rows(
+def test_padded_intervals_use_the_right_rows(
     states: Encode, make_concept: Callable[..., Concept]
 ) -> None:
     concept = make_concept("jane", 3)
-    boundaries = slot_boundaries([concept], 1000)
+    boundaries = interval_boundaries([concept], 1000)
     result = states(["<jane>"], [concept])
     fixed = [states([f"<jane|{k}|>"], [concept])[0] for k in range(3)]
-    for slot, start in enumerate(boundaries[:-1]):
-        np.testing.assert_allclose(result[slot], fixed[start * 3 // 1000], atol=1e-5)
+    for interval, start in enumerate(boundaries[:-1]):
+        np.testing.assert_allclose(result[interval], fixed[start * 3 // 1000], atol=1e-5)
 
 
 def test_cut_is_told_once_a_prompt(states: Encode, make_concept: Callable[..., Concept]) -> None:
@@ -169,7 +169,7 @@ def test_what_does_not_fit_the_model(
         states(["a"], [make_concept(width=24, base_model="mini")])
     other = by_name([make_concept(num_train_timesteps=500)])
     with pytest.raises(UserError, match=r"500 diffusion timesteps, .* has 1000"):
-        encode_prompts(["a"], other, [tokenizer], text_encoder, slot_boundaries([], 1000))
+        encode_prompts(["a"], other, [tokenizer], text_encoder, interval_boundaries([], 1000))
     with pytest.raises(UserError, match="unknown concept word <jan>"):
         states(["a <jan>"], [make_concept()])
     # Type checking, where it is on, comes first.

@@ -222,13 +222,26 @@ def test_pictures_are_kept_when_it_is_interrupted(
     assert str(out / "a-dog-seed0.png") in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"),
+        jax.errors.JaxRuntimeError("INTERNAL: Error dispatching: Out of memory allocating 9 bytes"),
+        MemoryError("Unable to allocate 9 bytes"),
+    ],
+    ids=["accelerator", "cpu", "numpy"],
+)
 def test_out_of_memory_is_one_line(
-    model: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    model: str,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     module = importlib.import_module("mrti_jax.sampling.generate")
 
     def full(*arguments: object) -> None:
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+        raise error
 
     monkeypatch.setattr(module, "draw", full)
     assert main(["a dog", *flags(model, tmp_path / "out")]) == 2

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tiny import XL_PARTS, tiny_concept
 
-from mrti_jax.concept import by_name, encode_prompts, slot_boundaries
+from mrti_jax.concept import by_name, encode_prompts, interval_boundaries
 from mrti_jax.errors import UserError
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sampling import generate
@@ -35,7 +35,7 @@ def test_the_pooled_text_is_of_the_row_in_use(tiny_xl_sd: StableDiffusion) -> No
         by_name([JANE]),
         sd.tokenizers,
         sd.text_encoder,
-        slot_boundaries([JANE], 1000),
+        interval_boundaries([JANE], 1000),
     )
     states = encoded.of(np.arange(2))
     assert states.hidden.shape == (10, 2, 77, 56) and states.pooled is not None
