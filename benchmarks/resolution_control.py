@@ -29,7 +29,7 @@ from benchmarks.learned import (
 )
 from benchmarks.report import Report, mean_and_error
 from mrti_jax.commands import use_compilation_cache
-from mrti_jax.concept import BRACKETS, Nothing, Scheme
+from mrti_jax.concept import BRACKETS, Nothing, Scheme, resolution_to_bucket
 from mrti_jax.mini.concepts import best_caption
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sampling.grid import make_grid
@@ -139,7 +139,7 @@ def tell_scheme(
     others = unrelated.mean(1)
     rows.append(("unrelated prompt", *(mean_and_error(others[:, m]) for m in range(len(MEASURES)))))
     curves = per_concept.mean(0)
-    far = per_concept[:, round(COARSE * len(ks))] > per_concept[:, 0]
+    far = per_concept[:, resolution_to_bucket(COARSE, len(ks))] > per_concept[:, 0]
     rows.append((f"farther at {COARSE:g} than at 0", *(f"{n} of {len(far)}" for n in far.sum(0))))
     rows.append(("Spearman with k", *(rank(curves[:, m]) for m in range(len(MEASURES)))))
     own = [

@@ -139,7 +139,7 @@ def commit() -> str:
 def kept(case: Case, cache: str) -> dict[str, float]:
     """What an earlier run has measured, else `measured` in a process of its own."""
     arguments, path = list(map(str, case)), result_file(case, cache)
-    if not path.exists():
+    if not path.exists() or commit().endswith("-dirty"):
         command = [sys.executable, "-m", "benchmarks.tpu_table", "--measure", *arguments]
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -154,17 +154,14 @@ def measured(model: Model, program: Program, name: str, per_chip: int) -> dict[s
     """The plan of a program, or the bytes that it would need if it does not fit."""
     from mrti_jax.planning.plan import Target, plan_sampling, plan_training
     from mrti_jax.planning.tpu_compiler import DoesNotFit
-    from mrti_jax.training.config import ConceptConfig, Config, TrainConfig
+    from mrti_jax.training.config import Config, TrainConfig
 
     chip, chips = SLICES[name]
     target = Target(model, chip, chips, "bfloat16", "auto")
     batch_size = chips * per_chip
     try:
         if program == "train":
-            # As in the recipes for these models.
-            config = Config(
-                concept=ConceptConfig(num_vectors=1), train=TrainConfig(batch_size=batch_size)
-            )
+            config = Config(train=TrainConfig(batch_size=batch_size))
             return dataclasses.asdict(plan_training(target, config, None))
         return dataclasses.asdict(plan_sampling(target, None, batch_size, NUM_STEPS))
     except DoesNotFit as error:

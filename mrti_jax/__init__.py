@@ -14,7 +14,7 @@ with epy.lazy_api_imports(globals()):
     from mrti_jax.concept import Concept
     from mrti_jax.errors import UserError
     from mrti_jax.models.stable_diffusion import StableDiffusion
-    from mrti_jax.sampling import generate
+    from mrti_jax.sampling import generate, sweep
     from mrti_jax.training import Config, Subject, learn, learn_many
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "generate",
     "learn",
     "learn_many",
+    "sweep",
 ]
 __version__ = "0.1.0"
 

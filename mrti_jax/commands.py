@@ -66,7 +66,8 @@ def run_command(
         warnings.showwarning = _show_warning
         try:
             body(flags)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it is None if closed, as by >&-
+                sys.stdout.flush()
         except UserError as error:
             return _fail(str(error), EXIT_USER_ERROR)
         except Preempted as stopped:  # all processes at once

@@ -3,9 +3,11 @@
 
 import difflib
 import inspect
+import operator
 import warnings
 from collections.abc import Iterable, Sequence
 from reprlib import repr as brief  # a value from a file may be endless
+from typing import Any
 
 
 class UserError(ValueError):
@@ -34,6 +36,15 @@ def check_word(what: str, value: object, known: Sequence[str]) -> None:
             f"{what} is {shown(value)}, but must be one of {', '.join(known)}"
             f"{nearest(str(value)[:80], known)}"
         )
+
+
+def whole(what: str, value: Any) -> int:
+    """An integer of any type as Python's own. Raises UserError, which begins with `what`, for other
+    values."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UserError(f"{what} must be a whole number, not {shown(value)}") from None
 
 
 def shown(value: object) -> str:

@@ -72,8 +72,10 @@ def to_path(path: epath.PathLike) -> epath.Path:
     """The path on this machine, with `~` expanded, or in an object store.
 
     Raises UserError for a path in an unknown object store, or in one that can't be reached with
-    what is installed.
+    what is installed, and for what can't be a path.
     """
+    if "\0" in os.fspath(path):
+        raise UserError(f"{os.fspath(path)!r} can't be a path: it has a null character")
     try:
         found = epath.Path(path).expanduser()
     except KeyError as error:

@@ -90,7 +90,8 @@ def _run(flags: Flags) -> None:
             f"does not fit: {error} on each chip, which has {memory / GIB:.2f} GiB for it; "
             f"{LESS_MEMORY[flags.program]}"
         ) from None
-    chip, share = CHIPS[flags.chip], flags.batch_size / flags.chips
+    chip, parts = CHIPS[flags.chip], flags.accumulation or 1
+    share = parts * -(-flags.batch_size // (parts * flags.chips))
     one = "example" if flags.program == "train" else "picture"
     held = plan.arguments + plan.temporaries
     print(
@@ -105,6 +106,8 @@ def _run(flags: Flags) -> None:
         f"{'from other chips, kB':24}{plan.bytes_between / 1e3:12.1f}\n"
         f"fits: {held / GIB:.2f} of {chip.memory / GIB:.2f} GiB"
     )
+    if (whole := share * flags.chips) != flags.batch_size:
+        print(f"a batch of {whole} would take as long: with {flags.batch_size}, some chips idle")
     if plan.saves_memory:
         print(f"to save memory, {SAVINGS[flags.program]}")
     if plan.fsdp > 1:

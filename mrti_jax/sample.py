@@ -174,10 +174,10 @@ def _check_flags(flags: Flags) -> None:
     if len(flags.prompts) > 1 and not any(set(prompt) & {" ", "<"} for prompt in flags.prompts):
         warn(f"each of {len(flags.prompts)} words is a prompt: put a prompt of several in quotes")
     for prompt in flags.prompts:  # a second value after a flag that takes one is read as a prompt
-        if prompt.isdecimal():
+        if prompt.isdecimal() and (flags.seed or flags.grid_value):
             raise UserError(
                 f"the prompt '{prompt}' is a number: for several seeds or values repeat the flag, "
-                f"as in --seed 1 --seed {prompt}"
+                f"as in --seed 1 --seed {prompt} (--prompts-file reads prompts)"
             )
         if prompt.endswith(".safetensors") or ("/" in prompt and os.path.exists(prompt)):
             raise UserError(
@@ -193,10 +193,11 @@ def _check_prompts(
     of concepts that no prompt names, and of flags that no word heeds."""
     from mrti_jax.concept import by_name, read_prompt
     from mrti_jax.sampling.request import check_request, expand_seeds
-    from mrti_jax.sampling.sweep import sweep_rows
+    from mrti_jax.sampling.sweep import default_values, sweep_rows
 
     table = by_name(concepts)
-    rows = sweep_rows(flags.grid, flags.grid_rows, flags.grid_value or ("0",))
+    values = flags.grid_value or default_values(flags.grid, concepts)
+    rows = sweep_rows(flags.grid, flags.grid_rows, values)
     texts = [*prompts, *(prompt for row in rows for prompt in row.prompts), flags.negative_prompt]
     checked = ("num_steps", "guidance_scale", "guidance_rescale", "eta", "sampler", "batch_size")
     check_request(texts, table, **{name: options[name] for name in checked})
@@ -266,7 +267,7 @@ def _read_prompts(path: str | None) -> list[str]:
     if path is None:
         return []
     text = read_text(to_path(path), f"the prompts file {path} can't be read")
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in text.split("\n")]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise UserError(f"the prompts file {path} holds no prompt")

@@ -13,12 +13,19 @@ import tyro
 
 from mrti_jax import plan, sample, train
 from mrti_jax.concept import Concept, parse
+from mrti_jax.mini import concepts
 from mrti_jax.models import __main__ as models
 from mrti_jax.models.stable_diffusion import StableDiffusion
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FLAGS = {"sample": sample.Flags, "train": train.Flags, "models": models.Flags, "plan": plan.Flags}
+FLAGS = {
+    "sample": sample.Flags,
+    "train": train.Flags,
+    "models": models.Flags,
+    "plan": plan.Flags,
+    "mini.concepts": concepts.Flags,
+}
 
 
 def blocks(language: str) -> list[str]:
@@ -26,7 +33,7 @@ def blocks(language: str) -> list[str]:
 
 
 COMMANDS = re.findall(
-    rf"python -m mrti_jax\.({'|'.join(FLAGS)})\b(.*)",
+    rf"python -m mrti_jax\.({'|'.join(map(re.escape, FLAGS))})\b(.*)",
     "\n".join(blocks("bash")).replace("\\\n", " "),
 )
 
@@ -46,7 +53,10 @@ def test_command(command: str, arguments: str) -> None:
         assert (ROOT / flags.recipe).exists()
 
 
-def test_the_list_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_of_commands(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["mrti_jax"])
     runpy.run_module("mrti_jax", run_name="__main__")
     listed = re.findall(r"^python -m (\S+)  ", capsys.readouterr().out, re.MULTILINE)
     assert {f"mrti_jax.{command}" for command in FLAGS} <= set(listed)

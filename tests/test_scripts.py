@@ -10,14 +10,14 @@ from pathlib import Path
 SCRIPT = """
 import json, sys
 import numpy as np
-from mrti_jax import Concept, Config, StableDiffusion, UserError, generate, learn
+from mrti_jax import Concept, Config, StableDiffusion, UserError, generate, learn, sweep
 from mrti_jax.training import TrainConfig
 
 sd = StableDiffusion.load(sys.argv[1])
 jane = Concept("jane", np.zeros((2, 1, 32), np.float32), np.array([0, 500, 1000], np.int32))
 
 def draw(**options):
-    generate(sd, "a <jane>", **({"concepts": jane, "num_steps": 1} | options))
+    return generate(sd, "a <jane>", **({"concepts": jane, "num_steps": 1} | options))
 
 def train(**settings):
     config = Config(train=TrainConfig(**settings))
@@ -34,6 +34,11 @@ print(json.dumps([
     told(lambda: draw(vae_slicing="of")),
     told(lambda: draw(nothing="pad")),
     told(lambda: draw(seeds=[1.5, 2])),
+    told(lambda: draw(num_steps=2.5)),
+    told(lambda: draw(height=64.0)),
+    told(lambda: learn(sd, "sample", name="jane", initializer=None)),
+    told(lambda: sweep(sd, "a <jane[{k}]>", jane, rows="scheme")),
+    told(lambda: json.dumps(draw(num_steps=np.int64(1), guidance_scale=np.float32(2))[0].parameters)),
     told(lambda: draw(concepts="runs/jane")),
     told(lambda: draw(concepts=["jane"])),
     told(lambda: train(timesteps="even")),
@@ -52,7 +57,12 @@ def test_wrong_types_are_told(tiny_folder: Path) -> None:
         "'splash'?",
         "vae_slicing is 'of', but must be one of auto, on, off; did you mean 'off'?",
         "nothing is 'pad', but must be one of zero, drop, initializer",
-        "seeds must be whole numbers, not [1.5, 2]",
+        "a seed must be a whole number, not 1.5",
+        "the number of steps must be a whole number, not 2.5",
+        "height must be a whole number, not 64.0",
+        "the initializer is empty, but must be a word",
+        "rows is 'scheme', but must be one of seeds, schemes; did you mean 'schemes'?",
+        None,
         "'runs/jane' is not a concept, but Concept.load reads one from a file",
         "'jane' is not a concept, but Concept.load reads one from a file",
         "config: 'train.timesteps' is 'even', but must be one of uniform, stratified",
@@ -70,4 +80,4 @@ def test_a_warning_is_of_the_line_that_led_to_it(tiny_folder: Path, tmp_path: Pa
     ran = subprocess.run(
         [sys.executable, script, str(tiny_folder)], capture_output=True, text=True, check=True
     )
-    assert f"{script}:4: UserWarning: a guidance_scale of 1 means no guidance" in ran.stderr
+    assert f"{script}:4: UserWarning: a guidance scale of 1 means no guidance" in ran.stderr

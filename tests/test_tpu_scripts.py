@@ -78,6 +78,10 @@ def test_shellcheck_finds_nothing() -> None:
             "mkdir -p here\ngcloud storage cp --recursive gs://b/runs here",
         ),
         (
+            "fetch.sh /data/rex",
+            f"mkdir -p fetched\n{TPU} tpu-vm scp pod:/data/rex fetched --zone=us-east1-d --recurse",
+        ),
+        (
             "fetch.sh runs/rex",
             f"mkdir -p fetched\n{TPU} tpu-vm scp pod:mrti_jax/runs/rex fetched --zone=us-east1-d "
             "--recurse",
@@ -141,6 +145,7 @@ def test_setup_installs_what_tpus_need_on_all_workers() -> None:
         ("create.sh", NAMES, ["--dry-run", "--sopt"], "unknown flag --sopt"),
         ("delete.sh", NAMES, ["--dry-run", "--queued", "extra"], "too many arguments"),
         ("fetch.sh", NAMES, ["--dry-run"], "say which folder"),
+        ("fetch.sh", NAMES, ["--dry-run", ""], "say which folder"),
         ("fetch.sh", NAMES, ["--dry-run", "runs/rex", "here", "there"], "too many arguments"),
         ("logs.sh", NAMES, ["--dry-run", "0", "1"], "too many arguments"),
         ("setup.sh", NAMES, ["--dry-run", "all"], "unknown argument all"),

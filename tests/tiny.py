@@ -96,7 +96,7 @@ def vae_config(kind: Kind = "sd1") -> VAEConfig:
     }
     if kind == "xl":
         return VAEConfig(**common, scaling_factor=0.13025, force_upcast=True)
-    return VAEConfig(**common)
+    return VAEConfig(**common, force_upcast=False)
 
 
 def random_module(config: Any, module: type[nnx.Module], seed: int = 0) -> Frozen:

@@ -3,7 +3,7 @@
 # fetch.sh [--dry-run] FOLDER [HERE]: copies a folder of results, gs://BUCKET/FOLDER or one on
 # worker 0 such as runs/rex, to HERE (fetched, if not given).
 source "$(dirname "$0")/tpu_vm.sh"
-[[ $# -ge 1 ]] || fail "say which folder: fetch.sh gs://bucket/runs/rex"
+[[ -n ${1:-} ]] || fail "say which folder: fetch.sh gs://bucket/runs/rex"
 [[ $# -le 2 ]] || fail "too many arguments: use --dry-run (first), FOLDER and HERE"
 
 here=${2:-fetched}
@@ -11,5 +11,7 @@ run mkdir -p "$here"
 if [[ $1 == gs://* ]]; then
     run gcloud storage cp --recursive "$1" "$here"
 else
-    run gcloud compute tpus tpu-vm scp "$TPU_NAME:$FOLDER/$1" "$here" --zone="$ZONE" --recurse
+    folder=$1
+    [[ $folder == /* ]] || folder=$FOLDER/$folder
+    run gcloud compute tpus tpu-vm scp "$TPU_NAME:$folder" "$here" --zone="$ZONE" --recurse
 fi

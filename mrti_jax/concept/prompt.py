@@ -141,7 +141,7 @@ def _word(text: str, match: re.Match[str]) -> tuple[Word, int]:
         malformed(
             text,
             match.end(),
-            f"{MARK} is filled in only by --grid (in Python: mrti_jax.sampling.sweep); otherwise, "
+            f"{MARK} is filled in only by --grid (in Python: mrti_jax.sweep); otherwise, "
             f"{_ARGUMENT} is expected after '{start}'",
         )
     if number is None:

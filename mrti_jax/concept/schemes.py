@@ -17,10 +17,11 @@ _TAG = re.compile(
 
 _NO_WORD = re.compile(rf"(?<!\\)(?P<escape>\\*+)<(?P<name>{NAME})(?![>\[(|])")
 _OUTSIDE = re.compile(
-    rf"(?<!\\)(?:\\\\)*+<(?P<name>{NAME})>(?P<number>\[[0-9.]+\]|\([0-9.]+\)|\|[0-9.]+\|)"
+    rf"(?<!\\)(?:\\\\)*+<(?P<name>{NAME})(?:[\[(|][0-9.]+[\])|])?>"
+    r"(?P<number>\[[0-9.]+\]|\([0-9.]+\)|\|[0-9.]+\|)"
 )
 # What is neither HTML nor the prompt syntax of other tools, such as <lora:name:1>.
-_SLIP = re.compile(r"\s*+[:=]?\s*+(?:[\[({|][^<>]*|[0-9.]+\s*+[\])}|]?)>")
+_SLIP = re.compile(r"\s*+[:=;/]?\s*+(?:[\[({|][^<>]*|[0-9.]+\s*+[\])}|]?)>")
 
 
 def word_bucket(word: Word, num_buckets: int) -> int:
@@ -70,7 +71,7 @@ def read_words(text: str, names: Collection[str]) -> Prompt:
     A tag is one that the prompt closes (`<x>...</x>`), or a common formatting tag (`<b>`). Raises
     UserError for a malformed or unknown word, and a name after `<` that no word's bracket follows;
     also for one similar to a name if a number or another kind of bracket follows (`<jnae:0.8>`).
-    A backslash makes text of these, too. Also for brackets with a number right after a bare word.
+    A backslash makes text of these, too. Also for brackets with a number right after a word.
     """
     parts: list[str | Word] = []
     for part in parse(text).parts:

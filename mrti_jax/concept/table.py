@@ -121,7 +121,7 @@ class Concept:
             if source.is_dir():
                 source /= FILE_NAME
                 if not source.exists():
-                    raise UserError(f"the folder {path} holds no {FILE_NAME}")
+                    raise UserError(f"the folder '{path}' holds no {FILE_NAME}")
             elif not source.exists():
                 raise UserError(f"there is no concept file {path}")
             if not is_regular(source):

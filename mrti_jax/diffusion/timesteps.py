@@ -39,13 +39,13 @@ def spaced_timesteps(
     timesteps = timesteps[:count]
     if timesteps[0] > total - 1 or timesteps[-1] < 0:
         raise UserError(
-            f"num_steps {count} with the model's timestep_spacing '{spacing}' and steps_offset "
-            f"{steps_offset} exceeds the {total} trained timesteps: use fewer steps, or correct "
+            f"{count} steps with the model's timestep_spacing '{spacing}' and steps_offset "
+            f"{steps_offset} exceed the {total} trained timesteps: use fewer steps, or correct "
             "steps_offset in the model's scheduler/scheduler_config.json"
         )
     if timesteps[0] < 0.1 * (total - 1):
         warn(
-            f"num_steps {count} with the model's timestep_spacing '{spacing}' starts at timestep "
+            f"{count} steps with the model's timestep_spacing '{spacing}' start at timestep "
             f"{timesteps[0]:g} of {total}, where the model expects hardly any noise: use more steps"
         )
     return timesteps
@@ -55,6 +55,6 @@ def check_num_steps(num_train_timesteps: int, num_steps: int) -> None:
     """Raises UserError for fewer than 1 or too many steps."""
     if not 1 <= num_steps <= num_train_timesteps:
         raise UserError(
-            f"num_steps is {num_steps}; the model was trained with {num_train_timesteps} "
+            f"the number of steps is {num_steps}; the model was trained with {num_train_timesteps} "
             f"timesteps, so use 1 to {num_train_timesteps} steps"
         )

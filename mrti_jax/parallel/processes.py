@@ -4,6 +4,7 @@
 import os
 import pickle
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,8 +58,7 @@ def join(
     request, see `StopRequest`; otherwise it ends this process at once.
 
     Raises:
-        UserError: the other processes can't be found or reached, or the arguments are
-            contradictory.
+        UserError: the other processes can't be found, or the arguments are contradictory.
     """
     given = [value for value in (coordinator, num_processes, process_id) if value is not None]
     if distributed == "off":
@@ -70,8 +70,8 @@ def join(
     alone_is_fine = distributed == "auto" and not given
     if alone_is_fine and (_launched_alone() or jax.distributed.is_initialized()):
         return
-    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
-        raise UserError(f"--coordinator is '{coordinator}', but must be HOST:PORT")
+    if coordinator is not None:
+        _check_address(coordinator)
     advice = "give --coordinator HOST:PORT, --num-processes and --process-id, or --distributed off"
     jax.config.update("jax_enable_preemption_service", stop_together)
     try:
@@ -90,6 +90,17 @@ def join(
         if alone_is_fine and "before any JAX calls" in str(error):
             return
         raise UserError(f"can't join the processes of this run ({error}): {advice}") from error
+
+
+def _check_address(coordinator: str) -> None:
+    """Raises UserError for what JAX would wait for in vain, for minutes."""
+    match = re.fullmatch(r"\[?(?P<host>.+?)\]?:(?P<port>\d+)", coordinator)
+    if match is None or not 0 < int(match["port"][:6]) < 2**16:
+        raise UserError(f"--coordinator is '{coordinator}', but must be HOST:PORT")
+    try:
+        socket.getaddrinfo(match["host"], None)
+    except OSError as error:
+        raise UserError(f"--coordinator: there is no host '{match['host']}' ({error})") from None
 
 
 def is_writer() -> bool:

@@ -20,8 +20,9 @@ from mrti_jax.concept import (
     interval_boundaries,
     read_prompt,
 )
+from mrti_jax.concept.tokens import shorten
 from mrti_jax.diffusion import NoiseSchedule, make_sampler, own_sampler
-from mrti_jax.errors import UserError, warn
+from mrti_jax.errors import UserError, warn, whole
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import memory_limit
 from mrti_jax.sampling.loop import draw, make_program
@@ -103,6 +104,9 @@ def generate(
         raise UserError("there is no prompt to draw")
     negatives = _per_prompt(negative_prompt, len(prompts))
     all_seeds = expand_seeds(seeds, images_per_prompt)
+    num_steps = whole("the number of steps", num_steps)
+    batch_size = whole("the batch size", batch_size)
+    guidance_scale, guidance_rescale, eta = map(float, (guidance_scale, guidance_rescale, eta))
     table = by_name(concepts)
     check_request(
         [*prompts, *negatives],
@@ -117,8 +121,8 @@ def generate(
     guided = guidance_scale > 1
     if not guided and (any(negatives) or guidance_rescale):
         warn(
-            f"a guidance_scale of {guidance_scale:g} means no guidance, so negative_prompt and "
-            "guidance_rescale have no effect"
+            f"a guidance scale of {guidance_scale:g} means no guidance, so negative prompt and "
+            "guidance rescale have no effect"
         )
     height, width = picture_side(sd, "height", height), picture_side(sd, "width", width)
     sizes = told_sizes(sd, (height, width), original_size, crop, target_size)
@@ -172,7 +176,7 @@ def generate(
     for start in range(0, len(jobs), size):
         batch = jobs[start : start + size]
         filled = batch + batch[-1:] * (size - len(batch))
-        images = draw(
+        images, finite = draw(
             program,
             sd,
             encoded.of(passes[[index for index, _ in filled]]),
@@ -183,8 +187,13 @@ def generate(
             guidance_scale,
             guidance_rescale,
         )
-        for image, job in zip(images, batch, strict=False):
-            pictures.append(picture(image, *job))
+        for image, is_finite, (index, seed) in zip(images, finite, batch, strict=False):
+            if not is_finite:
+                warn(
+                    f"the picture of {shorten(prompts[index], 80)!r} with seed {seed} is black "
+                    "where the model gave no finite numbers: try less guidance, or dtype float32"
+                )
+            pictures.append(picture(image, index, seed))
             if on_picture:
                 on_picture(pictures[-1])
         if on_progress:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8, UInt32
 
 from mrti_jax.diffusion import Sampler
 from mrti_jax.models.frozen import Params
@@ -80,8 +80,9 @@ def draw(
     seeds: UInt32[np.ndarray, "b"],
     guidance_scale: float,
     guidance_rescale: float,
-) -> UInt8[np.ndarray, "b H W 3"]:
-    """Draws B pictures, one per seed; B is a multiple of the number of devices.
+) -> tuple[UInt8[np.ndarray, "b H W 3"], Bool[np.ndarray, "b"]]:
+    """Draws B pictures, one per seed, and says of each whether what was decoded is finite. B is a
+    multiple of the number of devices.
 
     A second call compiles only if a shape, a dtype or `program` differs.
 
@@ -108,7 +109,8 @@ def draw(
     if key not in _COMPILED:
         compile_ahead(call, program, *arguments)
         _COMPILED.add(key)
-    return fetch(call(program, *arguments))
+    images, finite = call(program, *arguments)
+    return fetch(images), fetch(finite)
 
 
 @cache
@@ -127,7 +129,7 @@ def _draw(
     seeds: UInt32[Array, "b"],
     guidance_scale: Float[Array, ""],
     guidance_rescale: Float[Array, ""],
-) -> UInt8[Array, "b H W 3"]:
+) -> tuple[UInt8[Array, "b H W 3"], Bool[Array, "b"]]:
     sampler = program.sampler
     unet = nnx.merge(program.unet, nnx.State(params["unet"]))
     num_intervals, batch, passes = text_states.hidden.shape[:3]
@@ -172,12 +174,15 @@ def _draw(
 
 def decode(
     program: Program, params: Params, latents: Float[Array, "b h w c"]
-) -> UInt8[Array, "b H W 3"]:
-    """Decodes the U-Net's latents to pixels."""
+) -> tuple[UInt8[Array, "b H W 3"], Bool[Array, "b"]]:
+    """Decodes the U-Net's latents to pixels, and says which pictures' are finite."""
     vae = nnx.merge(program.vae, nnx.State(params))
 
-    def pixels(latents: Float[Array, "b h w c"]) -> UInt8[Array, "b H W 3"]:
-        return to_pixels(vae.decode(latents / program.scaling_factor))
+    def pixels(
+        latents: Float[Array, "b h w c"],
+    ) -> tuple[UInt8[Array, "b H W 3"], Bool[Array, "b"]]:
+        decoded = vae.decode(latents / program.scaling_factor)
+        return to_pixels(decoded), jnp.isfinite(decoded).all((1, 2, 3))
 
     if not program.vae_slicing:
         return pixels(latents)
@@ -186,8 +191,8 @@ def decode(
     turns = jax.lax.with_sharding_constraint(
         per_device.swapaxes(0, 1), batch_sharded(program.mesh, axis=1)
     )
-    images = jax.lax.map(pixels, turns).swapaxes(0, 1)
-    return images.reshape(-1, *images.shape[2:])
+    images, finite = (x.swapaxes(0, 1) for x in jax.lax.map(pixels, turns))
+    return images.reshape(-1, *images.shape[2:]), finite.reshape(-1)
 
 
 def to_pixels(decoded: Float[Array, "*b H W 3"]) -> UInt8[Array, "*b H W 3"]:

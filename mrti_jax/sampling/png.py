@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-import numpy as np
 from etils import epath
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -41,7 +40,7 @@ def save_picture(picture: Picture, folder: epath.PathLike) -> epath.Path:
     """Writes `folder/<prompt>-seed<seed>.png`, numbered if that exists; returns its path."""
     info = PngInfo()
     info.add_text("parameters", a1111_text(picture.parameters))
-    info.add_text(CHUNK, _json(picture.parameters))
+    info.add_text(CHUNK, json.dumps(picture.parameters))
     stem = f"{slug(picture.parameters['prompt'])}-seed{picture.parameters['seed']}"
     return save_new(Image.fromarray(picture.image), folder, stem, info)
 
@@ -49,7 +48,8 @@ def save_picture(picture: Picture, folder: epath.PathLike) -> epath.Path:
 def sheet_info(rows: Sequence[Sequence[Picture]]) -> PngInfo:
     """The text chunk of a sheet of pictures: lists of their parameters, row by row."""
     info = PngInfo()
-    info.add_text(CHUNK, _json([[picture.parameters for picture in row] for row in rows]), zip=True)
+    told = [[picture.parameters for picture in row] for row in rows]
+    info.add_text(CHUNK, json.dumps(told), zip=True)
     return info
 
 
@@ -76,10 +76,6 @@ def save_new(
             path.unlink(missing_ok=True)
         raise
     return path
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, default=np.generic.item)
 
 
 def _reserved(path: epath.Path) -> bool:

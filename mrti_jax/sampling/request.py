@@ -2,14 +2,13 @@
 """Checks of a request for pictures that need no model."""
 
 import math
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from mrti_jax.concept import Concept, read_prompt
 from mrti_jax.diffusion import check_sampler
-from mrti_jax.errors import UserError
+from mrti_jax.errors import UserError, whole
 from mrti_jax.sampling.loop import MAX_SEED
 
 
@@ -30,25 +29,23 @@ def check_request(
             raise UserError(f"the prompt {text!a} is not UTF-8")
         read_prompt(text, concepts)
     if not math.isfinite(guidance_scale):
-        raise UserError(f"guidance_scale is {guidance_scale}, but must be a finite number")
+        raise UserError(f"the guidance scale is {guidance_scale}, but must be a finite number")
     if not 0 <= guidance_rescale <= 1:
-        raise UserError(f"guidance_rescale is {guidance_rescale}, but must lie between 0 and 1")
+        raise UserError(f"the guidance rescale is {guidance_rescale}, but must lie between 0 and 1")
     if not 0 <= eta <= 1:
         raise UserError(f"eta is {eta}, but must lie between 0 and 1")
     if num_steps < 1:
-        raise UserError(f"num_steps is {num_steps}, but must be 1 or more")
+        raise UserError(f"the number of steps is {num_steps}, but must be 1 or more")
     if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}, but must be 1 or more")
+        raise UserError(f"the batch size is {batch_size}, but must be 1 or more")
     if sampler is not None:
         check_sampler(sampler)
 
 
 def expand_seeds(seeds: int | Sequence[int], images_per_prompt: int = 1) -> list[int]:
     """Every seed s as s, s + 1, ... s + images_per_prompt - 1. Raises UserError."""
-    try:
-        given = [operator.index(seed) for seed in (seeds if np.iterable(seeds) else [seeds])]
-    except TypeError:
-        raise UserError(f"seeds must be whole numbers, not {seeds!r}") from None
+    given = [whole("a seed", seed) for seed in (seeds if np.iterable(seeds) else [seeds])]
+    images_per_prompt = whole("the number of images per prompt", images_per_prompt)
     if images_per_prompt < 1 or not given:
         raise UserError("there is nothing to draw: give at least one seed and one image per prompt")
     result = [seed + i for seed in given for i in range(images_per_prompt)]

@@ -4,7 +4,7 @@
 import numpy as np
 from jaxtyping import Int32
 
-from mrti_jax.errors import UserError
+from mrti_jax.errors import UserError, whole
 from mrti_jax.models.stable_diffusion import StableDiffusion
 
 MAX_SIDE = 2**16
@@ -20,6 +20,7 @@ def picture_side(sd: StableDiffusion, name: str, value: int | None) -> int:
     factor = sd.vae.config.downscale
     if value is None:
         return sd.unet.config.sample_size * factor
+    value = whole(name, value)
     if value < 1 or value % factor:
         below = max(value // factor, 0) * factor
         near = f"{below} or {below + factor}" if below else str(factor)
@@ -43,13 +44,13 @@ def told_sizes(
     told = (*(original_size or size), *crop, *(target_size or size))
     if sd.unet.config.pooled_dim is None and (original_size or any(crop) or target_size):
         raise UserError(
-            "only SDXL takes original_size, crop and target_size, not model "
+            "only SDXL takes an original size, a crop and a target size, not model "
             f"'{sd.source.name}': leave them out"
         )
     if min(told) < 0:
-        raise UserError(f"original_size, crop and target_size can't be negative: {told}")
+        raise UserError(f"original size, crop and target size can't be negative: {told}")
     if max(told) > MAX_SIZE:
         raise UserError(
-            f"original_size, crop and target_size must be at most {MAX_SIZE}, not {max(told)}"
+            f"original size, crop and target size must be at most {MAX_SIZE}, not {max(told)}"
         )
     return np.asarray(told, np.int32)

@@ -4,11 +4,11 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mrti_jax.concept import BRACKETS, MARK, Concept, by_name
 from mrti_jax.concept.prompt import NAME
-from mrti_jax.errors import UserError
+from mrti_jax.errors import UserError, check_word
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sampling.generate import Picture, generate
 from mrti_jax.sampling.request import expand_seeds
@@ -43,7 +43,7 @@ def sweep(
     concepts: Concept | Iterable[Concept],
     *,
     rows: SweepRows = "seeds",
-    values: Sequence[str] = (),
+    values: Sequence[str | int | float] = (),
     seeds: int | Sequence[int] = 0,
     images_per_prompt: int = 1,
     **options: Any,
@@ -54,31 +54,33 @@ def sweep(
         templates: one or several, drawn one below the other.
         rows: "seeds" is a row per template and seed; "schemes" is one per template, scheme and
             seed, in which the brackets around `{k}` are those of the scheme.
-        values: buckets ("3") or resolutions ("0.3"); all buckets if none is given.
+        values: buckets (3) or resolutions (0.3), as numbers or text; all buckets if none is given.
         options: of `generate`.
 
     Raises:
         UserError: a template has no `{k}`, or what `generate` refuses.
     """
     table = by_name(concepts)
-    values = list(values) or default_values(_listed(templates), table.values())
+    given = [values] if isinstance(values, str) else list(map(str, values))
+    columns = given or default_values(templates, table.values())
     all_seeds = expand_seeds(seeds, images_per_prompt)
-    planned = sweep_rows(templates, rows, values)
+    planned = sweep_rows(templates, rows, columns)
     prompts = [prompt for row in planned for prompt in row.prompts]
     flat = iter(generate(sd, prompts, table.values(), seeds=all_seeds, **options))
 
     pictures: list[list[Picture]] = []
     labels: list[str] = []
     for row in planned:
-        columns = [[next(flat) for _ in all_seeds] for _ in values]
-        pictures += [list(across) for across in zip(*columns, strict=True)]
+        drawn = [[next(flat) for _ in all_seeds] for _ in columns]
+        pictures += [list(across) for across in zip(*drawn, strict=True)]
         tells_seeds = not row.labels or len(all_seeds) > 1
         labels += [", ".join([*row.labels, *[f"seed {seed}"] * tells_seeds]) for seed in all_seeds]
-    return Sweep(pictures, labels, [f"k = {value}" for value in values])
+    return Sweep(pictures, labels, [f"k = {value}" for value in columns])
 
 
 def sweep_rows(templates: str | Sequence[str], rows: SweepRows, values: Sequence[str]) -> list[Row]:
     """What `sweep` draws. Raises UserError for a template without `{k}`."""
+    check_word("rows", rows, get_args(SweepRows))
     templates = _listed(templates)
     planned = []
     for template in templates:
@@ -102,10 +104,10 @@ def _listed(templates: str | Sequence[str]) -> list[str]:
     return [templates] if isinstance(templates, str) else list(templates)
 
 
-def default_values(templates: Sequence[str], concepts: Iterable[Concept]) -> list[str]:
+def default_values(templates: str | Sequence[str], concepts: Iterable[Concept]) -> list[str]:
     """All buckets of the concepts that templates name with `{k}`, or tenths if their numbers
     differ."""
-    named = {match["name"] for text in templates for match in _MARKED.finditer(text)}
+    named = {match["name"] for text in _listed(templates) for match in _MARKED.finditer(text)}
     counts = {concept.num_buckets for concept in concepts if concept.name in named}
     if len(counts) == 1:
         return [str(k) for k in range(counts.pop())]

@@ -180,7 +180,7 @@ def _to_pil(image: object) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, np.ndarray):
-        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
             return Image.fromarray(image)
         what = f"{image.dtype} {list(image.shape)}"
     else:
@@ -228,7 +228,7 @@ def _captions(file: epath.Path, word: str) -> tuple[str, ...]:
     if not beside.exists():
         return ()
     text = read_text(beside, f"the captions in '{beside}' can't be read")
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in text.split("\n")]
     captions = [_caption(line, word, beside) for line in lines if line]
     without = [caption for caption in captions if "{}" not in caption]
     if without:

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mrti_jax.concept.prompt import check_name
-from mrti_jax.errors import UserError, warn
+from mrti_jax.errors import UserError, shown, warn
 from mrti_jax.files import to_path
 from mrti_jax.training.config import SAMPLE, TFDS_PREFIX, DataConfig, is_folder_path
 from mrti_jax.training.folder import check_apart
@@ -45,8 +45,11 @@ class Subject:
         return str(self.images) if isinstance(self.images, str | os.PathLike) else None
 
     def check(self, *, restart: bool) -> None:
-        """Raises UserError for a name that can't be one, a folder without images, and one that
-        holds `out` or that `restart` would move away; reads no image."""
+        """Raises UserError for a name or an initializer that can't be one, a folder without images,
+        and one that holds `out` or that `restart` would move away; reads no image."""
+        for what, word in (("name", self.name), ("initializer", self.initializer)):
+            if not isinstance(word, str):
+                raise UserError(f"the {what} is {shown(word)}, but must be a word")
         check_name(self.name)
         if self.path is not None and is_folder_path(self.path):
             find_images(to_path(self.path))

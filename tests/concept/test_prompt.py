@@ -87,7 +87,7 @@ def test_text_and_prompt_are_inverse() -> None:
         ("<jane[x]>", "expected a bucket", '"<jane[^x]>"'),
         (
             "a <jane({k})>",
-            "{k} is filled in only by --grid (in Python: mrti_jax.sampling.sweep)",
+            "{k} is filled in only by --grid (in Python: mrti_jax.sweep)",
             '"a <jane(^{k})>"',
         ),
         ("<jane[]>", "expected a bucket", '"<jane[^]>"'),

@@ -101,13 +101,24 @@ def test_brackets_that_belong_inside(behind: str, make_concept: Callable[..., Co
     assert f'write <jane{behind}>, with the brackets inside, at column 9 of "a <jane>^' in str(
         error.value
     )
-    for text in (f"a <jane> {behind}", "a <jane>(red)", rf"a \<jane>{behind}"):
+    with pytest.raises(UserError, match=r"with the brackets inside, at column 12"):
+        read_prompt(f"a <jane[3]>{behind}", concepts)
+    for text in (f"a <jane> {behind}", "a <jane[3]>(red)", rf"a \<jane>{behind}"):
         assert str(read_prompt(text, concepts)) == text
 
 
 @pytest.mark.parametrize(
     "text",
-    ["<jan:0.8>", "<jan {3}>", "a <Jane [.5]>", "<jaen =3>", "<jan{x}>", "<jan |7|>", "<jan 3)>"],
+    [
+        "<jan:0.8>",
+        "<jan {3}>",
+        "a <Jane [.5]>",
+        "<jaen =3>",
+        "<jan{x}>",
+        "<jan |7|>",
+        "<jan 3)>",
+        "<jan/3>",
+    ],
 )
 def test_a_slip_in_both_name_and_bracket(text: str, make_concept: Callable[..., Concept]) -> None:
     concepts = by_name([make_concept("jane")])

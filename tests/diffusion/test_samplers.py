@@ -208,7 +208,7 @@ def test_start_has_the_variance_that_the_network_expects(name):
 
 def test_one_step_from_where_there_is_no_noise_warns():
     schedule = NoiseSchedule.from_config(SD15)
-    with pytest.warns(UserWarning, match="starts at timestep 1 of 1000"):
+    with pytest.warns(UserWarning, match="start at timestep 1 of 1000"):
         make_sampler("ddim", SD15).plan(schedule, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -110,6 +110,23 @@ def test_weights_too_large_for_a_chip_are_shared(monkeypatch: pytest.MonkeyPatch
 
 
 @needs_compiler
+def test_of_chips_that_idle_the_others_cost_an_example_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(planning, "find_preset", {"tiny": preset(unet_config("sd1"))}.__getitem__)
+    costs = []
+    for batch_size in (1, 8):
+        flags = ["--model", "tiny", "--batch-size", str(batch_size), "--chips", "8"]
+        assert plan.main([*flags, "--chip", "v5e", "--size", "32"]) == 0
+        told = capsys.readouterr().out
+        costs.append(re.search(r"arithmetic, TFLOP .*", told)[0])  # type: ignore[index]
+        assert ("a batch of 8 would take as long: with 1, some chips idle" in told) == (
+            batch_size == 1
+        )
+    assert costs[0] == costs[1]
+
+
+@needs_compiler
 @pytest.mark.long
 @pytest.mark.parametrize("widths", [(32, 64), (64, 128)])
 def test_over_256_chips_as_much_crosses_whatever_the_model(

@@ -121,10 +121,10 @@ def test_a_prompt_without_its_quotes(model: str, tmp_path: Path, capsys: Capture
         (["a <jane>", "--size", "17"], "multiple of 2"),
         (["a dog", "--sampler", "eular"], "did you mean 'euler'"),
         (["a dog \udcff"], "not UTF-8"),
-        (["a dog", "--steps", "0"], "num_steps is 0"),
+        (["a dog", "--steps", "0"], "number of steps is 0"),
         (["a dog", "--seed", "-3"], "seed"),
-        (["a dog", "--guidance", "nan"], "guidance_scale is nan"),
-        (["a dog", "--guidance", "inf"], "guidance_scale is inf"),
+        (["a dog", "--guidance", "nan"], "guidance scale is nan"),
+        (["a dog", "--guidance", "inf"], "guidance scale is inf"),
         (["a dog", "--negative-prompt", "<jan>"], "unknown concept word <jan>"),
         (["--seed", "1", "2", "a dog"], "--seed 1 --seed 2"),
         (["--concept", "a", "b.safetensors", "a dog"], "--concept b.safetensors"),
@@ -159,6 +159,7 @@ def test_bad_input_is_one_line(
         ["a <jane>", "--grid", "a <jane>"],
         ["--grid", "a <jan[{k}]>"],
         ["--grid", "a <jane[{k}]>", "--grid-value", "10"],
+        ["--grid", "a <jane[0.{k}]>"],
     ],
 )
 def test_no_model_is_loaded_for_a_slip(

@@ -116,7 +116,7 @@ def test_negative_prompts(tiny_sd: StableDiffusion) -> None:
 
 def test_guidance_of_one_is_no_guidance(tiny_sd: StableDiffusion) -> None:
     with pytest.warns(
-        UserWarning, match="guidance_scale of 1 means no guidance, so negative_prompt"
+        UserWarning, match="guidance scale of 1 means no guidance, so negative prompt"
     ):
         none = images(generate(tiny_sd, "a dog", guidance_scale=1, negative_prompt="red", **FAST))
     nearly = images(generate(tiny_sd, "a dog", guidance_scale=1 + 1e-6, **FAST))
@@ -156,10 +156,10 @@ def test_sizes_and_v_prediction(tiny_v_sd: StableDiffusion) -> None:
         ({"seeds": []}, "nothing to draw"),
         ({"seeds": [1, 2], "images_per_prompt": 2}, "overlap"),
         ({"sampler": "dim"}, "did you mean 'ddim'"),
-        ({"num_steps": 0}, "num_steps is 0"),
-        ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
+        ({"num_steps": 0}, "number of steps is 0"),
+        ({"guidance_scale": float("inf")}, "guidance scale is inf"),
         ({"negative_prompt": "<jan>", "guidance_scale": 1}, "no concept is loaded, so <jan>"),
-        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 0}, "batch size is 0"),
         ({"concepts": [tiny_concept(), tiny_concept()]}, "two concepts are named 'jane'"),
         ({"concepts": [tiny_concept(parts=(("", 48),))]}, "width 48"),
     ],
@@ -167,6 +167,15 @@ def test_sizes_and_v_prediction(tiny_v_sd: StableDiffusion) -> None:
 def test_what_cannot_be_used(tiny_sd: StableDiffusion, options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         generate(tiny_sd, PROMPT, **(FAST | options))
+
+
+def test_what_is_not_finite_is_told(tiny_sd: StableDiffusion) -> None:
+    # 1e38 times a difference overflows float32 in one of the steps.
+    with pytest.warns(UserWarning, match="'a photo of a dog' with seed 3 is black where"):
+        (picture,) = generate(
+            tiny_sd, "a photo of a dog", seeds=3, **FAST | {"guidance_scale": 1e38}
+        )
+    assert not picture.image.all()
 
 
 def test_steps_that_skip_buckets_of_a_word_are_told(tiny_sd: StableDiffusion) -> None:

@@ -91,7 +91,7 @@ def test_sweep_has_one_column_per_bucket_and_the_same_noise_in_a_row(
 
 def test_sweep_over_the_schemes(tiny_sd: StableDiffusion) -> None:
     result = sweep(
-        tiny_sd, "a <jane[{k}]>", [tiny_concept()], rows="schemes", values=["0", "0.9"], **FAST
+        tiny_sd, "a <jane[{k}]>", [tiny_concept()], rows="schemes", values=[0, 0.9], **FAST
     )
     assert result.row_labels == ["fully [k]", "semi (k)", "fixed |k|"]
     prompts = [[picture.parameters["prompt"] for picture in row] for row in result.pictures]

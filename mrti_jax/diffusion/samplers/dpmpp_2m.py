@@ -100,8 +100,8 @@ class DPMpp2M(Sampler):
         decay_of_ratio = following / ratio  # exp(-h), as lambda = -log(ratio)
         if decay_of_ratio[:-1].max(initial=0) >= 1 or decay_of_ratio[-1] > 1:
             raise UserError(
-                f"num_steps {num_steps} with timestep_spacing "
-                f"'{self.timestep_spacing}' repeats a timestep, which sampler DPMpp2M can't do: "
+                f"{num_steps} steps with timestep_spacing "
+                f"'{self.timestep_spacing}' repeat a timestep, which sampler DPMpp2M can't do: "
                 "use fewer steps"
             )
         alpha, next_alpha = (ratio**2 + 1) ** -0.5, (following**2 + 1) ** -0.5
