@@ -19,6 +19,9 @@ jane = Concept("jane", np.zeros((2, 1, 32), np.float32), np.array([0, 500, 1000]
 def draw(**options):
     return generate(sd, "a <jane>", **({"concepts": jane, "num_steps": 1} | options))
 
+def as_json(pictures):
+    json.dumps([picture.parameters for picture in pictures])
+
 def train(**settings):
     config = Config(train=TrainConfig(**settings))
     learn(sd, "sample", name="jane", initializer="dog", config=config)
@@ -38,7 +41,7 @@ print(json.dumps([
     told(lambda: draw(height=64.0)),
     told(lambda: learn(sd, "sample", name="jane", initializer=None)),
     told(lambda: sweep(sd, "a <jane[{k}]>", jane, rows="scheme")),
-    told(lambda: json.dumps(draw(num_steps=np.int64(1), guidance_scale=np.float32(2))[0].parameters)),
+    told(lambda: as_json(draw(num_steps=np.int64(1), guidance_scale=np.float32(2)))),
     told(lambda: draw(concepts="runs/jane")),
     told(lambda: draw(concepts=["jane"])),
     told(lambda: train(timesteps="even")),
