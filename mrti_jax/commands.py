@@ -103,6 +103,9 @@ def join_processes(flags: ProcessFlags, *, stop_together: bool) -> None:
     from mrti_jax.parallel.accelerator import check_accelerator
     from mrti_jax.parallel.processes import join
 
+    if flags.coordinator is not None:  # JAX itself waits for minutes, and says nothing
+        told = f"joining the other processes at {flags.coordinator} ..."
+        print(told, file=sys.stderr, flush=True)
     join(
         flags.distributed,
         flags.coordinator,

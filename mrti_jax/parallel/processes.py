@@ -4,7 +4,6 @@
 import os
 import pickle
 import re
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,8 +69,8 @@ def join(
     alone_is_fine = distributed == "auto" and not given
     if alone_is_fine and (_launched_alone() or jax.distributed.is_initialized()):
         return
-    if coordinator is not None:
-        _check_address(coordinator)
+    if coordinator is not None and not _is_address(coordinator):
+        raise UserError(f"--coordinator is '{coordinator}', but must be HOST:PORT")
     advice = "give --coordinator HOST:PORT, --num-processes and --process-id, or --distributed off"
     jax.config.update("jax_enable_preemption_service", stop_together)
     try:
@@ -92,15 +91,10 @@ def join(
         raise UserError(f"can't join the processes of this run ({error}): {advice}") from error
 
 
-def _check_address(coordinator: str) -> None:
-    """Raises UserError for what JAX would wait for in vain, for minutes."""
-    match = re.fullmatch(r"\[?(?P<host>.+?)\]?:(?P<port>\d+)", coordinator)
-    if match is None or not 0 < int(match["port"][:6]) < 2**16:
-        raise UserError(f"--coordinator is '{coordinator}', but must be HOST:PORT")
-    try:
-        socket.getaddrinfo(match["host"], None)
-    except OSError as error:
-        raise UserError(f"--coordinator: there is no host '{match['host']}' ({error})") from None
+def _is_address(coordinator: str) -> bool:
+    """Whether it is HOST:PORT; the host's name may not be known yet, when this process starts."""
+    match = re.fullmatch(r".+:(\d{1,5})", coordinator)
+    return match is not None and 0 < int(match[1]) < 2**16
 
 
 def is_writer() -> bool:
