@@ -43,11 +43,6 @@ def test_round_trip(picture: Picture, tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(image), picture.image)
 
 
-def test_numbers_may_be_those_of_numpy(picture: Picture, tmp_path: Path) -> None:
-    own = PARAMETERS | {"num_steps": np.int64(20), "guidance_scale": np.float32(7.5)}
-    assert read_parameters(save_picture(Picture(picture.image, own), tmp_path)) == PARAMETERS
-
-
 def test_the_text_that_other_tools_read(picture: Picture, tmp_path: Path) -> None:
     with Image.open(save_picture(picture, tmp_path)) as image:
         text = image.info["parameters"]
