@@ -20,7 +20,7 @@ import yaml
 from etils import epath
 
 from benchmarks.chart import draw_chart
-from benchmarks.held_out import PER_INTERVAL, Grid, grid, held_out_loss
+from benchmarks.held_out import PER_TENTH, Grid, grid, held_out_loss
 from benchmarks.learned import checksum, chosen, concept_photos, settings_checksum
 from benchmarks.report import Report
 from mrti_jax.commands import use_compilation_cache
@@ -73,7 +73,7 @@ def main(flags: Flags) -> None:
     sd = StableDiffusion.load(flags.model)
     report.line(
         f"base model: {Path(sd.source.name).name}, checksum {checksum(sd)}; "
-        f"{flags.concepts} concepts; loss at {PER_INTERVAL} points in each tenth of diffusion time"
+        f"{flags.concepts} concepts; loss at {PER_TENTH} points in each tenth of diffusion time"
     )
     names = [Path(recipe).name.replace(".yaml", "") for recipe in flags.recipes]
     recipes = [

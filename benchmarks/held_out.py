@@ -20,17 +20,17 @@ from mrti_jax.training.latents import encode_moments, sample_latents
 SEED = 78  # not that of the photos to learn from
 NUM_PICTURES = 8
 NUM_TEMPLATES = 4
-NUM_INTERVALS = 10
-PER_INTERVAL = 8  # points in each tenth of diffusion time
+NUM_TENTHS = 10
+PER_TENTH = 8  # points in each tenth of diffusion time
 
 
 class Grid(NamedTuple):
-    """G points. `noisy`, `target` [G, h, w, c]; `timestep`, `interval`, `template` [G]."""
+    """G points. `noisy`, `target` [G, h, w, c]; `timestep`, `tenth`, `template` [G]."""
 
     noisy: Float[Array, "g h w c"]
     target: Float[Array, "g h w c"]
     timestep: np.ndarray
-    interval: np.ndarray
+    tenth: np.ndarray
     template: np.ndarray
 
 
@@ -43,7 +43,7 @@ def grid(sd: StableDiffusion, appearance: Appearance) -> Grid:
     moments = encode_moments(sd.vae, pixels, sd.mesh, flip=False)[0]
 
     schedule = _schedule(sd)
-    count = NUM_INTERVALS * PER_INTERVAL
+    count = NUM_TENTHS * PER_TENTH
     index = np.arange(count)
     timestep = ((2 * index + 1) * schedule.num_train_timesteps) // (2 * count)
     shape = (count, *moments.shape[1:3], moments.shape[3] // 2)
@@ -55,24 +55,24 @@ def grid(sd: StableDiffusion, appearance: Appearance) -> Grid:
         schedule.add_noise(latents, jnp.asarray(noise), jnp.asarray(timestep)),
         schedule.target(latents, jnp.asarray(noise), jnp.asarray(timestep)),
         timestep,
-        index // PER_INTERVAL,
+        index // PER_TENTH,
         (index // NUM_PICTURES + index) % NUM_TEMPLATES,  # another one when a picture recurs
     )
 
 
 def held_out_loss(
     sd: StableDiffusion, points: Grid, word: str, concept: Concept | None = None
-) -> Float[np.ndarray, "intervals"]:
+) -> Float[np.ndarray, "tenths"]:
     """Mean squared error in each tenth of diffusion time, with `word` in the templates: words, or
     `<name>` of the concept."""
     texts = [template.format(word) for template in OBJECT_TEMPLATES[:NUM_TEMPLATES]]
     concepts = {} if concept is None else {concept.name: concept}
-    boundaries = equal_boundaries(NUM_INTERVALS, _schedule(sd).num_train_timesteps)
+    boundaries = equal_boundaries(NUM_TENTHS, _schedule(sd).num_train_timesteps)
     encoded = encode_prompts(texts, concepts, sd.tokenizers, sd.text_encoder, boundaries)
     states = encoded.of(np.arange(len(texts)))
-    context = states.hidden[points.interval, points.template]
+    context = states.hidden[points.tenth, points.template]
     errors = _errors(sd.unet.graphdef, sd.unet.params, points, context)
-    return np.asarray(errors).reshape(NUM_INTERVALS, PER_INTERVAL).mean(1)
+    return np.asarray(errors).reshape(NUM_TENTHS, PER_TENTH).mean(1)
 
 
 @functools.partial(jax.jit, static_argnums=0)

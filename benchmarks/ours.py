@@ -14,7 +14,7 @@ from mrti_jax import StableDiffusion, generate
 from mrti_jax.concept import initial_vectors
 from mrti_jax.parallel.compiler import compile_ahead
 from mrti_jax.parallel.mesh import memory_limit
-from mrti_jax.training.config import ConceptConfig, Config, TrainConfig
+from mrti_jax.training.config import Config, TrainConfig
 from mrti_jax.training.memory import needs_remat
 from mrti_jax.training.slots import fill
 from mrti_jax.training.step import frozen_params, initial_state, make_train_step
@@ -28,9 +28,7 @@ def main(work: Work) -> None:
 def train(work: Work) -> Callable[[], tuple[float, float]]:
     """Returns a function that updates and returns wall and processor seconds of an update."""
     sd = StableDiffusion.load(work.folder, dtype=work.dtype)
-    config = Config(
-        concept=ConceptConfig(num_vectors=1), train=TrainConfig(batch_size=work.batch_size)
-    )
+    config = Config(train=TrainConfig(batch_size=work.batch_size))
     data = fill(random_photos(sd, config, work.size), 1, sd.mesh)
     latent_shape = sd.vae.config.latent_shape(work.size, work.size)
     remat = needs_remat(sd, config, latent_shape, memory_limit(sd.mesh))

@@ -4,10 +4,10 @@ what each chip computes, moves, holds and gets from others. A table in Markdown.
 
 Each program is compiled in a process of its own, which takes ten minutes of a core or more; results
 are kept in the folder `--cache`, by the commit that they are of, so that an interrupted run of the
-same code resumes. FLOP are those of the traced program with
-attention in plain XLA; the rest is of the program that would run. A train step's figures are for
-one update, a sampler's for one batch of pictures, 50 steps with guidance. An asterisk marks where
-the step recomputes blocks, or pictures are decoded one by one, to save memory.
+same commit resumes (not one of code that was changed since). FLOP are those of the traced program
+with attention in plain XLA; the rest is of the program that would run. A train step's figures are
+for one update, a sampler's for one batch of pictures, 50 steps with guidance. An asterisk marks
+where the step recomputes blocks, or pictures are decoded one by one, to save memory.
 """
 
 import dataclasses

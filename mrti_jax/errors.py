@@ -52,6 +52,14 @@ def shown(value: object) -> str:
     return "empty" if value is None else brief(value)
 
 
+def shorten(text: str, longest: int = 300) -> str:
+    """The text, without its middle if it has more than `longest` characters."""
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known word that begins with `word` or is most similar to it, or
     an empty string."""

@@ -106,8 +106,8 @@ def _run(flags: Flags) -> None:
         f"{'from other chips, kB':24}{plan.bytes_between / 1e3:12.1f}\n"
         f"fits: {held / GIB:.2f} of {chip.memory / GIB:.2f} GiB"
     )
-    if (whole := share * flags.chips) != flags.batch_size:
-        print(f"a batch of {whole} would take as long: with {flags.batch_size}, some chips idle")
+    if (full := share * flags.chips) != flags.batch_size:
+        print(f"a batch of {full} would take as long: with {flags.batch_size}, some chips idle")
     if plan.saves_memory:
         print(f"to save memory, {SAVINGS[flags.program]}")
     if plan.fsdp > 1:

@@ -16,8 +16,8 @@ from transformers import CLIPTokenizer
 from mrti_jax.concept.buckets import equal_boundaries
 from mrti_jax.concept.schemes import read_prompt
 from mrti_jax.concept.table import Concept, Parts
-from mrti_jax.concept.tokens import Nothing, Tokens, shorten, tokenize
-from mrti_jax.errors import UserError, check_word, warn
+from mrti_jax.concept.tokens import Nothing, Tokens, tokenize
+from mrti_jax.errors import UserError, check_word, shorten, warn
 from mrti_jax.models.frozen import Frozen
 from mrti_jax.models.text_encoder import TextEncoder, TextStates
 from mrti_jax.parallel.mesh import fetch

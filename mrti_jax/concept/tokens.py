@@ -16,7 +16,7 @@ from mrti_jax.concept.buckets import bucket_from_boundaries
 from mrti_jax.concept.prompt import Prompt, Word
 from mrti_jax.concept.schemes import rows
 from mrti_jax.concept.table import Concept
-from mrti_jax.errors import UserError, warn
+from mrti_jax.errors import UserError, shorten, warn
 
 Nothing = Literal["zero", "drop", "initializer"]
 
@@ -208,11 +208,3 @@ def _describe_cut(prompt: Prompt, parts: Sequence[str | int], layout: Layout) ->
     if lost:
         told += f" (without effect: {', '.join(lost)})"
     return told
-
-
-def shorten(text: str, longest: int = 300) -> str:
-    """The text, without its middle if it has more than `longest` characters."""
-    if len(text) <= longest:
-        return text
-    half = longest // 2
-    return f"{text[:half]} ... {text[-half:]}"

@@ -13,8 +13,8 @@ def count_flops(jaxpr: core.ClosedJaxpr) -> float:
     """Multiplications and additions of all matrix products and convolutions; loops count times
     their length, conditions by their largest branch.
 
-    Raises NotImplementedError for a kernel, whose inside isn't known, and for a
-    `while` loop with products in it.
+    Raises NotImplementedError for a kernel, whose inside isn't known, and for a `while` loop with
+    products in it.
     """
     return _count(jaxpr.jaxpr)
 

@@ -20,9 +20,8 @@ from mrti_jax.concept import (
     interval_boundaries,
     read_prompt,
 )
-from mrti_jax.concept.tokens import shorten
 from mrti_jax.diffusion import NoiseSchedule, make_sampler, own_sampler
-from mrti_jax.errors import UserError, warn, whole
+from mrti_jax.errors import UserError, shorten, warn, whole
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import memory_limit
 from mrti_jax.sampling.loop import draw, make_program
@@ -95,6 +94,8 @@ def generate(
         on_progress: called with the numbers of pictures done and in all, at first and after each
             batch.
         on_picture: called with each picture once its batch is drawn, in the order of the result.
+
+    Warns of each picture for which the model gave values that aren't finite.
 
     Raises:
         UserError: a word, a concept, a size, a seed or an option that can't be used.

@@ -7,7 +7,7 @@ from jaxtyping import Int32
 from mrti_jax.errors import UserError, whole
 from mrti_jax.models.stable_diffusion import StableDiffusion
 
-MAX_SIDE = 2**16
+MAX_SIDE = 2**16  # int32 counts the latents of such a picture
 MAX_SIZE = 2**31 - 1  # what SDXL is told is int32
 
 

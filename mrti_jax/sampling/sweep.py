@@ -79,7 +79,7 @@ def sweep(
 
 
 def sweep_rows(templates: str | Sequence[str], rows: SweepRows, values: Sequence[str]) -> list[Row]:
-    """What `sweep` draws. Raises UserError for a template without `{k}`."""
+    """What `sweep` draws. Raises UserError for unknown rows and a template without `{k}`."""
     check_word("rows", rows, get_args(SweepRows))
     templates = _listed(templates)
     planned = []
