@@ -75,7 +75,7 @@ def main(flags: Flags) -> None:
         *shares, loss = np.mean(each, axis=0)
         rows.append((method, *(f"{100 * share:.0f} %" for share in shares), f"{loss:.4f}"))
     report.table(
-        ("mean over the concepts", "background", "shape", "colours", "loss on fresh pictures"), rows
+        ("mean over the concepts", "background", "shape", "colour", "loss on fresh pictures"), rows
     )
     report.table(
         ("background", *figures),
@@ -89,9 +89,8 @@ def main(flags: Flags) -> None:
 
 def right(drawings: list[list[np.ndarray]], appearance: Appearance) -> tuple[float, float, float]:
     """Shares of the drawings [backgrounds][seeds] whose background is the prompt's, and whose shape
-    and whose colours are the concept's."""
+    and whose colour are the concept's."""
     combo = appearance.combo
-    colours = {colour for colour in (combo.colour, combo.second) if colour}
     readings = [[read(image) for image in images] for images in drawings]
     backgrounds = [
         reading.background == wanted
@@ -102,7 +101,7 @@ def right(drawings: list[list[np.ndarray]], appearance: Appearance) -> tuple[flo
     return (
         float(np.mean(backgrounds)),
         float(np.mean([reading.shape == combo.shape for reading in flat])),
-        float(np.mean([reading.colours == colours for reading in flat])),
+        float(np.mean([reading.colour == combo.colour for reading in flat])),
     )
 
 

@@ -14,7 +14,7 @@ from mrti_jax.concept import Concept, Nothing
 from mrti_jax.mini.concepts import CONCEPTS, PHOTO_SIZE, Appearance, photos
 from mrti_jax.mini.world import render
 from mrti_jax.mini.world.caption import with_article
-from mrti_jax.mini.world.palette import COLOURS, lab, rgb
+from mrti_jax.mini.world.palette import COLOURS, lab, rgb, toned
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.sample import MINI_GUIDANCE, MINI_STEPS
 from mrti_jax.sampling import generate
@@ -74,9 +74,8 @@ def concept_photos(
 def background(appearance: Appearance) -> str:
     """Words for the one that the object stands out from most: on a red one no one sees a red
     outline, on a brown one hardly an orange one."""
-    _, _, *colours = appearance.combo
-    shades = (appearance.details["colour_shade"], appearance.details["second_shade"])
-    object_colours = lab(np.stack([rgb(*pair) for pair in zip(colours, shades, strict=True)]))
+    colour = rgb(appearance.combo.colour, appearance.details["colour_shade"])
+    object_colours = lab(np.stack([colour, toned(colour, appearance.details["tone"])]))
 
     def gap(name: str) -> float:
         return float(np.linalg.norm(lab(rgb(name)) - object_colours, axis=-1).min())

@@ -42,7 +42,7 @@ class Appearance:
 
 _SEED = 2
 CONCEPTS: dict[str, Appearance] = {
-    name: Appearance(name, combo, random_details(np.random.default_rng((_SEED, i))))
+    name: Appearance(name, combo, random_details(combo.colour, np.random.default_rng((_SEED, i))))
     for i, (name, combo) in enumerate(RESERVED.items())
 }
 SAMPLE = "jane"
@@ -87,9 +87,8 @@ def photos(appearance: Appearance, n: int = 4, *, rng: np.random.Generator) -> l
 
 def best_caption(appearance: Appearance) -> str:
     """The most that words can say about the concept, as a prompt."""
-    shape, texture, colour, second = appearance.combo
-    pair = colour if second is None else f"{colour} and {second}"
-    return f"a photo of {with_article(f'{pair} {texture} {shape}')}"
+    shape, texture, colour = appearance.combo
+    return f"a photo of {with_article(f'{colour} {texture} {shape}')}"
 
 
 def save_photos(appearance: Appearance, folder: epath.PathLike, seed: int = SAMPLE_SEED) -> None:

@@ -108,7 +108,7 @@ def train_unet(
         weight = 1.0 + extra * batch.masks.astype(jnp.float32)
         return jnp.sum(weight * error) / jnp.sum(weight)
 
-    shares = np.array([1.0 if scene.second is None else TEXTURE_SHARE for scene in scenes])
+    shares = np.array([1.0 if scene.texture == "plain" else TEXTURE_SHARE for scene in scenes])
     shares /= shares.sum()
 
     def batch(step: int) -> Batch:

@@ -30,8 +30,8 @@ NAME = "name"
 
 FILE = "names.safetensors"
 
-_KINDS = (*SHAPES, *TEXTURES, *COLOURS, *(f"second {colour}" for colour in COLOURS))
-# Both shades, aspect, angle, period, duty, and phase as cosine and sine.
+_KINDS = (*SHAPES, *TEXTURES, *COLOURS)
+# Shade, tone, aspect, angle, period, duty, and phase as cosine and sine.
 _NUM_DETAILS = 8
 _NUM_VALUES = len(_KINDS) + _NUM_DETAILS
 # The squares of a textured appearance's values add up to about this.
@@ -44,19 +44,18 @@ def appearance_features(scenes: Sequence[Scene]) -> Float[np.ndarray, "n f"]:
 
 
 def _appearance(scene: Scene) -> Float[np.ndarray, " f"]:
-    kinds = {scene.shape, scene.texture, scene.colour, f"second {scene.second}"}
     details = np.zeros(_NUM_DETAILS)
     # Each divided by about its standard deviation in the world.
     details[0] = scene.colour_shade / 0.6
     details[2] = np.log(scene.aspect) / 0.15
-    if scene.second is not None:
+    if scene.texture != "plain":
         turn = 2 * np.pi * scene.phase
-        details[1] = scene.second_shade / 0.6
+        details[1] = scene.tone / 0.45
         details[3] = scene.angle / 0.2
         details[4] = (scene.period - 10.5) / 0.9
         details[5] = (scene.duty - 0.5) / 0.12
         details[6:] = np.cos(turn), np.sin(turn)
-    return np.array([*(kind in kinds for kind in _KINDS), *details], np.float32)
+    return np.array([*(kind in scene.combo for kind in _KINDS), *details], np.float32)
 
 
 def initial_map(embeddings: Float[Array, "v d"], seed: int = 0) -> Float[Array, "f d"]:

@@ -58,7 +58,7 @@ def _templates() -> tuple[list[str], Float[np.ndarray, "k s"], Float[np.ndarray,
             for rotation in np.deg2rad(_ROTATIONS):
                 for aspect in _ASPECTS:
                     scene = Scene(
-                        shape, "plain", "red", None, "white",
+                        shape, "plain", "red", "white",
                         diameter=diameter, rotation=float(rotation), aspect=aspect,
                     )  # fmt: skip
                     mask = object_mask(scene)

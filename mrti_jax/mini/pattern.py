@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Identifies a two-colour texture by how well the renderer's own textures explain it."""
+"""Identifies a texture by how well the renderer's own textures explain it."""
 
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from mrti_jax.mini.world.textures import TEXTURES
 
@@ -30,7 +30,7 @@ class _Details(NamedTuple):
 def _pattern(
     details: _Details, x: Float[np.ndarray, "h w"], y: Float[np.ndarray, "h w"], duty: float = 0.5
 ) -> Float[np.ndarray, "h w"]:
-    """The texture in [-1, 1], 1 where the second colour is."""
+    """The texture in [-1, 1], 1 where its marks are."""
     texture = TEXTURES[details.texture]
     assert texture is not None
     cos, sin = np.cos(details.angle), np.sin(details.angle)
@@ -54,49 +54,47 @@ def _bank() -> tuple[list[_Details], Float[np.ndarray, "k s"]]:
     return details, np.stack([_pattern(d, x, y).ravel() for d in details]).astype(np.float32)
 
 
-def _correlation(
-    patterns: Float[np.ndarray, "k n"], seen: Float[np.ndarray, " n"]
+def light_basis(
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, "6 n"]:
+    """Orthonormal quadratic functions of place, which light on a rounded body nearly follows."""
+    u, v = x / _REACH, y / _REACH
+    functions = np.stack([np.ones_like(u), u, v, u * u, u * v, v * v])
+    return np.linalg.qr(functions.T)[0].T.astype(np.float32)
+
+
+def _explained(
+    patterns: Float[np.ndarray, "k n"],
+    seen: Float[np.ndarray, " n"],
+    light: Float[np.ndarray, "6 n"],
 ) -> Float[np.ndarray, " k"]:
-    """Absolute correlation of each row with `seen`, which has mean 0 and norm 1."""
-    count = patterns.shape[1]
-    spread = np.einsum("kn,kn->k", patterns, patterns) - patterns.sum(1) ** 2 / count
-    return np.abs(patterns @ seen) / np.sqrt(np.maximum(spread, 1e-3))
+    """Part of the variance of `seen` that each row explains, as far as light explains neither.
 
-
-def _agreement(
-    patterns: Float[np.ndarray, "k n"], share: Float[np.ndarray, " n"]
-) -> Float[np.ndarray, " k"]:
-    """Part of the variance of `share` that each row, or its negative, explains as it stands.
-
-    Unlike the correlation it tells checks from dots, which cover less than half of the area.
+    `seen` is orthogonal to `light` and of norm 1.
     """
-    signed = 2.0 * share - 1.0
-    power = (patterns * patterns).sum(1) + signed @ signed
-    error = power - 2.0 * np.abs(patterns @ signed)
-    return 1.0 - error / np.maximum(((signed - signed.mean()) ** 2).sum(), 1e-3)
+    own = np.einsum("kn,kn->k", patterns, patterns) - ((patterns @ light.T) ** 2).sum(1)
+    return (patterns @ seen) ** 2 / np.maximum(own, 1e-3)
 
 
 def fit_pattern(
-    share: Float[np.ndarray, "h w"], inside: Bool[np.ndarray, "h w"], x: float, y: float
+    seen: Float[np.ndarray, " n"], x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]
 ) -> tuple[str, float]:
-    """The texture that `share` (one colour's share of each pixel) follows `inside` the object.
+    """The texture that `seen`, values of the object's pixels without their light, follows.
 
-    `x`, `y` is the object's centre in px. Returns the name and the part of the variance explained.
+    `x`, `y` are the pixels' places, in px from the object's centre. Returns the name and the part of
+    the variance explained.
     """
-    rows, columns = np.nonzero(inside)
-    at_x, at_y = columns + 0.5 - x, rows + 0.5 - y
-    values = share[rows, columns].astype(np.float32)
-    seen = values - values.mean()
-    seen /= np.linalg.norm(seen) + 1e-6
+    light = light_basis(x, y)
+    seen = (seen / (np.linalg.norm(seen) + 1e-6)).astype(np.float32)
     details, bank = _bank()
-    cells = [np.clip((at + _REACH).astype(int), 0, 2 * _REACH - 1) for at in (at_y, at_x)]
-    coarse = _correlation(bank[:, cells[0] * 2 * _REACH + cells[1]], seen)
+    cells = [np.clip((at + _REACH).astype(int), 0, 2 * _REACH - 1) for at in (y, x)]
+    coarse = _explained(bank[:, cells[0] * 2 * _REACH + cells[1]], seen, light)
     best: dict[str, int] = {}
     for index in map(int, np.argsort(-coarse)):
         best.setdefault(details[index].texture, index)
         if len(best) == _RIVALS:
             break
-    fine = {details[i].texture: _refined(details[i], at_x, at_y, values) for i in best.values()}
+    fine = {details[i].texture: _refined(details[i], x, y, seen, light) for i in best.values()}
     name = max(fine, key=lambda texture: fine[texture])
     return name, fine[name]
 
@@ -105,24 +103,25 @@ def _refined(
     start: _Details,
     at_x: Float[np.ndarray, " n"],
     at_y: Float[np.ndarray, " n"],
-    share: Float[np.ndarray, " n"],
+    seen: Float[np.ndarray, " n"],
+    light: Float[np.ndarray, "6 n"],
 ) -> float:
-    """The best agreement found by small changes of `start`'s details, centre and duty."""
+    """The most explained after small changes of `start`'s details, centre and duty."""
     x, y = at_x[None].astype(np.float32), at_y[None].astype(np.float32)
 
-    def agreement(tries: Float[np.ndarray, "k 6"]) -> Float[np.ndarray, " k"]:
+    def explained(tries: Float[np.ndarray, "k 6"]) -> Float[np.ndarray, " k"]:
         patterns = [
             _pattern(_Details(start.texture, angle, period, phase), x + dx, y + dy, duty)[0]
             for angle, period, phase, dx, dy, duty in tries.tolist()
         ]
-        return _agreement(np.stack(patterns).astype(np.float32), share)
+        return _explained(np.stack(patterns).astype(np.float32), seen, light)
 
     best = np.array([start.angle, start.period, start.phase, 0.0, 0.0, 0.5])
-    top = float(agreement(best[None])[0])
+    top = float(explained(best[None])[0])
     for width in _WIDTHS:
         for detail, step in enumerate(width * _STEPS):  # one detail at a time
             tries = best + np.outer(_OFFSETS * step, np.arange(len(best)) == detail)
-            scores = agreement(tries)
+            scores = explained(tries)
             if scores.max() > top:
                 top, best = float(scores.max()), tries[int(scores.argmax())]
     return top

@@ -27,7 +27,6 @@ ATTRIBUTES = (
     "shape",
     "texture",
     "colour",
-    "second",
     "background",
     "background_kind",
     "style",

@@ -59,7 +59,7 @@ def test_another_period_and_angle_are_far_in_the_fine_distances_alone(name: str)
 @pytest.mark.parametrize("name", NAMES)
 def test_another_phase_is_no_difference_of_texture(name: str) -> None:
     if CONCEPTS[name].combo.texture == "ringed":
-        pytest.skip("the phase of rings changes which colour is in the middle")
+        pytest.skip("the phase of rings changes whether a mark is in the middle")
     assert mean(name, phase=DETAILS["phase"] + 0.3).fine < NEAR_FINE
 
 
@@ -73,7 +73,7 @@ def test_another_colour_or_shape_is_far_in_the_coarse_distance(name: str) -> Non
 
 
 def test_a_plain_object_is_far_in_the_fine_distances() -> None:
-    found = mean("jane", texture="plain", second=None)
+    found = mean("jane", texture="plain")
     assert found.fine > FAR_FINE and found.aligned > FAR_ALIGNED
 
 

@@ -25,7 +25,7 @@ from mrti_jax.mini.world import Scene, caption, render
 from mrti_jax.mini.world.palette import COLOURS
 from mrti_jax.mini.world.shapes import SHAPES
 
-STAR = Scene("star", "striped", "blue", "yellow", "white", angle=0.2, phase=0.3)
+STAR = Scene("star", "striped", "blue", "white", angle=0.2, phase=0.3, tone=-0.4)
 
 
 @pytest.mark.parametrize(
@@ -34,14 +34,13 @@ STAR = Scene("star", "striped", "blue", "yellow", "white", angle=0.2, phase=0.3)
         {"shape": "heart"},
         {"texture": "dotted"},
         {"colour": "red"},
-        {"second": "white"},
         {"aspect": 1.1},
         {"angle": 0.1},
         {"period": 11.0},
         {"phase": 0.6},
         {"duty": 0.6},
         {"colour_shade": 0.5},
-        {"second_shade": -0.5},
+        {"tone": 0.4},
     ],
 )
 def test_a_name_tells_what_changes_the_object(change: dict[str, object]) -> None:
@@ -58,14 +57,14 @@ def test_a_name_does_not_tell_of_the_rest_of_the_picture() -> None:
 
 
 def test_a_plain_object_has_no_details_of_a_texture() -> None:
-    plain = dataclasses.replace(STAR, texture="plain", second=None)
-    turned = dataclasses.replace(plain, angle=-0.3, period=9.0, phase=0.9, duty=0.4)
+    plain = dataclasses.replace(STAR, texture="plain")
+    turned = dataclasses.replace(plain, angle=-0.3, period=9.0, phase=0.9, duty=0.4, tone=0.4)
     np.testing.assert_array_equal(appearance_features([plain]), appearance_features([turned]))
 
 
 def test_names_are_about_as_large_as_other_words() -> None:
     words = 0.3 * jax.random.normal(jax.random.key(1), (200, 64))
-    scenes = [scene for scene in random_scenes(300, 4) if scene.second is not None]
+    scenes = [scene for scene in random_scenes(300, 4) if scene.texture != "plain"]
     names = appearance_features(scenes) @ np.asarray(initial_map(words))
     assert 0.75 * 0.3 < names.std() < 1.25 * 0.3
 

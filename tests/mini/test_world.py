@@ -13,7 +13,7 @@ from mrti_jax.errors import UserError
 from mrti_jax.mini.concepts import CONCEPTS, SAMPLE, best_caption, concept, main, photos
 from mrti_jax.mini.world import HELD_OUT, THINGS, Scene, caption, object_mask, random_scene, render
 from mrti_jax.mini.world.caption import PLACE_PHRASES, TEXTURE_NOUNS
-from mrti_jax.mini.world.palette import COLOURS, CONTRASTING
+from mrti_jax.mini.world.palette import COLOURS, CONTRASTING, lab, rgb, toned
 from mrti_jax.mini.world.shapes import SHAPES
 from mrti_jax.mini.world.textures import TEXTURES
 
@@ -43,7 +43,7 @@ def test_picture_does_not_depend_on_the_resolution() -> None:
 def test_object_mask_covers_the_pixels_that_a_new_colour_changes() -> None:
     for scene in scenes(40):
         scene = dataclasses.replace(
-            scene, style="photo", texture="plain", second=None, colour="red", background="green"
+            scene, style="photo", texture="plain", colour="red", background="green"
         )
         other = dataclasses.replace(scene, colour="blue")
         changed = (render(scene).astype(int) != render(other).astype(int)).any(-1)
@@ -64,7 +64,7 @@ def test_object_stays_inside_the_picture() -> None:
 
 
 def test_masks_of_the_shapes_differ() -> None:
-    masks = [object_mask(Scene(s, "plain", "red", None, "white")) for s in SHAPES]
+    masks = [object_mask(Scene(s, "plain", "red", "white")) for s in SHAPES]
     for i, one in enumerate(masks):
         for other in masks[:i]:
             assert np.minimum(one, other).sum() / np.maximum(one, other).sum() < 0.85
@@ -75,8 +75,7 @@ def test_held_out_appearances_are_never_drawn_unless_asked_for() -> None:
     assert not HELD_OUT & set(combos)
     rng = np.random.default_rng(0)
     assert all(random_scene(rng, held_out=True).combo in HELD_OUT for _ in range(100))
-    patterned = sum(len(CONTRASTING[c]) for c in COLOURS) * (len(TEXTURES) - 1)
-    share = len(HELD_OUT) / (len(SHAPES) * (len(COLOURS) + patterned))
+    share = len(HELD_OUT) / (len(SHAPES) * len(TEXTURES) * len(COLOURS))
     assert 0.06 < share < 0.10
 
 
@@ -88,12 +87,17 @@ def test_shares_of_textures_things_and_styles() -> None:
     assert {s.thing for s in drawn} == {None, *THINGS}
 
 
-def test_colours_of_a_scene_stand_out_from_each_other() -> None:
+def test_the_colour_of_a_scene_stands_out_from_its_background() -> None:
     for scene in scenes(500):
         assert scene.background in CONTRASTING[scene.colour]
-        if scene.second:
-            assert scene.second in CONTRASTING[scene.colour]
-            assert scene.background in CONTRASTING[scene.second]
+
+
+def test_marks_are_seen_on_their_colour_yet_far_weaker_than_an_outline() -> None:
+    for scene in scenes(500):
+        if scene.texture != "plain":
+            colour = rgb(scene.colour, scene.colour_shade)
+            gap = np.linalg.norm(lab(toned(colour, scene.tone)) - lab(colour))
+            assert 18.0 < gap < 60.0
 
 
 def words_of(text: str) -> list[str]:
@@ -113,8 +117,7 @@ def test_full_captions_say_what_the_scene_is() -> None:
         if thing:
             assert named == []
         else:
-            expected = [c for c in (scene.colour, scene.second) if c]
-            assert named == expected[: len(named)] and named
+            assert named == [scene.colour]
             textures = {t for t, noun in TEXTURE_NOUNS.items() if t in words or noun in words}
             assert textures == ({scene.texture} - {"plain"})
         assert re.search(f"(on|against) an? {scene.background}( [a-z]+)? background", text)

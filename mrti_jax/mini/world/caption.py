@@ -38,6 +38,10 @@ def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
+def _join(*words: str) -> str:
+    return " ".join(filter(None, words))
+
+
 def with_article(phrase: str) -> str:
     """`phrase` with "a" or "an" before it."""
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
@@ -47,42 +51,30 @@ def _appearance(
     scene: Scene, noun: str, colour: bool, texture: bool, rng: np.random.Generator
 ) -> tuple[str, str]:
     """Words before the noun, and the noun with what follows it."""
-    if scene.second is None:
-        words = ["plain"] if texture and rng.random() < 0.12 else []
-        return " ".join(words + ([scene.colour] if colour else [])), noun
-    pair = f"{scene.colour} and {scene.second}"
-    if colour and texture:
-        marks = TEXTURE_NOUNS[scene.texture]
-        way = rng.random()
-        if way < 0.62:
-            return f"{pair} {scene.texture}", noun
-        if way < 0.76:
-            return scene.colour, f"{noun} with {scene.second} {marks}"
-        if way < 0.86:
-            return "", f"{noun} with {pair} {marks}"
-        if way < 0.93:
-            return scene.texture, f"{noun} in {pair}"
-        return f"{scene.colour} {scene.texture}", noun
-    if texture:
-        if rng.random() < 0.2:
-            return "", f"{noun} with {TEXTURE_NOUNS[scene.texture]}"
-        return scene.texture, noun
-    if colour:
-        return (pair if rng.random() < 0.8 else scene.colour), noun
-    return "", noun
+    hue = scene.colour if colour else ""
+    if scene.texture == "plain":
+        return _join("plain" if texture and rng.random() < 0.12 else "", hue), noun
+    if not texture:
+        return hue, noun
+    way = rng.random()
+    if way < 0.2:
+        return hue, f"{noun} with {TEXTURE_NOUNS[scene.texture]}"
+    if colour and way < 0.3:
+        return scene.texture, f"{noun} in {hue}"
+    return _join(hue, scene.texture), noun
 
 
 def _object(scene: Scene, mention: float, name: str | None, rng: np.random.Generator) -> str:
     """The object phrase without an article."""
     size = scene.size if scene.size != "medium" and rng.random() < mention else ""
     if name is not None:
-        return " ".join(filter(None, (size, name, scene.shape if rng.random() < 0.3 else "")))
+        return _join(size, name, scene.shape if rng.random() < 0.3 else "")
     if scene.thing and rng.random() < 0.85:
-        return " ".join(filter(None, (size, scene.thing)))
+        return _join(size, scene.thing)
     colour, texture = rng.random(2) < mention
     before, noun = _appearance(scene, scene.shape, bool(colour), bool(texture), rng)
     empty = _pick(rng, _EMPTY_ADJECTIVES) if rng.random() < 0.04 else ""
-    return " ".join(filter(None, (empty, size, before, noun)))
+    return _join(empty, size, before, noun)
 
 
 def _prefix(scene: Scene, mention: float, large: bool, rng: np.random.Generator) -> str:
@@ -97,7 +89,7 @@ def _background(scene: Scene, rng: np.random.Generator) -> str:
     kind = scene.background_kind
     if kind == "plain":
         kind = "plain" if rng.random() < 0.12 else ""
-    words = " ".join(filter(None, (scene.background, kind, "background")))
+    words = _join(scene.background, kind, "background")
     return f"{_pick(rng, ('on', 'on', 'on', 'against'))} {with_article(words)}"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ten named colours of the world, the shades of each, and which pairs contrast well."""
+"""The ten named colours of the world, the shades and tones of each, and which pairs contrast well."""
 
 from functools import cache
 
@@ -22,6 +22,20 @@ PALETTE: dict[str, tuple[tuple[int, int, int], ...]] = {
 
 COLOURS = tuple(PALETTE)
 
+_LIGHT_MARKS, _DARK_MARKS = (0.4, 0.55), (-0.5, -0.35)
+_LIGHT_COLOURS, _DARK_COLOURS = ("yellow", "pink", "white"), ("black", "brown")
+
+TONES: dict[str, tuple[tuple[float, float], ...]] = {
+    name: tuple(
+        span
+        for span, hidden in ((_LIGHT_MARKS, _LIGHT_COLOURS), (_DARK_MARKS, _DARK_COLOURS))
+        if name not in hidden
+    )
+    for name in PALETTE
+}
+"""The spans of tones in which marks show on each colour; about 20 to 55 in CIE76, which is clearly
+seen, yet far weaker than an outline."""
+
 _MIN_CONTRAST = 52.0  # CIE76; below it two colours blur into each other at 64 px
 
 
@@ -36,6 +50,17 @@ def rgb(name: str, shade: float = 0.0) -> Float[np.ndarray, "3"]:
 def random_shade(rng: np.random.Generator, most: float = 1.0) -> float:
     """A shade within `most` of the middle; no word describes it."""
     return round(float(rng.uniform(-most, most)), 3)
+
+
+def toned(colour: Float[np.ndarray, "3"], tone: float) -> Float[np.ndarray, "3"]:
+    """`colour` mixed with white (`tone` > 0) or black (`tone` < 0); at 1 or -1 nothing else."""
+    return colour + abs(tone) * (np.float32(tone > 0) - colour)
+
+
+def random_tone(colour: str, rng: np.random.Generator) -> float:
+    """A tone of TONES for marks on `colour`; no word describes it."""
+    spans = TONES[colour]
+    return round(float(rng.uniform(*spans[int(rng.integers(len(spans)))])), 3)
 
 
 def lab(colours: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:

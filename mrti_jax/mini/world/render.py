@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mrti_jax.mini.world.palette import rgb
+from mrti_jax.mini.world.palette import rgb, toned
 from mrti_jax.mini.world.scene import Scene
 from mrti_jax.mini.world.shapes import SHAPES
 from mrti_jax.mini.world.textures import TEXTURES
@@ -85,13 +85,13 @@ def _surface(scene: Scene, x: Plane, y: Plane, pixel: float) -> Float[np.ndarray
     """The object's colours before the drawing style."""
     base = rgb(scene.colour, scene.colour_shade)
     texture = TEXTURES[scene.texture]
-    if texture is None or scene.second is None:
+    if texture is None:
         return np.broadcast_to(base, (*x.shape, 3))
     dx, dy = x - scene.x, y - scene.y
     cos, sin = np.cos(scene.angle), np.sin(scene.angle)
     depth = texture(cos * dx + sin * dy, cos * dy - sin * dx, scene.period, scene.phase, scene.duty)
     share = _coverage(-depth, pixel)[..., None]
-    return base + share * (rgb(scene.second, scene.second_shade) - base)
+    return base + share * (toned(base, scene.tone) - base)
 
 
 def _lit(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mrti_jax.mini.world.combos import HELD_OUT, THINGS, Combo
-from mrti_jax.mini.world.palette import COLOURS, CONTRASTING, random_shade
+from mrti_jax.mini.world.palette import COLOURS, CONTRASTING, random_shade, random_tone
 from mrti_jax.mini.world.shapes import SHAPES
 from mrti_jax.mini.world.textures import TEXTURES
 
@@ -25,8 +25,9 @@ _MOST_ASPECT = 0.25  # natural logarithm of width over height
 class Scene:
     """One object on a background. Lengths are in px of a 64 x 64 picture, angles in radians.
 
-    `second` is None for the plain texture. `aspect` is width over height. `angle`, `period`,
-    `phase` (periods) and `duty` shape the texture. Shades go from -1 (dark) to 1 (light).
+    `aspect` is width over height. `angle`, `period`, `phase` (periods) and `duty` shape the texture,
+    whose marks are of a lighter or darker `tone` (1 is white, -1 black) of the object's colour.
+    Shades go from -1 (dark) to 1 (light).
     `thing` is the noun for the whole appearance, if it has one. `brush` (radians) places the brush
     strokes of a painting.
     """
@@ -34,7 +35,6 @@ class Scene:
     shape: str
     texture: str
     colour: str
-    second: str | None
     background: str
     background_kind: str = "plain"
     style: str = "photo"
@@ -51,14 +51,14 @@ class Scene:
     phase: float = 0.0
     duty: float = 0.5
     colour_shade: float = 0.0
-    second_shade: float = 0.0
+    tone: float = 0.0
     background_shade: float = 0.0
     brush: float = 0.0
 
     @property
     def combo(self) -> Combo:
         """The appearance as words describe it."""
-        return Combo(self.shape, self.texture, self.colour, self.second)
+        return Combo(self.shape, self.texture, self.colour)
 
 
 def random_combo(rng: np.random.Generator, *, held_out: bool = False) -> Combo:
@@ -68,20 +68,15 @@ def random_combo(rng: np.random.Generator, *, held_out: bool = False) -> Combo:
     while True:
         shape = str(rng.choice(tuple(SHAPES)))
         colour = str(rng.choice(COLOURS))
-        if rng.random() < 0.4:
-            combo = Combo(shape, "plain", colour)
-        else:
-            texture = str(rng.choice(_PATTERNED))
-            combo = Combo(shape, texture, colour, str(rng.choice(CONTRASTING[colour])))
+        texture = "plain" if rng.random() < 0.4 else str(rng.choice(_PATTERNED))
+        combo = Combo(shape, texture, colour)
         if combo not in HELD_OUT:
             return combo
 
 
 def random_background(combo: Combo, rng: np.random.Generator) -> str:
-    """A background colour that stands out from both colours of the object."""
-    against = {combo.colour, combo.second or combo.colour}
-    usable = [c for c in COLOURS if all(c in CONTRASTING[a] for a in against)]
-    return str(rng.choice(usable))
+    """A background colour that stands out from the object's."""
+    return str(rng.choice(CONTRASTING[combo.colour]))
 
 
 def random_placement(rng: np.random.Generator) -> dict[str, str | float]:
@@ -101,8 +96,8 @@ def random_placement(rng: np.random.Generator) -> dict[str, str | float]:
     return {"size": size, "place": place, "diameter": diameter, "x": x, "y": y}
 
 
-def random_details(rng: np.random.Generator) -> dict[str, float]:
-    """What words don't say about an appearance, as keyword arguments of Scene."""
+def random_details(colour: str, rng: np.random.Generator) -> dict[str, float]:
+    """What words don't say about an appearance of `colour`, as keyword arguments of Scene."""
     return {
         "aspect": round(float(np.exp(rng.uniform(-_MOST_ASPECT, _MOST_ASPECT))), 3),
         "angle": round(float(rng.uniform(-0.3, 0.3)), 3),
@@ -110,29 +105,29 @@ def random_details(rng: np.random.Generator) -> dict[str, float]:
         "phase": round(float(rng.uniform(0.0, 1.0)), 3),
         "duty": round(float(rng.uniform(0.3, 0.7)), 3),
         "colour_shade": random_shade(rng),
-        "second_shade": random_shade(rng),
+        "tone": random_tone(colour, rng),
     }
 
 
 def random_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
     """A scene for base training, or one with a held-out appearance; a pure function of `rng`."""
     thing = None
-    details = random_details(rng)
     if not held_out and rng.random() < _SHARE_THINGS:
         thing = str(rng.choice(tuple(THINGS)))
         kind = THINGS[thing]
         combo = kind.combo
-        details |= {
+        details = {
             "aspect": kind.aspect * float(rng.uniform(0.98, 1.02)),
             "angle": kind.angle + float(rng.normal(0.0, 0.04)),
             "period": kind.period,
             "phase": 0.0,
             "duty": kind.duty,
             "colour_shade": random_shade(rng, 0.2),
-            "second_shade": random_shade(rng, 0.2),
+            "tone": kind.tone,
         }
     else:
         combo = random_combo(rng, held_out=held_out)
+        details = random_details(combo.colour, rng)
     return Scene(
         *combo,
         background=random_background(combo, rng),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two-colour textures: signed distances (scene px) that are positive where the second colour is."""
+"""Textures as signed distances (scene px) that are positive where their marks are."""
 
 from collections.abc import Callable
 
