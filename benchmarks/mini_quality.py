@@ -123,7 +123,15 @@ def main(flags: Flags) -> None:
         error = 100 * np.sqrt(p * (1 - p) / flags.count)
         target = f"{TARGETS[measure]:.0f}" if measure in TARGETS else ""
         real_and_decoded = (share("real", measure), share("decoded", measure))
-        rows.append((measure.replace("_", " "), share("drawn", measure), f"{error:.1f}", target, *real_and_decoded))
+        rows.append(
+            (
+                measure.replace("_", " "),
+                share("drawn", measure),
+                f"{error:.1f}",
+                target,
+                *real_and_decoded,
+            )
+        )
     header = ("right, %", "drawn", "+-", "target", "real pictures", "after the VAE")
     report.table(header, rows)
 

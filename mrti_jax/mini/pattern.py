@@ -54,9 +54,7 @@ def _bank() -> tuple[list[_Details], Float[np.ndarray, "k s"]]:
     return details, np.stack([_pattern(d, x, y).ravel() for d in details]).astype(np.float32)
 
 
-def light_basis(
-    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]
-) -> Float[np.ndarray, "6 n"]:
+def light_basis(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Float[np.ndarray, "6 n"]:
     """Orthonormal quadratic functions of place, which light on a rounded body nearly follows."""
     u, v = x / _REACH, y / _REACH
     functions = np.stack([np.ones_like(u), u, v, u * u, u * v, v * v])
@@ -81,8 +79,8 @@ def fit_pattern(
 ) -> tuple[str, float]:
     """The texture that `seen`, values of the object's pixels without their light, follows.
 
-    `x`, `y` are the pixels' places, in px from the object's centre. Returns the name and the part of
-    the variance explained.
+    `x`, `y` are the pixels' places, in px from the object's centre. Returns the name and the part
+    of the variance explained.
     """
     light = light_basis(x, y)
     seen = (seen / (np.linalg.norm(seen) + 1e-6)).astype(np.float32)

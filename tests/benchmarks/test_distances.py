@@ -11,13 +11,13 @@ from benchmarks.distances import Cutout, Distances, between, same_noise, to_othe
 from mrti_jax.mini.concepts import CONCEPTS, Appearance, photos
 from mrti_jax.mini.world import Scene, render
 
-# Bounds between what was measured for all concepts: new photos of the same are at 3 to 11 (coarse),
-# 5 to 17 (fine), 2 to 15 (aligned).
-NEAR_COARSE, NEAR_FINE, NEAR_ALIGNED = 13.0, 17.5, 17.5
-FAR_COARSE, FAR_FINE, FAR_ALIGNED = 15.0, 18.0, 22.0
+# Bounds between what was measured for all concepts: new photos of the same are at 1 to 10 (coarse),
+# 2 to 5 (fine), 1 to 5 (aligned).
+NEAR_COARSE, NEAR_FINE, NEAR_ALIGNED = 12.0, 6.5, 6.0
+FAR_COARSE, FAR_FINE, FAR_ALIGNED = 15.0, 9.0, 12.0
 
 NAMES = ("jane", "gus", "dax", "quinn", "flora")
-# Several bars cross an object of these, so that another period or angle leaves its areas of colour.
+# Several bars cross an object of these, so that another period or angle leaves its areas of tone.
 DETAILS = {"aspect": 1.0, "angle": 0.1, "period": 9.6, "phase": 0.25, "duty": 0.5}
 
 
@@ -30,7 +30,8 @@ def scenes_of(name: str) -> list[Scene]:
 
 
 def plainly_detailed(name: str) -> Appearance:
-    return dataclasses.replace(CONCEPTS[name], details=DETAILS)
+    concept = CONCEPTS[name]
+    return dataclasses.replace(concept, details=DETAILS | {"tone": concept.details["tone"]})
 
 
 def mean(name: str, **changes: Any) -> Distances:

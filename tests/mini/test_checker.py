@@ -24,8 +24,10 @@ def test_reads_pictures_right(degraded: bool) -> None:
         for name in right:
             right[name] += getattr(reading, name) == getattr(scene, name)
     for name, hits in right.items():
-        # Dots and checks of a few px each can look alike.
-        assert hits / count >= (0.92 if name == "texture" else 0.98), (name, hits)
+        bound = 0.98
+        if name == "texture":  # a few weak marks look alike, above all blurred and in noise
+            bound = 0.88 if degraded else 0.97
+        assert hits / count >= bound, (name, hits)
 
 
 def test_empty_picture_has_a_background_and_no_object() -> None:

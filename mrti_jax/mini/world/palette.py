@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ten named colours of the world, the shades and tones of each, and which pairs contrast well."""
+"""The ten named colours of the world, their shades and tones, and which pairs contrast well."""
 
 from functools import cache
 

@@ -25,8 +25,9 @@ _MOST_ASPECT = 0.25  # natural logarithm of width over height
 class Scene:
     """One object on a background. Lengths are in px of a 64 x 64 picture, angles in radians.
 
-    `aspect` is width over height. `angle`, `period`, `phase` (periods) and `duty` shape the texture,
-    whose marks are of a lighter or darker `tone` (1 is white, -1 black) of the object's colour.
+    `aspect` is width over height. `angle`, `period`, `phase` (periods) and `duty` shape the
+    texture, whose marks are of a lighter or darker `tone` (1 is white, -1 black) of the object's
+    colour.
     Shades go from -1 (dark) to 1 (light).
     `thing` is the noun for the whole appearance, if it has one. `brush` (radians) places the brush
     strokes of a painting.
