@@ -28,7 +28,7 @@ from mrti_jax.sampling import generate
 Images = UInt8[np.ndarray, "n 64 64 3"]
 
 TARGETS = {"colour": 95.0, "shape": 85.0, "background": 90.0}
-MEASURES = ("colour", "shape", "texture", "background", "background_kind")
+MEASURES = ("colour", "shape", "texture", "background", "background kind")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,8 @@ class Flags:
 
 def judge(scene: Scene, reading: Reading) -> dict[str, bool]:
     """Which of the MEASURES a picture of `scene` has right."""
-    return {name: getattr(reading, name) == getattr(scene, name) for name in MEASURES}
+    fields = {measure: measure.replace(" ", "_") for measure in MEASURES}
+    return {m: getattr(reading, field) == getattr(scene, field) for m, field in fields.items()}
 
 
 def psnr(a: Images, b: Images) -> float:
@@ -123,22 +124,14 @@ def main(flags: Flags) -> None:
         error = 100 * np.sqrt(p * (1 - p) / flags.count)
         target = f"{TARGETS[measure]:.0f}" if measure in TARGETS else ""
         real_and_decoded = (share("real", measure), share("decoded", measure))
-        rows.append(
-            (
-                measure.replace("_", " "),
-                share("drawn", measure),
-                f"{error:.1f}",
-                target,
-                *real_and_decoded,
-            )
-        )
+        rows.append((measure, share("drawn", measure), f"{error:.1f}", target, *real_and_decoded))
     header = ("right, %", "drawn", "+-", "target", "real pictures", "after the VAE")
     report.table(header, rows)
 
     kinds = sorted({kind_of(scene, text) for scene, text in zip(scenes, texts, strict=True)})
     report.table(
         ("drawn, by caption, %", *kinds),
-        [(m.replace("_", " "), *(share("drawn", m, kind) for kind in kinds)) for m in MEASURES],
+        [(m, *(share("drawn", m, kind) for kind in kinds)) for m in MEASURES],
     )
     shapes = sorted({scene.shape for scene in scenes})
     by_shape = [

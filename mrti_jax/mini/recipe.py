@@ -82,7 +82,7 @@ class Amounts:
     """Captions in each of them."""
     unet_pictures: int = 80_000
     """Pictures drawn for the U-Net; each time that one is used, it gets another caption."""
-    unet_steps: int = 60_700
+    unet_steps: int = 66_700
     """Updates of the U-Net; 0 leaves this stage out."""
     unet_batch: int = 32
     """Pictures in each of them."""
