@@ -2,7 +2,7 @@
 """How close to its photos a learned word draws its concept: a table of 10 rows, ordinary Textual
 Inversion (1 row, as many vectors and examples), and the best caption in words.
 
-The concepts' combinations of shape, texture and colours were kept out of the base model's training,
+The concepts' combinations of shape, texture and colour were kept out of the base model's training,
 and their proportions, shades, angles and periods have no words. benchmarks/distances.py defines the
 distances. "photos among themselves" is what a perfect drawing would score, "photos after the VAE"
 what a perfect U-Net could, and "another concept" is the best caption of another concept. The scale
