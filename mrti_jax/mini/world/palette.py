@@ -23,15 +23,11 @@ PALETTE: dict[str, tuple[tuple[int, int, int], ...]] = {
 COLOURS = tuple(PALETTE)
 
 _LIGHT_MARKS, _DARK_MARKS = (0.4, 0.55), (-0.5, -0.35)
-_LIGHT_COLOURS, _DARK_COLOURS = ("yellow", "pink", "white"), ("black", "brown")
 
 TONES: dict[str, tuple[tuple[float, float], ...]] = {
-    name: tuple(
-        span
-        for span, hidden in ((_LIGHT_MARKS, _LIGHT_COLOURS), (_DARK_MARKS, _DARK_COLOURS))
-        if name not in hidden
-    )
-    for name in PALETTE
+    **dict.fromkeys(COLOURS, (_LIGHT_MARKS, _DARK_MARKS)),
+    **dict.fromkeys(("yellow", "pink", "white"), (_DARK_MARKS,)),
+    **dict.fromkeys(("black", "brown"), (_LIGHT_MARKS,)),
 }
 """The spans of tones in which marks show on each colour; about 20 to 55 in CIE76, which is clearly
 seen, yet far weaker than an outline."""
@@ -53,7 +49,8 @@ def random_shade(rng: np.random.Generator, most: float = 1.0) -> float:
 
 
 def toned(colour: Float[np.ndarray, "3"], tone: float) -> Float[np.ndarray, "3"]:
-    """`colour` mixed with white (`tone` > 0) or black (`tone` < 0); at 1 or -1 nothing else."""
+    """`colour`, sRGB in [0, 1], mixed with white (`tone` > 0) or black (`tone` < 0); at 1 and -1
+    it is all white and all black."""
     return colour + abs(tone) * (np.float32(tone > 0) - colour)
 
 

@@ -27,10 +27,8 @@ class Scene:
 
     `aspect` is width over height. `angle`, `period`, `phase` (periods) and `duty` shape the
     texture, whose marks are of a lighter or darker `tone` (1 is white, -1 black) of the object's
-    colour.
-    Shades go from -1 (dark) to 1 (light).
-    `thing` is the noun for the whole appearance, if it has one. `brush` (radians) places the brush
-    strokes of a painting.
+    colour. Shades go from -1 (dark) to 1 (light). `thing` is the noun for the whole appearance, if
+    it has one. `brush` (radians) places the brush strokes of a painting.
     """
 
     shape: str
