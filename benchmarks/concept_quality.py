@@ -78,8 +78,7 @@ def main(flags: Flags) -> None:
     report.line(
         f"{flags.concepts} concepts, {flags.seeds} drawings each; {flags.buckets} rows and 1 row, "
         f"both {flags.learning.updates} updates of {flags.learning.batch_size} examples, learning "
-        f"rate {rate:g}; {flags.drawing.sampling_steps} sampling steps, "
-        f"guidance {flags.drawing.guidance:g}"
+        f"rate {rate:g}; drawn in {flags.drawing.in_words}"
     )
     found: dict[str, list[list[Distances]]] = {method: [] for method in (FLOOR, DECODED, *METHODS)}
     empty = dict.fromkeys(METHODS, 0)

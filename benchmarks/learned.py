@@ -16,8 +16,9 @@ from mrti_jax.mini.world import render
 from mrti_jax.mini.world.caption import with_article
 from mrti_jax.mini.world.palette import COLOURS, lab, rgb, toned
 from mrti_jax.models.stable_diffusion import StableDiffusion
-from mrti_jax.sample import MINI_GUIDANCE, MINI_STEPS
+from mrti_jax.sample import MINI_GUIDANCE, MINI_GUIDANCE_INTERVAL, MINI_STEPS
 from mrti_jax.sampling import generate
+from mrti_jax.sampling.guidance import in_words
 from mrti_jax.training import Config, learn
 from mrti_jax.training.config import ConceptConfig, OptimizerConfig, TrainConfig
 from mrti_jax.training.learning_rate import with_learning_rate
@@ -54,8 +55,15 @@ class Drawing:
     """Sampling steps."""
     guidance: float = MINI_GUIDANCE
     """Scale of classifier-free guidance."""
+    guidance_interval: tuple[float, float] = MINI_GUIDANCE_INTERVAL
+    """From and to which diffusion time it acts."""
     at_once: int = 8
     """The most pictures drawn at once."""
+
+    @property
+    def in_words(self) -> str:
+        """Steps and guidance, as reports tell them."""
+        return f"{self.sampling_steps} steps, {in_words(self.guidance, self.guidance_interval)}"
 
 
 def chosen(count: int) -> list[Appearance]:
@@ -158,6 +166,7 @@ def draw(
         sampler=drawing.sampler,
         num_steps=drawing.sampling_steps,
         guidance_scale=drawing.guidance,
+        guidance_interval=drawing.guidance_interval,
         batch_size=drawing.at_once,
         nothing=nothing,
         height=PICTURE_SIZE,

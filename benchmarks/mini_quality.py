@@ -73,6 +73,7 @@ def draw_all(sd: StableDiffusion, texts: Sequence[str], flags: Flags) -> Images:
             sampler=flags.drawing.sampler,
             num_steps=flags.drawing.sampling_steps,
             guidance_scale=flags.drawing.guidance,
+            guidance_interval=flags.drawing.guidance_interval,
             batch_size=min(flags.drawing.at_once, per_seed),
             height=64,
             width=64,
@@ -95,8 +96,7 @@ def main(flags: Flags) -> None:
     sd = StableDiffusion.load(flags.model)
     told = flags.drawing
     report.line(
-        f"{flags.count} captions; sampler {told.sampler or 'of the model'}, {told.sampling_steps} "
-        f"steps, guidance {told.guidance:g}"
+        f"{flags.count} captions; sampler {told.sampler or 'of the model'}, {told.in_words}"
     )
     rngs = [np.random.default_rng((flags.seed, i)) for i in range(flags.count)]
     scenes = [random_scene(rng) for rng in rngs]

@@ -70,8 +70,7 @@ def main(flags: Flags) -> None:
         f"{flags.concepts} concepts, {flags.seeds} noises each; tables of {flags.buckets} rows, "
         f"sharing {flags.learning.sharing:g}, "
         f"{flags.learning.updates} updates of {flags.learning.batch_size} examples; "
-        f"{flags.drawing.sampling_steps} sampling steps, guidance {flags.drawing.guidance:g}, "
-        f"nothing = {flags.nothing}"
+        f"drawn in {flags.drawing.in_words}, nothing = {flags.nothing}"
     )
     ks = range(flags.buckets)
     everything, unrelated, cells, labels = [], [], [], []

@@ -47,6 +47,19 @@ def whole(what: str, value: Any) -> int:
         raise UserError(f"{what} must be a whole number, not {shown(value)}") from None
 
 
+def check_interval(what: str, value: Any) -> None:
+    """Raises UserError, which begins with `what`, unless the value is two numbers from 0 to 1, the
+    lower first."""
+    try:
+        lower, upper = map(float, value)
+    except (TypeError, ValueError):
+        lower = upper = 0.0
+    if not 0 <= lower < upper <= 1:
+        raise UserError(
+            f"{what} is {shown(value)}, but must be two numbers from 0 to 1, the lower first"
+        )
+
+
 def shown(value: object) -> str:
     """A value as a message shows it, in brief."""
     return "empty" if value is None else brief(value)

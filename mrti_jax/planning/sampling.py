@@ -31,16 +31,17 @@ def trace_sampling(
     pooled = jax.ShapeDtypeStruct((*per_pass, text.pooled_dim or 0), sd.dtype)
     states = TextStates(hidden, pooled if text.pooled_dim else None)  # type: ignore[arg-type]
     everywhere = replicated(sd.mesh)
-    intervals = np.zeros(count_calls(sd, num_steps), np.int32)
+    num_calls = count_calls(sd, num_steps)
     return drawing(sd.mesh).trace(
         make_program(sd, _sampler(sd), size, size, vae_slicing=vae_slicing),
         {"unet": sd.unet.params, "vae": sd.vae.params},
         on_mesh(states, batch_sharded(sd.mesh, axis=1)),
         on_mesh(np.zeros(NUM_SIZES, np.int32), everywhere),
         on_mesh(jax.tree.map(np.asarray, steps), everywhere),
-        on_mesh(intervals, everywhere),
+        on_mesh(np.zeros(num_calls, np.int32), everywhere),
+        on_mesh(np.zeros(num_calls, np.float32), everywhere),
         on_mesh(np.zeros(batch_size, np.uint32), batch_sharded(sd.mesh)),
-        *on_mesh((np.float32(0), np.float32(0)), everywhere),
+        on_mesh(np.float32(0), everywhere),
     )
 
 

@@ -13,6 +13,7 @@ from mrti_jax.parallel.processes import as_writer, is_writer
 from mrti_jax.sampling.bar import drawing_bar
 from mrti_jax.sampling.generate import Picture, generate
 from mrti_jax.sampling.grid import make_grid
+from mrti_jax.sampling.guidance import in_words
 from mrti_jax.sampling.png import save_new, save_picture, sheet_info
 from mrti_jax.sampling.sweep import sweep
 
@@ -103,5 +104,5 @@ def _save_sheet(
 def _title(picture: Picture) -> str:
     told = picture.parameters
     model = told["model"].rstrip("/").rsplit("/", 1)[-1]
-    guidance = f"guidance {told['guidance_scale']:g}"
+    guidance = in_words(told["guidance_scale"], tuple(told["guidance_interval"]))
     return f"{model}, {told['sampler']}, {told['num_steps']} steps, {guidance}"

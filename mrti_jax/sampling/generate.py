@@ -24,6 +24,7 @@ from mrti_jax.diffusion import NoiseSchedule, make_sampler, own_sampler
 from mrti_jax.errors import UserError, shorten, warn, whole
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.parallel.mesh import memory_limit
+from mrti_jax.sampling.guidance import EVERYWHERE, scales_of_steps
 from mrti_jax.sampling.loop import draw, make_program
 from mrti_jax.sampling.memory import VAESlicing, needs_slicing
 from mrti_jax.sampling.request import check_request, expand_seeds
@@ -49,6 +50,7 @@ def generate(
     num_steps: int = 50,
     guidance_scale: float = 7.5,
     guidance_rescale: float = 0.0,
+    guidance_interval: tuple[float, float] = EVERYWHERE,
     negative_prompt: str | Sequence[str] = "",
     height: int | None = None,
     width: int | None = None,
@@ -78,6 +80,9 @@ def generate(
         guidance_scale: classifier-free guidance, 1 or less is none; 3 suits the embedded model.
         guidance_rescale: how far guided predictions are scaled back to the spread of unguided ones,
             0 to 1; 0.7 avoids glaring pictures if a model's noise schedule ends in pure noise.
+        guidance_interval: the diffusion times, 0 is no noise and 1 pure noise, at which guidance
+            acts. At little noise it can draw detail with too much contrast: (0.3, 1) suits the
+            embedded model.
         negative_prompt: what to guide away from, in the same grammar; one, or one per prompt.
         height, width: pixels, multiples of the VAE's factor; the model's own size if not given.
         original_size, crop, target_size: (height, width), (top, left) and (height, width) that SDXL
@@ -115,15 +120,17 @@ def generate(
         num_steps=num_steps,
         guidance_scale=guidance_scale,
         guidance_rescale=guidance_rescale,
+        guidance_interval=guidance_interval,
         eta=eta,
         sampler=sampler,
         batch_size=batch_size,
     )
+    lower, upper = map(float, guidance_interval)
     guided = guidance_scale > 1
-    if not guided and (any(negatives) or guidance_rescale):
+    if not guided and (any(negatives) or guidance_rescale or (lower, upper) != EVERYWHERE):
         warn(
-            f"a guidance scale of {guidance_scale:g} means no guidance, so negative prompt and "
-            "guidance rescale have no effect"
+            f"a guidance scale of {guidance_scale:g} means no guidance, so negative prompt, "
+            "guidance rescale and guidance interval have no effect"
         )
     height, width = picture_side(sd, "height", height), picture_side(sd, "width", width)
     sizes = told_sizes(sd, (height, width), original_size, crop, target_size)
@@ -137,6 +144,15 @@ def generate(
     options = {"eta": eta} if eta else {}
     solver = make_sampler(sampler, sd.scheduler_config, **options)
     steps = solver.plan(schedule, num_steps)
+    timesteps = np.asarray(steps.timesteps)
+    scales = scales_of_steps(
+        timesteps, schedule.num_train_timesteps, guidance_scale, (lower, upper)
+    )
+    if guided and (scales == 1).all():
+        warn(
+            f"no step falls into the guidance interval from {lower:g} to {upper:g}, so there is no "
+            "guidance: take a longer one, or more steps"
+        )
 
     boundaries = interval_boundaries(table.values(), schedule.num_train_timesteps)
     away = negatives if guided else []
@@ -144,13 +160,14 @@ def generate(
         sd, prompts, away, table, boundaries, nothing=nothing, official_semi=official_semi
     )
     warn_of_skipped_buckets([*prompts, *away], table, schedule, solver, num_steps, official_semi)
-    intervals = np.asarray(bucket_from_boundaries(np.asarray(steps.timesteps), boundaries))
+    intervals = np.asarray(bucket_from_boundaries(timesteps, boundaries))
 
     shared = _about(sd) | {
         "sampler": sampler,
         "num_steps": num_steps,
         "guidance_scale": guidance_scale,
         "guidance_rescale": guidance_rescale,
+        "guidance_interval": [lower, upper],
         "height": height,
         "width": width,
         "eta": eta,
@@ -184,8 +201,8 @@ def generate(
             sizes,
             steps,
             intervals,
+            scales,
             np.asarray([seed for _, seed in filled], np.uint32),
-            guidance_scale,
             guidance_rescale,
         )
         for image, is_finite, (index, seed) in zip(images, finite, batch, strict=False):

@@ -18,6 +18,7 @@ from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.text_encoder import TextStates
 from mrti_jax.parallel.compiler import compile_ahead, compiler_options
 from mrti_jax.parallel.mesh import batch_sharded, fetch, place, replicated
+from mrti_jax.sampling.guidance import guide
 
 MAX_SEED = 2**32 - 1
 
@@ -77,8 +78,8 @@ def draw(
     sizes: Int[np.ndarray, "n"],
     steps: Any,
     intervals: Int[np.ndarray, "s"],
+    guidance_scales: Float[np.ndarray, "s"],
     seeds: UInt32[np.ndarray, "b"],
-    guidance_scale: float,
     guidance_rescale: float,
 ) -> tuple[UInt8[np.ndarray, "b H W 3"], Bool[np.ndarray, "b"]]:
     """Draws B pictures, one per seed, and says of each whether what was decoded is finite. B is a
@@ -89,20 +90,21 @@ def draw(
     Args:
         text_states: what the U-Net sees in each interval of diffusion time,
             [intervals, b, g, ...]. g = 2 is classifier-free guidance, [unconditional, conditional];
-            with g = 1 `guidance_scale` and `guidance_rescale` have no effect.
+            with g = 1 `guidance_scales` and `guidance_rescale` have no effect.
         sizes: what SDXL is conditioned on, see `Photo.sizes`; other models ignore it.
         steps: the sampler's plan, S calls of the network.
         intervals: the interval of each call.
+        guidance_scales: the guidance scale of each call.
         seeds: a picture's noise is a function of its seed alone.
     """
     arguments = (
         {"unet": sd.unet.params, "vae": sd.vae.params},
         place(text_states, batch_sharded(program.mesh, axis=1)),
-        *place((sizes, steps, intervals.astype(np.int32)), replicated(program.mesh)),
-        place(seeds, batch_sharded(program.mesh)),
         *place(
-            (np.float32(guidance_scale), np.float32(guidance_rescale)), replicated(program.mesh)
+            (sizes, steps, intervals.astype(np.int32), guidance_scales), replicated(program.mesh)
         ),
+        place(seeds, batch_sharded(program.mesh)),
+        place(np.float32(guidance_rescale), replicated(program.mesh)),
     )
     call = drawing(program.mesh)
     key = program, tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments[1:]))
@@ -126,8 +128,8 @@ def _draw(
     sizes: Int[Array, "n"],
     steps: Any,
     intervals: Int[Array, "s"],
+    guidance_scales: Float[Array, "s"],
     seeds: UInt32[Array, "b"],
-    guidance_scale: Float[Array, ""],
     guidance_rescale: Float[Array, ""],
 ) -> tuple[UInt8[Array, "b H W 3"], Bool[Array, "b"]]:
     sampler = program.sampler
@@ -146,7 +148,7 @@ def _draw(
     ]
 
     def call(state: Any, xs: Any) -> tuple[Any, None]:
-        index, step, interval = xs
+        index, step, interval, guidance_scale = xs
         # The passes of one picture are adjacent, so that they stay on one device.
         context, pooled = jax.tree.map(
             lambda x: x.reshape(batch * passes, *x.shape[2:]), jax.lax.switch(interval, branches)
@@ -157,18 +159,14 @@ def _draw(
         out = unet(latents, timesteps, context, pooled, told)
         out = out.astype(jnp.float32).reshape(batch, passes, *out.shape[1:])
         prediction = out[:, -1]
-        if passes == 2:  # Ho & Salimans 2022 (arXiv 2207.12598), with guidance_scale = w + 1
-            prediction = out[:, 0] + guidance_scale * (out[:, 1] - out[:, 0])
-            # Lin et al. 2023 (arXiv 2305.08891), eq. 15 and 16
-            wanted, actual = (
-                jnp.std(x, axis=(1, 2, 3), keepdims=True) for x in (out[:, 1], prediction)
-            )
-            prediction *= 1 + guidance_rescale * (wanted / jnp.maximum(actual, 1e-12) - 1)
+        if passes == 2:
+            prediction = guide(out[:, 0], out[:, 1], guidance_scale, guidance_rescale)
         fresh = noise(index + 1) if sampler.stochastic else None
         return sampler.update(state, prediction, step, fresh), None
 
     state = sampler.initialize(noise(0), steps)
-    state, _ = jax.lax.scan(call, state, (jnp.arange(len(intervals)), steps, intervals))
+    calls = jnp.arange(len(intervals)), steps, intervals, guidance_scales
+    state, _ = jax.lax.scan(call, state, calls)
     return decode(program, params["vae"], sampler.finalize(state))
 
 

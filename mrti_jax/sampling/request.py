@@ -8,7 +8,7 @@ import numpy as np
 
 from mrti_jax.concept import Concept, read_prompt
 from mrti_jax.diffusion import check_sampler
-from mrti_jax.errors import UserError, whole
+from mrti_jax.errors import UserError, check_interval, whole
 from mrti_jax.sampling.loop import MAX_SEED
 
 
@@ -19,6 +19,7 @@ def check_request(
     num_steps: int,
     guidance_scale: float,
     guidance_rescale: float,
+    guidance_interval: tuple[float, float],
     eta: float,
     sampler: str | None,
     batch_size: int,
@@ -32,6 +33,7 @@ def check_request(
         raise UserError(f"the guidance scale is {guidance_scale}, but must be a finite number")
     if not 0 <= guidance_rescale <= 1:
         raise UserError(f"the guidance rescale is {guidance_rescale}, but must lie between 0 and 1")
+    check_interval("the guidance interval", guidance_interval)
     if not 0 <= eta <= 1:
         raise UserError(f"eta is {eta}, but must lie between 0 and 1")
     if num_steps < 1:

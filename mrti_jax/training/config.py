@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from etils import epath
 
-from mrti_jax.errors import UserError
+from mrti_jax.errors import UserError, check_interval
 from mrti_jax.files import to_path
 from mrti_jax.models.choices import AttentionChoice
 from mrti_jax.models.stored.model import ModelSource
@@ -164,6 +164,8 @@ class TrainConfig:
     """Sampling steps of those pictures and of the final grid."""
     picture_guidance: float = 3.0
     """Their scale of classifier-free guidance."""
+    picture_guidance_interval: tuple[float, float] = (0.3, 1.0)
+    """From and to which diffusion time it acts, 0 is no noise and 1 pure noise."""
     final_grid: bool = True
     """Draw the labelled grid at the end."""
 
@@ -256,6 +258,7 @@ def check(config: Config) -> None:
     for key in ("optimizer.beta1", "optimizer.beta2"):
         if not 0 <= _get(config, key) < 1:
             raise UserError(f"{key} is {_get(config, key)}, but must be at least 0 and below 1")
+    check_interval("train.picture_guidance_interval", config.train.picture_guidance_interval)
     if not 0 <= config.optimizer.sharing <= 1:
         raise UserError(f"optimizer.sharing is {config.optimizer.sharing}, but must be 0 to 1")
     if (

@@ -3,6 +3,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -18,6 +19,7 @@ from mrti_jax.parallel.processes import as_writer, is_writer
 from mrti_jax.sampling import Picture, generate
 from mrti_jax.sampling.bar import drawing_bar
 from mrti_jax.sampling.grid import make_grid
+from mrti_jax.sampling.guidance import EVERYWHERE
 from mrti_jax.sampling.png import png_bytes, sheet_info
 from mrti_jax.sampling.sweep import sweep
 from mrti_jax.training.config import Config
@@ -77,11 +79,7 @@ def draw_progress(
         prompts,
         [concept],
         seeds=SEEDS,
-        sampler=own_sampler(sd.scheduler_config)[0],
-        num_steps=config.train.picture_steps,
-        guidance_scale=config.train.picture_guidance,
-        height=size,
-        width=size,
+        **_options(sd, config, size),
         on_progress=lambda done, total: heed_stop(),
     )
     rows = [pictures[row :: len(SEEDS)] for row in range(len(SEEDS))]
@@ -126,11 +124,7 @@ def draw_final(
             [concept],
             rows="schemes",
             values=values,
-            sampler=own_sampler(sd.scheduler_config)[0],
-            num_steps=config.train.picture_steps,
-            guidance_scale=config.train.picture_guidance,
-            height=size,
-            width=size,
+            **_options(sd, config, size),
             on_progress=update,
         )
     cells = [
@@ -143,6 +137,18 @@ def draw_final(
     labels = ["photos", *drawn.row_labels]
     sheet = make_grid(cells, labels, drawn.column_labels, title, rows_above=1)
     _save(sheet, drawn.pictures, out / FINAL_NAME)
+
+
+def _options(sd: StableDiffusion, config: Config, size: int) -> dict[str, Any]:
+    guided = config.train.picture_guidance > 1
+    return {
+        "sampler": own_sampler(sd.scheduler_config)[0],
+        "num_steps": config.train.picture_steps,
+        "guidance_scale": config.train.picture_guidance,
+        "guidance_interval": config.train.picture_guidance_interval if guided else EVERYWHERE,
+        "height": size,
+        "width": size,
+    }
 
 
 def _save(sheet: Image.Image, rows: Sequence[Sequence[Picture]], path: epath.Path) -> None:

@@ -24,6 +24,7 @@ _FREE = {"out", "data.path", "data.tfds_dir", "model.fsdp", "model.attention"} |
         "picture_every",
         "picture_steps",
         "picture_guidance",
+        "picture_guidance_interval",
         "final_grid",
     )
 }

@@ -154,6 +154,7 @@ def test_bad_input_is_one_line(
         ["a <jane>", "--sampler", "eular"],
         ["a <jane>", "--seed", "-1"],
         ["a <jane>", "--guidance-rescale", "2"],
+        ["a <jane>", "--guidance-interval", "0.5", "0.2"],
         ["a <jane>", "--eta", "2"],
         ["a <jane>", "--eta", "nan"],
         ["a <jane>", "--grid", "a <jane>"],
@@ -336,6 +337,7 @@ OPTIONS: dict[str, Any] = {
     "num_steps": 50,
     "guidance_scale": 7.5,
     "guidance_rescale": 0.0,
+    "guidance_interval": (0.0, 1.0),
     "negative_prompt": "",
     "height": None,
     "width": None,
@@ -373,13 +375,15 @@ def drawn(tiny_sd: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> Drawn:
 
 
 @pytest.mark.parametrize(
-    ("model", "steps", "guidance"), [("mini", 30, 3.0), ("other/model", 50, 7.5)]
+    ("model", "own"),
+    [
+        ("mini", {"num_steps": 30, "guidance_scale": 3.0, "guidance_interval": (0.3, 1.0)}),
+        ("mini --guidance 1", {"num_steps": 30, "guidance_scale": 1.0}),
+        ("other/model", {"num_steps": 50, "guidance_scale": 7.5}),
+    ],
 )
-def test_the_options_of_a_prompt_alone(
-    model: str, steps: int, guidance: float, drawn: Drawn
-) -> None:
-    assert main(["a dog", "--model", model]) == 0
-    own = {"num_steps": steps, "guidance_scale": guidance}
+def test_the_options_of_a_prompt_alone(model: str, own: dict[str, Any], drawn: Drawn) -> None:
+    assert main(["a dog", "--model", *model.split()]) == 0
     assert drawn == {"load": LOADED, "prompts": OPTIONS | own}
 
 
@@ -391,6 +395,7 @@ def test_the_options_of_a_prompt_alone(
         ("--steps 7", {"num_steps": 7}),
         ("--guidance 2", {"guidance_scale": 2.0}),
         ("--guidance-rescale 0.7", {"guidance_rescale": 0.7}),
+        ("--guidance-interval 0.2 0.9", {"guidance_interval": (0.2, 0.9)}),
         ("--negative-prompt red", {"negative_prompt": "red"}),
         ("--size 8", {"height": 8, "width": 8}),
         ("--size 8 --height 10", {"height": 10, "width": 8}),

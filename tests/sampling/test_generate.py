@@ -97,7 +97,8 @@ def test_another_prompt_seed_guidance_or_concept_compiles_nothing(
     compilations.clear()
     generate(tiny_sd, "the <jane[0.5]> and <jane(3)>", [jane], **FAST)
     generate(tiny_sd, PROMPT, seeds=[3, 4, 5], **FAST)
-    generate(tiny_sd, "a photo of <jane>", [jane], guidance_scale=2.5, **FAST)
+    guidance: dict[str, Any] = {"guidance_scale": 2.5, "guidance_interval": (0.3, 0.9)}
+    generate(tiny_sd, "a photo of <jane>", [jane], **guidance, **FAST)
     generate(tiny_sd, "<bob>", [tiny_concept("bob", 5, 3), jane], **FAST)
     generate(tiny_sd, "<eve>", [tiny_concept("eve", 1)], negative_prompt="blue", **FAST)
     assert compilations == []
@@ -123,6 +124,20 @@ def test_guidance_of_one_is_no_guidance(tiny_sd: StableDiffusion) -> None:
     assert np.abs(none - nearly).max() <= 1  # one call of the network on 1 or on 2 examples
     full = images(generate(tiny_sd, "a dog", guidance_scale=7.5, **FAST))
     assert (full != none).any()
+
+
+def test_where_no_step_is_guided(tiny_sd: StableDiffusion) -> None:
+    """12 steps are 83 timesteps apart."""
+    nowhere: dict[str, Any] = {"guidance_interval": (0.01, 0.02), "guidance_rescale": 0.7}
+    drawn = []
+    for scale in (3.0, 9.0):
+        with pytest.warns(UserWarning, match="no step falls into the guidance interval from 0.01"):
+            drawn.append(
+                images(generate(tiny_sd, "a dog", guidance_scale=scale, **nowhere, **FAST))
+            )
+    np.testing.assert_array_equal(*drawn)
+    none = images(generate(tiny_sd, "a dog", guidance_scale=1, **FAST))
+    assert np.abs(none - drawn[0]).max() <= 1  # one call of the network on 1 or on 2 examples
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -158,6 +173,10 @@ def test_sizes_and_v_prediction(tiny_v_sd: StableDiffusion) -> None:
         ({"sampler": "dim"}, "did you mean 'ddim'"),
         ({"num_steps": 0}, "number of steps is 0"),
         ({"guidance_scale": float("inf")}, "guidance scale is inf"),
+        ({"guidance_interval": (0.5, 0.2)}, r"guidance interval is \(0.5, 0.2\), but must be two"),
+        ({"guidance_interval": (0.5, 0.5)}, "guidance interval is"),
+        ({"guidance_interval": (0.0, 1.1)}, "guidance interval is"),
+        ({"guidance_interval": (float("nan"), 1.0)}, "guidance interval is"),
         ({"negative_prompt": "<jan>", "guidance_scale": 1}, "no concept is loaded, so <jan>"),
         ({"batch_size": 0}, "batch size is 0"),
         ({"concepts": [tiny_concept(), tiny_concept()]}, "two concepts are named 'jane'"),
@@ -229,6 +248,7 @@ def test_the_parameters_are_all_it_takes_to_draw_it_again(tiny_xl_sd: StableDiff
         num_steps=12,
         guidance_scale=4.5,
         guidance_rescale=0.7,
+        guidance_interval=(0.2, 0.9),
         negative_prompt="a red <jane[2]>",
         height=20,
         width=12,
@@ -244,7 +264,7 @@ def test_the_parameters_are_all_it_takes_to_draw_it_again(tiny_xl_sd: StableDiff
     prompt, seed = told.pop("prompt"), told.pop("seed")
     for about_the_inputs in ("model", "dtype", "concepts"):
         del told[about_the_inputs]
-    for pair in ("original_size", "crop", "target_size"):
+    for pair in ("original_size", "crop", "target_size", "guidance_interval"):
         told[pair] = tuple(told[pair])
     (again,) = generate(tiny_xl_sd, prompt, [jane], seeds=seed, **told)
     np.testing.assert_array_equal(again.image, picture.image)

@@ -63,6 +63,23 @@ def test_sd2(tiny_v_folder: Path, tiny_v_sd: StableDiffusion) -> None:
     compare("ddim", tiny_v_folder, tiny_v_sd)
 
 
+def test_guidance_in_an_interval(tiny_folder: Path, tiny_sd: StableDiffusion) -> None:
+    """PyTorch's pipeline lets the scale be changed between steps: of 12, all but the last three."""
+
+    def change(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        if step == 8:  # 9 steps are done
+            pipeline._guidance_scale = 1.0
+            values["prompt_embeds"] = values["prompt_embeds"][1:]
+        return values
+
+    theirs = {
+        "callback_on_step_end": change,
+        "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"],
+    }
+    # Steps are 83 timesteps apart, from 1 on.
+    compare("ddim", tiny_folder, tiny_sd, {"guidance_interval": (0.2, 1.0)}, theirs)
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "euler"])
 def test_sd2_from_pure_noise(sampler: str, tiny_v_folder: Path, tiny_v_sd: StableDiffusion) -> None:
     """Zero terminal SNR: the first step is at the last timestep, where nothing is left."""

@@ -16,7 +16,7 @@ from mrti_jax.sampling import generate
 from mrti_jax.training.pictures import draw_final, draw_progress
 
 JANE = tiny_concept(num_buckets=4)
-STEPS, GUIDANCE = 8, 2.0
+STEPS, GUIDANCE, INTERVAL = 8, 2.0, (0.2, 0.9)
 
 
 @pytest.fixture
@@ -34,11 +34,21 @@ def sheet(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @pytest.fixture
 def config(make_config: Callable) -> Any:
-    return make_config(train={"picture_steps": STEPS, "picture_guidance": GUIDANCE})
+    return make_config(
+        train={
+            "picture_steps": STEPS,
+            "picture_guidance": GUIDANCE,
+            "picture_guidance_interval": INTERVAL,
+        }
+    )
 
 
 def by_prompt_and_seed(sd: StableDiffusion, prompts: list[str]) -> dict[tuple[str, int], Any]:
-    options: dict[str, Any] = {"num_steps": STEPS, "guidance_scale": GUIDANCE}
+    options: dict[str, Any] = {
+        "num_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+        "guidance_interval": INTERVAL,
+    }
     pictures = generate(sd, prompts, [JANE], seeds=(0, 1), **options)
     return {(p.parameters["prompt"], p.parameters["seed"]): p.image for p in pictures}
 

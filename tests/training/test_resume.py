@@ -30,7 +30,8 @@ FREE = {"out", "data.path", "data.tfds_dir", "model.fsdp", "model.attention"} | 
     for name in (
         *("accumulation", "at_once", "remat"),
         *("checkpoint_every", "keep", "metrics_every"),
-        *("picture_every", "picture_steps", "picture_guidance", "final_grid"),
+        *("picture_every", "picture_steps", "picture_guidance", "picture_guidance_interval"),
+        "final_grid",
     )
 }
 
