@@ -27,6 +27,10 @@ _NOT_A_NUMBER = {
     r"could not convert string to float: ('.*')": "a number",
     r"\[('.*')\] is not INT": "a whole number",
     r"\[('.*')\] is not FLOAT": "a number",
+    r"\[('.*')\] is not INT INT": "two whole numbers",
+    r"\[('.*')\] is not FLOAT FLOAT": "two numbers",
+    r"Could not parse arguments \[('.*')\] into tuple type .*\[int, int\]": "two whole numbers",
+    r"Could not parse arguments \[('.*')\] into tuple type .*\[float, float\]": "two numbers",
 }
 
 
@@ -48,7 +52,11 @@ def read_flags(
     try:
         with contextlib.redirect_stderr(told), _whole_paragraphs():
             return tyro.cli(
-                flags_type, args=arguments, description=_wrapped(description), **options
+                flags_type,
+                args=arguments,
+                description=_wrapped(description),
+                config=(tyro.conf.DisallowNone,),  # a flag that may be left out is just left out
+                **options,
             )
     except SystemExit as ended:
         if ended.code != 2:
@@ -106,9 +114,9 @@ def _without_box(text: str, arguments: Sequence[str]) -> str:
         if len(argument) > _LONG:  # the box may have broken it
             broken = " ?".join(map(re.escape, argument))
             problem = argument.join(re.split(broken, problem))
-    # Of a flag that may be left out, tyro tells what each of its types, None included, objects to.
+    # Of a flag that may be left out, tyro tells what its type objects to as well.
     problem = re.sub(
-        r"no type matching \{None\}\|\{?(.+?)\}? could be instantiated from (\[.+?\])\. Got .*",
+        r"no type matching \{?(.+?)\}? could be instantiated from (\[.+?\])\. Got .*",
         r"\2 is not \1",
         problem,
     )

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mrti_jax import sample, train
+from mrti_jax import plan, sample, train
 from mrti_jax.diffusion import SAMPLERS
 from mrti_jax.errors import UserError
 from mrti_jax.flags import read_flags
@@ -45,7 +45,16 @@ LONG = "/a/folder/with/a/name/that/is/longer/than/a/line/of/a/terminal/and/has/n
             r"options: --stepz, 3; perhaps you meant --steps \(",
         ),
         (concepts.Flags, "", r"there is no FOLDER: where to write the photos \(--help"),
-        (sample.Flags, "a --original-size 3", r"--original-size: \['3'\] is not INT INT \("),
+        (sample.Flags, "a --original-size 3", r"--original-size is '3', not two whole numbers \("),
+        (sample.Flags, "a --crop 3 x", r"--crop is '3', 'x', not two whole numbers \("),
+        (sample.Flags, "a --crop 3", "missing value for argument '--crop'. Expected 2 values"),
+        (
+            sample.Flags,
+            "a --guidance-interval 0.3",
+            "--guidance-interval is '0.3', not two numbers",
+        ),
+        (train.Flags, "--train.picture-guidance-interval 0 x", "interval is '0', 'x', not two n"),
+        (sample.Flags, "a --steps None", "--steps is 'None', not a whole number"),
     ],
 )
 @pytest.mark.parametrize("columns", ["40", "100"])
@@ -97,3 +106,10 @@ def test_help_has_no_line_breaks_of_the_source(
     lines = [line.strip(" │") for line in capsys.readouterr().out.splitlines()]
     (last,) = [line for line in lines if line.endswith("those without one.")]
     assert len(last) > len("those without one.")  # the source's last line
+
+
+@pytest.mark.parametrize("flags", [sample.Flags, train.Flags, plan.Flags])
+def test_the_help_offers_no_none(flags: type, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_flags(flags, ["--help"])
+    assert not re.search(r"[{|]None[}|]", capsys.readouterr().out)
