@@ -37,7 +37,7 @@ DEFAULT_STEPS, DEFAULT_GUIDANCE = 50, 7.5
 # More guidance makes the embedded model's colours stronger than a caption says.
 MINI_STEPS, MINI_GUIDANCE = 30, 3.0
 # At little noise it draws textures with more contrast than the photos have.
-MINI_GUIDANCE_INTERVAL = (0.3, 1.0)
+MINI_GUIDANCE_INTERVAL = (0.2, 1.0)
 LESS_MEMORY = "try a smaller --batch-size or --size, --vae-slicing on, or --dtype bfloat16"
 
 
@@ -67,7 +67,7 @@ class Flags:
     models whose noise schedule ends in pure noise (rescale_betas_zero_snr)."""
     guidance_interval: tuple[float, float] | None = None
     """From and to which diffusion time guidance acts, 0 is no noise and 1 pure noise; 0 1 if not
-    given, 0.3 1 for the embedded model."""
+    given, 0.2 1 for the embedded model."""
     negative_prompt: str = ""
     """What to guide away from."""
     size: int | None = None

@@ -81,7 +81,7 @@ def generate(
         guidance_rescale: how far guided predictions are scaled back to the spread of unguided ones,
             0 to 1; 0.7 avoids glaring pictures if a model's noise schedule ends in pure noise.
         guidance_interval: the diffusion times, 0 is no noise and 1 pure noise, at which guidance
-            acts. At little noise it can draw detail with too much contrast: (0.3, 1) suits the
+            acts. At little noise it can draw detail with too much contrast: (0.2, 1) suits the
             embedded model.
         negative_prompt: what to guide away from, in the same grammar; one, or one per prompt.
         height, width: pixels, multiples of the VAE's factor; the model's own size if not given.

@@ -164,7 +164,7 @@ class TrainConfig:
     """Sampling steps of those pictures and of the final grid."""
     picture_guidance: float = 3.0
     """Their scale of classifier-free guidance."""
-    picture_guidance_interval: tuple[float, float] = (0.3, 1.0)
+    picture_guidance_interval: tuple[float, float] = (0.2, 1.0)
     """From and to which diffusion time it acts, 0 is no noise and 1 pure noise."""
     final_grid: bool = True
     """Draw the labelled grid at the end."""

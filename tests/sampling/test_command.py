@@ -377,7 +377,7 @@ def drawn(tiny_sd: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> Drawn:
 @pytest.mark.parametrize(
     ("model", "own"),
     [
-        ("mini", {"num_steps": 30, "guidance_scale": 3.0, "guidance_interval": (0.3, 1.0)}),
+        ("mini", {"num_steps": 30, "guidance_scale": 3.0, "guidance_interval": (0.2, 1.0)}),
         ("mini --guidance 1", {"num_steps": 30, "guidance_scale": 1.0}),
         ("other/model", {"num_steps": 50, "guidance_scale": 7.5}),
     ],

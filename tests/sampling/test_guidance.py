@@ -28,7 +28,7 @@ def test_the_interval_has_its_lower_end(interval: tuple[float, float], acts: lis
 
 def test_captions_name_the_interval_if_it_is_not_all() -> None:
     assert in_words(7.5, (0.0, 1.0)) == "guidance 7.5"
-    assert in_words(3.0, (0.3, 1.0)) == "guidance 3 from 0.3 to 1"
+    assert in_words(3.0, (0.2, 1.0)) == "guidance 3 from 0.2 to 1"
 
 
 def test_a_scale_of_1_is_the_conditional_prediction() -> None:
