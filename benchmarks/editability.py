@@ -51,7 +51,7 @@ def main(flags: Flags) -> None:
     report.line(
         f"{flags.concepts} concepts, {flags.seeds} drawings on each of {len(BACKGROUNDS)} "
         f"backgrounds; tables of {flags.buckets} rows, {flags.learning.updates} updates of "
-        f"{flags.learning.batch_size} examples"
+        f"{flags.learning.batch_size} examples; drawn in {flags.drawing.in_words}"
     )
     appearances = chosen(flags.concepts)
     figures: dict[str, list[list[float]]] = {}
