@@ -16,7 +16,7 @@ from mrti_jax.errors import UserError, warn
 from mrti_jax.files import read_text, reporting, to_path
 from mrti_jax.flags import named
 from mrti_jax.models.choices import AttentionChoice
-from mrti_jax.models.stored.model import MINI, SourceOptions
+from mrti_jax.models.source import MINI, SourceOptions
 
 if TYPE_CHECKING:  # at run time, imported once the flags are read: --help needs no jax
     from mrti_jax.concept import Concept

@@ -14,7 +14,7 @@ from mrti_jax.commands import ProcessFlags, join_processes, run_command, use_com
 from mrti_jax.errors import UserError
 from mrti_jax.files import to_path
 from mrti_jax.flags import named, read_flags
-from mrti_jax.models.stored.model import MINI
+from mrti_jax.models.source import MINI
 from mrti_jax.training.config import Config, ListedConcept, check, read_config
 from mrti_jax.training.many import resolve_all
 

@@ -13,10 +13,23 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
 
+HEAVY = "{'jax', 'numpy', 'ml_dtypes', 'flax', 'transformers', 'torch'}"
+
+
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    heavy = "{'jax', 'numpy', 'flax', 'transformers', 'torch'}"
-    result = run(f"import mrti_jax, sys; print({heavy} & set(sys.modules))")
+    result = run(f"import mrti_jax, sys; print({HEAVY} & set(sys.modules))")
     assert result.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "plan"])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    result = run(
+        f"import sys, mrti_jax.{command} as command\n"
+        "try: command.main(['--help'])\n"
+        f"finally: print({HEAVY} & set(sys.modules), file=sys.stderr)\n"
+    )
+    assert "--help" in result.stdout
+    assert result.stderr == "set()\n"
 
 
 def test_public_names() -> None:

@@ -14,9 +14,9 @@ import pytest
 from tiny import SCHEDULERS, random_module
 
 from mrti_jax.models.clip import CLIPTextConfig, CLIPTextModel
+from mrti_jax.models.source import ModelSource
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.stored.find import mini_folder
-from mrti_jax.models.stored.model import ModelSource
 from mrti_jax.models.tokenizer import load_tokenizer
 from mrti_jax.models.unet import UNet2DConditionModel, UNetConfig
 from mrti_jax.models.vae import AutoencoderKL, VAEConfig

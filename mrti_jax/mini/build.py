@@ -33,9 +33,9 @@ from mrti_jax.mini.world import Scene
 from mrti_jax.models.clip import CLIPTextModel
 from mrti_jax.models.export import save_pipeline
 from mrti_jax.models.frozen import Frozen
+from mrti_jax.models.source import MINI
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.stored.find import local_path
-from mrti_jax.models.stored.model import MINI
 from mrti_jax.models.stored.weights import read_json
 from mrti_jax.models.tokenizer import load_tokenizer
 from mrti_jax.models.unet import UNet2DConditionModel

@@ -13,7 +13,7 @@ from mrti_jax.commands import run_command
 from mrti_jax.errors import UserError
 from mrti_jax.files import to_path
 from mrti_jax.flags import named
-from mrti_jax.models.stored.model import MINI, ModelSource, SourceOptions
+from mrti_jax.models.source import MINI, ModelSource, SourceOptions
 
 PROG = "python -m mrti_jax.models"
 DESCRIPTION = """Describes a model: family, sizes, dtypes, parameters, what its U-Net predicts,

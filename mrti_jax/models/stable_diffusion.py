@@ -26,9 +26,10 @@ from mrti_jax.models.parts import (
     part_dtype,
     read_configs,
 )
+from mrti_jax.models.source import MINI, ModelSource, UNetPrediction
 from mrti_jax.models.stored.find import open_model, tokenizer_folder
 from mrti_jax.models.stored.folder import TOKENIZERS
-from mrti_jax.models.stored.model import MINI, ModelSource, StoredModel, UNetPrediction
+from mrti_jax.models.stored.model import StoredModel
 from mrti_jax.models.text_encoder import TextEncoder, side_by_side
 from mrti_jax.models.tokenizer import load_tokenizer
 from mrti_jax.models.unet import UNet2DConditionModel

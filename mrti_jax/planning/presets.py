@@ -14,10 +14,10 @@ from mrti_jax.models.attention import Kernel, with_kernel
 from mrti_jax.models.clip import CLIPTextConfig
 from mrti_jax.models.frozen import Frozen, without_weights
 from mrti_jax.models.parts import TEXT_PARTS, build_part, part_dtype
+from mrti_jax.models.source import ModelSource
 from mrti_jax.models.stable_diffusion import StableDiffusion
 from mrti_jax.models.stored.families import SD1, SD2, SDXL
 from mrti_jax.models.stored.find import mini_folder
-from mrti_jax.models.stored.model import ModelSource
 from mrti_jax.models.tokenizer import load_tokenizer
 from mrti_jax.models.unet import UNetConfig
 from mrti_jax.models.vae import VAEConfig

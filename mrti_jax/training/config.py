@@ -11,7 +11,7 @@ from etils import epath
 from mrti_jax.errors import UserError, check_interval
 from mrti_jax.files import to_path
 from mrti_jax.models.choices import AttentionChoice
-from mrti_jax.models.stored.model import ModelSource
+from mrti_jax.models.source import ModelSource
 from mrti_jax.training.yaml import from_mapping, read_yaml
 
 SAMPLE = "sample"

@@ -21,8 +21,8 @@ from mrti_jax.models.__main__ import main
 from mrti_jax.models.frozen import without_weights
 from mrti_jax.models.memory import kept_bytes, sampling_bytes, training_bytes
 from mrti_jax.models.parts import build_part
+from mrti_jax.models.source import ModelSource
 from mrti_jax.models.stored.find import open_model
-from mrti_jax.models.stored.model import ModelSource
 from mrti_jax.models.unet import UNetConfig
 from mrti_jax.models.vae import VAEConfig
 

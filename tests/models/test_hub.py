@@ -22,8 +22,9 @@ from safetensors.numpy import load_file, save_file
 
 from mrti_jax.errors import UserError
 from mrti_jax.models.__main__ import main
+from mrti_jax.models.source import ModelSource
 from mrti_jax.models.stored.find import mini_folder, open_model, tokenizer_folder
-from mrti_jax.models.stored.model import ModelSource, StoredTokenizer
+from mrti_jax.models.stored.model import StoredTokenizer
 
 REPO = "owner/model-1.5"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -10,8 +10,9 @@ import pytest
 
 from mrti_jax.errors import UserError
 from mrti_jax.models.describe import describe
+from mrti_jax.models.source import ModelSource
 from mrti_jax.models.stored.find import open_model
-from mrti_jax.models.stored.model import ModelSource, StoredModel
+from mrti_jax.models.stored.model import StoredModel
 from mrti_jax.models.stored.single_file import TOKENIZER
 
 pytestmark = pytest.mark.torch

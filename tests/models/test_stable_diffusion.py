@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from mrti_jax.errors import UserError
+from mrti_jax.models.source import ModelSource
 from mrti_jax.models.stable_diffusion import (
     StableDiffusion,
     scheduler_config,
     zeros_for_empty_prompt,
 )
 from mrti_jax.models.stored.find import open_model
-from mrti_jax.models.stored.model import ModelSource
 
 
 @pytest.mark.parametrize("dtype", ["float16", np.float64, "int8", "half"])

@@ -17,8 +17,9 @@ from pickles import Malicious, write_torch_zip
 from safetensors.numpy import load_file, save, save_file
 
 from mrti_jax.errors import UserError
+from mrti_jax.models.source import ModelSource
 from mrti_jax.models.stored.find import open_model
-from mrti_jax.models.stored.model import ModelSource, StoredModel
+from mrti_jax.models.stored.model import StoredModel
 from mrti_jax.models.stored.tensor_file import read_tensor_file
 
 WEIGHTS = {

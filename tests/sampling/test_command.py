@@ -2,9 +2,6 @@
 """`python -m mrti_jax.sample`: what it writes, and one clear line for what it can't do."""
 
 import importlib
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -305,18 +302,6 @@ def test_no_prompt_shows_an_example(capsys: Capture) -> None:
 
 def test_an_unknown_flag_is_named(capsys: Capture) -> None:
     assert "--concept" in error_of(capsys, ["a dog", "--concpt", "x"])
-
-
-def test_help_needs_no_jax() -> None:
-    program = (
-        "import sys, json, mrti_jax.sample\n"
-        "try: mrti_jax.sample.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "print(json.dumps([m for m in ('jax', 'transformers', 'flax') if m in sys.modules]))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "--images-per-prompt" in done.stdout
-    assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
 def test_pictures_are_those_of_the_library(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mrti_jax.models.stored.model import UNetPrediction
+from mrti_jax.models.source import UNetPrediction
 
 
 @dataclass(frozen=True)

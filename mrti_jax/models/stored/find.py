@@ -8,15 +8,10 @@ from etils import epath
 
 from mrti_jax.errors import UserError, check_word
 from mrti_jax.files import reporting, to_path
+from mrti_jax.models.source import MINI, ModelSource, UNetPrediction
 from mrti_jax.models.stored.folder import INDEX, open_folder
 from mrti_jax.models.stored.hub import fetch_model, fetch_tokenizer, is_hub_id
-from mrti_jax.models.stored.model import (
-    MINI,
-    ModelSource,
-    StoredModel,
-    StoredTokenizer,
-    UNetPrediction,
-)
+from mrti_jax.models.stored.model import StoredModel, StoredTokenizer
 from mrti_jax.models.stored.single_file import open_file
 
 HUB_PAGES = "https://huggingface.co/"

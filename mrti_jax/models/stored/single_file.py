@@ -8,14 +8,10 @@ from typing import Any
 from etils import epath
 
 from mrti_jax.errors import UserError, warn
+from mrti_jax.models.source import UNetPrediction
 from mrti_jax.models.stored import ldm_text, ldm_unet, ldm_vae
 from mrti_jax.models.stored.families import SD1, SD2, SDXL, Family
-from mrti_jax.models.stored.model import (
-    StoredModel,
-    StoredModule,
-    StoredTokenizer,
-    UNetPrediction,
-)
+from mrti_jax.models.stored.model import StoredModel, StoredModule, StoredTokenizer
 from mrti_jax.models.stored.names import current_names, leftovers
 from mrti_jax.models.stored.refuse import LCM, UNCLIP, image_conditioned, what_else
 from mrti_jax.models.stored.tensor import StoredTensor, Tensors
