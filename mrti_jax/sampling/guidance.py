@@ -9,7 +9,7 @@ EVERYWHERE = (0.0, 1.0)
 
 
 def in_words(guidance_scale: float, guidance_interval: tuple[float, float]) -> str:
-    """As captions and reports tell it."""
+    """As captions and reports tell it: "guidance 3 from 0.2 to 1"."""
     lower, upper = guidance_interval
     where = "" if (lower, upper) == EVERYWHERE else f" from {lower:g} to {upper:g}"
     return f"guidance {guidance_scale:g}{where}"
@@ -25,8 +25,9 @@ def scales_of_steps(
     time (Kynkäänniemi et al. 2024, arXiv 2404.07724).
 
     Args:
-        guidance_interval: from and to which part of the `num_train_timesteps`. A step at its end is
-            outside, unless that is 1.
+        timesteps: of the S steps, from 0 to `num_train_timesteps`; Karras sigmas have fractions.
+        guidance_interval: from and to which part of `num_train_timesteps`, 0 to 1. A step at its
+            end is outside, unless that is 1.
     """
     lower, upper = (bound * num_train_timesteps for bound in guidance_interval)
     acts = (timesteps >= lower) & ((timesteps < upper) | (guidance_interval[1] == 1))
@@ -41,7 +42,7 @@ def guide(
 ) -> Float[Array, "b h w c"]:
     """The guided prediction (Ho & Salimans 2022, arXiv 2207.12598, eq. 6 with w = scale - 1),
     scaled back to the spread of the conditional one by the share `rescale` (Lin et al. 2023, arXiv
-    2305.08891, eq. 15 and 16). With a scale of 1 it is `conditional`, bit for bit."""
+    2305.08891, eq. 15 and 16), 0 to 1. With a scale of 1 it is `conditional`, bit for bit."""
     guided = conditional + (scale - 1) * (conditional - unconditional)
     wanted, actual = (jnp.std(x, axis=(1, 2, 3), keepdims=True) for x in (conditional, guided))
     return guided * (1 + rescale * (wanted / jnp.maximum(actual, 1e-12) - 1))
